@@ -1,0 +1,45 @@
+"""check: look at all of params.yaml before anything runs. `python -m stages.check`
+
+Depends on every parameter, but its out never changes: a valid change reruns nothing by itself, an invalid one stops the
+run before any work is done. dvc drops integer iteration keys silently; here they are an error.
+"""
+
+from pathlib import Path
+
+import yaml
+
+from stages.core.errors import UserError, run
+from stages.core.params import PARAMS_FILE
+from stages.core.schema import check
+
+OUT = Path("iterations/params.valid")
+
+
+def main() -> None:
+    try:
+        values = yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"params.yaml is not YAML: {error}") from None
+    check(values)
+    check_files(values)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text("valid\n", encoding="utf-8")
+
+
+def check_files(values: dict[str, dict[str, str]]) -> None:
+    """The files and folders that the parameters name; those that a stage makes need not be there yet."""
+    named = {
+        "prompts": Path("prompts", str(values["prompts"])),
+        "evaluate.suite": Path("evaluation", values["evaluate"]["suite"]),
+        "seed.path": Path(values["seed"]["path"]),
+        "seed.reviews": Path(values["seed"]["reviews"]),
+        "model.name": Path(values["model"]["name"]),
+    }
+    made = Path("stages/microworld")
+    for name, path in named.items():
+        if not path.exists() and made not in path.parents:
+            raise UserError(f"params.yaml: {name}: {path} does not exist; create it or correct the path")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,19 @@
+"""A user's mistake ends a stage with one readable line (what, where, what to do) and a non-zero exit; a bug, with a
+traceback."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something that the user can mend; its text is the whole message."""
+
+
+def run(main: Callable[..., None], *arguments: str) -> None:
+    """Call a stage's main; print a `UserError` as one line instead of a traceback."""
+    try:
+        main(*arguments)
+    except UserError as error:
+        sys.stdout.flush()
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,47 @@
+"""params.yaml as a stage sees it: the parameters that dvc.yaml declares for that stage, and nothing else.
+
+DVC reruns a stage when a declared parameter changes. A stage that read one that it has not declared would keep a stale
+result, so here such a parameter is not there at all.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stages.core.errors import UserError
+
+PARAMS_FILE, PIPELINE_FILE = Path("params.yaml"), Path("dvc.yaml")
+
+
+class Params:
+    """The declared parameters of one stage, by their dotted name: `params["review.samples"]`."""
+
+    def __init__(self, stage: str, declared: list[str], values: dict[str, Any]) -> None:
+        self.stage, self.declared, self._values = stage, declared, values
+
+    def __getitem__(self, name: str) -> Any:
+        if not any(name == each or name.startswith(f"{each}.") for each in self.declared):
+            raise UserError(
+                f"stage '{self.stage}' reads the parameter '{name}', which {PIPELINE_FILE} does not declare for it; "
+                f"add it under stages.{self.stage} → params, or its changes will not rerun the stage"
+            )
+        value: Any = self._values
+        for part in name.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise UserError(f"{PARAMS_FILE} has no '{name}'; stage '{self.stage}' needs it")
+            value = value[part]
+        return value
+
+
+def declared(stage: str) -> Params:
+    """The parameters of a stage of dvc.yaml (`review`, not `review@1`)."""
+    stages = yaml.safe_load(PIPELINE_FILE.read_text(encoding="utf-8"))["stages"]
+    entry = stages[stage].get("do", stages[stage])
+    return Params(stage, entry.get("params", []), yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8")))
+
+
+def runtime() -> dict[str, Any]:
+    """The `runtime` section: how to compute, never what; no stage declares it, so changing it reruns nothing."""
+    values = yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8"))
+    return dict(values["runtime"])

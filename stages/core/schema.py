@@ -1,0 +1,197 @@
+"""What params.yaml may hold: every parameter with its type and range, and the tree of iterations."""
+
+import re
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stages.core.errors import UserError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Score = Annotated[float, Field(ge=0, le=10)]
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Temperature = Annotated[float, Field(ge=0, le=10)]
+Mass = Annotated[float, Field(gt=0, le=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Iteration(Section):
+    parent: str | int  # `-S +iterations.4.parent=3` writes a number
+
+
+class Model(Section):
+    name: Annotated[str, Field(min_length=1)]
+    dtype: Literal["float32", "bfloat16"]
+
+
+class Seed(Section):
+    path: Annotated[str, Field(min_length=1)]
+    reviews: Annotated[str, Field(min_length=1)]
+    limit: Positive
+
+
+class Review(Section):
+    refresh: Literal["all", "new"]
+    samples: Positive
+    temperature: Temperature
+    top_p: Mass
+    max_tokens: Positive
+    max_unparsed: Share
+    shuffled: bool
+
+
+class Generate(Section):
+    max_low: Count
+    max_high: Count
+    temperature: Temperature
+    top_p: Mass
+    max_tokens: Positive
+
+
+class Filter(Section):
+    min_instruction_words: Count
+    max_instruction_words: Positive
+    min_response_words: Count
+    max_response_words: Positive
+    instruction_rouge_l: Share
+    response_rouge_l: Share
+    embedding: Annotated[float, Field(ge=-1, le=1)]
+    ngram: Positive
+    ngram_overlap: Rate
+
+
+class Select(Section):
+    sft_score: Score
+    margin: Score
+    max_sft: Count
+    max_pairs: Count
+    review_spread: Score
+    max_reviews: Count
+    max_judge: Count
+
+
+class Sft(Section):
+    enabled: bool
+    learning_rate: Rate
+    epochs: Positive
+    batch_size: Positive
+
+
+class Dpo(Section):
+    enabled: bool
+    learning_rate: Rate
+    epochs: Positive
+    batch_size: Positive
+    beta: Annotated[float, Field(gt=0)]
+    nll: Annotated[float, Field(ge=0)]
+
+
+class Evaluate(Section):
+    suite: Annotated[str, Field(min_length=1)]
+    limit: Positive | None
+
+
+class Microworld(Section):
+    steps: Positive
+    batch_size: Positive
+    learning_rate: Rate
+    hidden: Positive
+    layers: Positive
+    heads: Positive
+    random_state: Count
+
+
+class Runtime(Section):
+    engine: Literal["auto", "transformers"]
+    batch_rows: Positive
+
+
+class Parameters(Section):
+    iterations: dict[str, Iteration]
+    threshold: Score
+    samples: Positive
+    random_state: Count
+    prompts: Annotated[str, Field(min_length=1)]
+    model: Model
+    seed: Seed
+    review: Review
+    generate: Generate
+    filter: Filter
+    select: Select
+    sft: Sft
+    dpo: Dpo
+    evaluate: Evaluate
+    microworld: Microworld
+    runtime: Runtime
+
+
+def check(values: Any) -> None:
+    """Raise `UserError`, in one line with every problem, where params.yaml cannot be run."""
+    if not isinstance(values, dict):
+        raise UserError("params.yaml is empty or not a mapping; restore it from git")
+    problems = check_iterations(values.get("iterations"))
+    try:
+        Parameters.model_validate(values)
+    except ValidationError as error:
+        places = (each for each in error.errors() if each["loc"][0] != "iterations" or not problems)
+        problems += [_said(each) for each in places]
+    if problems:
+        raise UserError("params.yaml: " + "; ".join(problems))
+
+
+def _said(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    if error["type"] == "extra_forbidden":
+        close = get_close_matches(str(error["loc"][-1]), _names(error["loc"][:-1]), 1)
+        return f"{name}: unknown parameter" + (f", did you mean '{close[0]}'?" if close else ", remove it")
+    if error["type"] == "missing":
+        return f"{name}: missing, restore it from git"
+    return f"{name}: {error['msg'].lower()}, not {error['input']!r}"
+
+
+def _names(section: tuple[str | int, ...]) -> list[str]:
+    """The parameters that a section may have."""
+    model: Any = Parameters
+    for part in section:
+        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else Iteration
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else Iteration
+    return list(model.model_fields)
+
+
+def check_iterations(iterations: Any) -> list[str]:
+    """What is wrong with the tree of iterations, a sentence each."""
+    if not isinstance(iterations, dict) or not iterations:
+        return ['iterations: must name at least one iteration, such as "1": {parent: "0"}']
+    problems = []
+    for key, iteration in iterations.items():
+        if not isinstance(key, str):
+            problems.append(f'iterations: the key {key!r} must be quoted, "{key}": dvc drops others without a word')
+        elif not re.fullmatch(r"\w+", key) or key == "0":
+            problems.append(f"iterations: '{key}' cannot name an iteration; use letters, digits and _, and not 0")
+        elif not isinstance(iteration, dict) or not isinstance(iteration.get("parent"), str | int):
+            problems.append(f'iterations.{key}: must name its parent, such as {{parent: "0"}}')
+    if problems:
+        return problems
+    parents = {key: str(iteration["parent"]) for key, iteration in iterations.items()}
+    for key, parent in parents.items():
+        if parent != "0" and parent not in parents:
+            known = ", ".join(["0", *parents])
+            problems.append(f"iterations.{key}.parent: there is no iteration '{parent}'; there are {known}")
+    return problems or _cycles(parents)
+
+
+def _cycles(parents: dict[str, str]) -> list[str]:
+    for start in parents:
+        path, here = [start], parents[start]
+        while here != "0":
+            if here in path:
+                return [f"iterations: a cycle of parents, {' → '.join([*path, here])}; one of them must lead to 0"]
+            path.append(here)
+            here = parents[here]
+    return []

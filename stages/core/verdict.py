@@ -1,0 +1,35 @@
+"""Reading what the model wrote: a verdict only at its own place, the end of the judge's own completion."""
+
+import re
+from collections.abc import Sequence
+from statistics import fmean
+
+
+def score(completion: str, verdict: re.Pattern[str]) -> float | None:
+    """The verdict's named groups, summed; None (missing, never 0) where it is not there or outside 0–10.
+
+    The pattern ends in `\\Z`, so a score that the judge merely quotes from the response, earlier on, is not read.
+    """
+    found = verdict.search(completion)
+    if not found:
+        return None
+    total = sum(float(part) for part in found.groupdict().values())
+    return total if 0 <= total <= 10 else None
+
+
+def mean_score(scores: Sequence[float | None]) -> float | None:
+    """The mean of the readable scores (paper: of all, an unreadable one counted as 0); None if there is none."""
+    readable = [each for each in scores if each is not None]
+    return round(fmean(readable), 4) if readable else None
+
+
+def final_answer(completion: str, answer: re.Pattern[str]) -> str | None:
+    """The text that the model was asked for, without what it wrote around it; None where it is not there."""
+    found = answer.search(completion)
+    return found["answer"].strip() or None if found else None
+
+
+def consistent(scores: Sequence[float | None], spread: float) -> bool:
+    """Whether every sampled review could be read and all agree within `spread` points."""
+    readable = [each for each in scores if each is not None]
+    return bool(scores) and len(readable) == len(scores) and max(readable) - min(readable) <= spread

@@ -1,0 +1,133 @@
+"""filter: keep what is of a sensible length, new, and not in the benchmark (paper, section 3.3; the last two are ours).
+
+`python -m stages.filter 1 0`   iteration, parent
+
+A new instruction falls with all its responses. Each drop keeps its reason, in dropped.jsonl and in the counts.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stages.core.errors import run
+from stages.core.params import declared
+from stages.core.progress import progress, say
+from stages.core.records import Record, Tally, read, write, write_json
+from stages.core.similarity import Benchmark, RougeL, duplicates, embed
+
+Settings = dict[str, Any]
+
+
+def length_fault(text: str, what: str, settings: Settings) -> str | None:
+    count = len(text.split())
+    if count < settings[f"min_{what}_words"]:
+        return f"{what} too short"
+    return f"{what} too long" if count > settings[f"max_{what}_words"] else None
+
+
+def likeness_fault(text: str, what: str, source: str, siblings: list[str], rouge: RougeL, limit: float) -> str | None:
+    """Whether a text repeats its source or a sibling: ROUGE-L above `limit`, or the same text."""
+    if text == source or rouge(text, source) > limit:
+        return f"{what} like its source"
+    if any(text == sibling or rouge(text, sibling) > limit for sibling in siblings):
+        return f"{what} like a sibling"
+    return None
+
+
+def instruction_faults(instructions: dict[str, Record], settings: Settings, benchmark: Benchmark) -> dict[str, str]:
+    """Why new instructions fall: {instruction: reason}; siblings are the kept ones of the same seed."""
+    rouge, faults = RougeL(), {}
+    kept: dict[str, list[str]] = {}
+    with progress("filter instructions", len(instructions)) as advance:
+        for instruction, record in instructions.items():
+            siblings = kept.setdefault(record["seed"]["id"], [])
+            fault = length_fault(instruction, "instruction", settings)
+            fault = fault or likeness_fault(
+                instruction, "instruction", record["seed"]["prompt"], siblings, rouge, settings["instruction_rouge_l"]
+            )
+            if not fault and benchmark.overlap(instruction) >= settings["ngram_overlap"]:
+                fault = "in the benchmark"
+            if fault:
+                faults[instruction] = fault
+            else:
+                siblings.append(instruction)
+            advance(1)
+    return faults
+
+
+def response_faults(records: list[Record], settings: Settings) -> Iterator[str | None]:
+    """Why each record's response falls, or None. A flawed response must differ from the original and its siblings by
+    ROUGE-L; the responses to one new instruction need only be different texts: a right and a wrong answer may differ in
+    a single word, and their pair is what DPO learns from."""
+    rouge = RougeL()
+    kept: dict[str, list[str]] = {}
+    with progress("filter responses", len(records)) as advance:
+        for record in records:
+            siblings = kept.setdefault(record["prompt"], [])
+            response = record["response"]
+            fault = length_fault(response, "response", settings)
+            if not fault and response in siblings:
+                fault = "response like a sibling"
+            if not fault and record["route"] == "flawed":
+                source, limit = record["seed"]["response"], settings["response_rouge_l"]
+                fault = likeness_fault(response, "response", source, siblings, rouge, limit)
+            if not fault:
+                siblings.append(response)
+            yield fault
+            advance(1)
+
+
+def embedding_faults(instructions: list[str], earlier: list[str], model: Path, cosine: float) -> set[str]:
+    """The new instructions that repeat an earlier one, of the seed set or of another record."""
+    if not instructions:
+        return set()
+    with progress("filter embeddings", len(earlier) + len(instructions)) as advance:
+        vectors = embed(earlier + instructions, model)
+        advance(len(vectors))
+    return {instructions[row - len(earlier)] for row in duplicates(vectors, len(earlier), cosine)}
+
+
+def main(iteration: str, parent: str) -> None:
+    params = declared("filter")
+    settings = params["filter"]
+    records = read(Path("iterations", iteration, "generated.jsonl"))
+    seed = read(Path("iterations", parent, "seed.jsonl"))
+    items = [
+        item["question"]
+        for path in sorted(Path("evaluation", params["evaluate.suite"], "data").glob("*.jsonl"))
+        for item in read(path)
+    ]
+    instructions = {record["prompt"]: record for record in reversed(records) if record["route"] == "new"}
+    instructions = dict(reversed(instructions.items()))
+    faults = instruction_faults(instructions, settings, Benchmark(items, settings["ngram"]))
+    standing = [each for each in instructions if each not in faults]
+    earlier = list(dict.fromkeys(row["prompt"] for row in seed))
+    repeated = embedding_faults(standing, earlier, Path("iterations/0/base"), settings["embedding"])
+    faults |= dict.fromkeys(repeated, "instruction like an earlier one")
+
+    tally, dropped = Tally(len(records)), []
+    candidates = []
+    for record in records:
+        if record["route"] == "new" and record["prompt"] in faults:
+            dropped.append({**record, "reason": faults[record["prompt"]]})
+        else:
+            candidates.append(record)
+    kept = []
+    for record, fault in zip(candidates, response_faults(candidates, settings), strict=True):
+        if fault:
+            dropped.append({**record, "reason": fault})
+        else:
+            kept.append(record)
+    for record in dropped:
+        tally.drop(record["reason"])
+    write(Path("iterations", iteration, "filtered.jsonl"), kept)
+    write(Path("iterations", iteration, "dropped.jsonl"), dropped)
+    write_json(Path("results", iteration, "filter.json"), {"rows": tally.counts(len(kept))})
+    warning = "; nothing is left, training passes its input on" if not kept else ""
+    say(f"filter@{iteration}: {len(kept):,} of {len(records):,} rows kept{warning}")
+
+
+if __name__ == "__main__":
+    import sys
+
+    run(main, *sys.argv[1:])

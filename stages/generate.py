@@ -1,0 +1,136 @@
+"""generate: from the reviewed seed set, what the model can still learn from (paper, section 3.3).
+
+`python -m stages.generate 1 0`   iteration, parent
+
+A seed scored ≤ V gives K new instructions and K responses to each; one scored above V gives K deliberately flawed
+responses to its own instruction.
+"""
+
+from pathlib import Path
+from string import Template
+
+from stages.core import engines
+from stages.core.errors import run
+from stages.core.params import declared
+from stages.core.progress import progress, say
+from stages.core.prompts import FOLDER, fill, load, pattern, system
+from stages.core.records import Record, Tally, content_id, read, write, write_json
+from stages.core.verdict import final_answer
+
+
+def route(
+    reviewed: list[Record], threshold: float, max_low: int, max_high: int, tally: Tally
+) -> tuple[list[Record], list[Record]]:
+    """The low and the high seeds to generate from; the choice depends on their content alone, so that a changed
+    threshold or a grown seed set keeps it."""
+    by_content = sorted(reviewed, key=lambda row: row["id"])
+    scored = [row for row in by_content if row["score"] is not None]
+    low = [row for row in scored if row["score"] <= threshold]
+    high = [row for row in scored if row["score"] > threshold]
+    tally.drop("unscored", len(reviewed) - len(scored))
+    tally.drop("over generate.max_low", max(0, len(low) - max_low))
+    tally.drop("over generate.max_high", max(0, len(high) - max_high))
+    return low[:max_low], high[:max_high]
+
+
+class Writer:
+    """Ask the model one kind of text for many records, and keep what can be read."""
+
+    def __init__(self, engine: engines.Engine, prompt_set: str, samples: int, sampling: engines.Sampling) -> None:
+        self.engine, self.samples, self.sampling = engine, samples, sampling
+        self.folder, self.system = FOLDER / prompt_set / "generate", system(prompt_set)
+
+    def ask(self, name: str, kind: str, sources: list[Record], prompts: list[str]) -> tuple[list[Record], Record]:
+        """`samples` texts for each source, as {source, prompt_hash, draw, text}, and their tally."""
+        answer = pattern(self.folder / "answers.yaml", kind)
+        tally = Tally(len(sources) * self.samples)
+        with progress(name, len(prompts)) as advance:
+            drawn = engines.complete(self.engine, prompts, self.system, self.samples, self.sampling, advance)
+        texts = []
+        for source, prompt, completions in zip(sources, prompts, drawn, strict=True):
+            for draw, completion in enumerate(completions):
+                text = final_answer(completion.text, answer)
+                if completion.finish == "too long":
+                    tally.drop("does not fit the context")
+                elif completion.finish == "length":
+                    tally.drop("truncated")
+                elif text is None:
+                    tally.drop("unreadable")
+                else:
+                    texts.append({"source": source, "prompt_hash": content_id(prompt), "draw": draw, "text": text})
+        return texts, tally.counts(len(texts))
+
+
+def new_record(response: Record) -> Record:
+    """A response to a new instruction, with the lineage of both."""
+    instruction = response["source"]
+    seed = instruction["source"]
+    made = {"instruction": _draw(instruction), "response": _draw(response)}
+    return _record("new", instruction["text"], response["text"], seed, made)
+
+
+def flawed_record(response: Record) -> Record:
+    """A flawed response to a seed's own instruction."""
+    seed = response["source"]
+    return _record("flawed", seed["prompt"], response["text"], seed, {"response": _draw(response)})
+
+
+def _draw(text: Record) -> Record:
+    return {"prompt_hash": text["prompt_hash"], "draw": text["draw"]}
+
+
+def _record(kind: str, prompt: str, response: str, seed: Record, made: Record) -> Record:
+    return {
+        "id": content_id(prompt, response),
+        "route": kind,
+        "prompt": prompt,
+        "response": response,
+        "seed": {field: seed[field] for field in ("id", "prompt", "response", "score")},
+        "lineage": {"seed": seed["id"], **made},
+    }
+
+
+def filled(template: Template, rows: list[Record]) -> list[str]:
+    return [fill(template, instruction=row["prompt"], response=row["response"]) for row in rows]
+
+
+def main(iteration: str, parent: str) -> None:
+    params = declared("generate")
+    settings, prompt_set = params["generate"], params["prompts"]
+    sampling = engines.Sampling(
+        settings["temperature"], settings["top_p"], settings["max_tokens"], params["random_state"]
+    )
+    folder = FOLDER / prompt_set / "generate"
+    instruction_prompt = load(folder / "instruction.md", {"instruction", "response"})
+    flawed_prompt = load(folder / "flawed.md", {"instruction", "response"})
+
+    reviewed = read(Path("iterations", iteration, "review.jsonl"))
+    routed = Tally(len(reviewed))
+    low, high = route(reviewed, params["threshold"], settings["max_low"], settings["max_high"], routed)
+    writer = Writer(engines.load(Path("iterations", parent, "model")), prompt_set, params["samples"], sampling)
+    name = f"generate@{iteration}"
+
+    instructions, instruction_counts = writer.ask(
+        f"{name} new instructions", "instruction", low, filled(instruction_prompt, low)
+    )
+    responses, response_counts = writer.ask(
+        f"{name} responses", "response", instructions, [each["text"] for each in instructions]
+    )
+    flawed, flawed_counts = writer.ask(f"{name} flawed responses", "flawed", high, filled(flawed_prompt, high))
+
+    records = [new_record(each) for each in responses] + [flawed_record(each) for each in flawed]
+    write(Path("iterations", iteration, "generated.jsonl"), records)
+    counts = {
+        "seed": {**routed.counts(len(low) + len(high)), "low": len(low), "high": len(high)},
+        "new_instructions": instruction_counts,
+        "responses": response_counts,
+        "flawed_responses": flawed_counts,
+    }
+    write_json(Path("results", iteration, "generate.json"), counts)
+    say(f"{name}: {len(low):,} low, {len(high):,} high seeds gave {len(responses):,} new pairs, {len(flawed):,} flawed")
+
+
+if __name__ == "__main__":
+    import sys
+
+    run(main, *sys.argv[1:])

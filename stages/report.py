@@ -1,0 +1,166 @@
+"""report: what the loop did, per iteration, as a table in the terminal and as report/summary.{json,md}.
+
+`python -m stages.report`
+
+Test scores are reported and validation scores shown beside them, so that nobody has to choose an iteration on the
+number that is reported. ± is one standard error; a gain's treats its two scores as independent, which overstates it a
+little, since both models answer the same items.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stages.core.errors import UserError, run
+from stages.core.params import declared
+from stages.core.records import Record, write_json
+
+OUT, RESULTS = Path("report"), Path("results")
+FUNNEL = ("review", "generate", "filter", "assess", "select", "sft", "dpo", "measure")
+
+
+def counts_of(iteration: str, stage: str) -> Any:
+    path = RESULTS / iteration / f"{stage}.json"
+    if not path.exists():
+        raise UserError(f"{path} is missing; run dvc repro to make it")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def gain(score: Record, baseline: Record) -> Record:
+    """Points over the baseline, with the standard error of a difference of independent means."""
+    return {
+        "points": round(score["exact_match"] - baseline["exact_match"], 4),
+        "stderr": round((score["stderr"] ** 2 + baseline["stderr"] ** 2) ** 0.5, 4),
+    }
+
+
+def row_of(iteration: str, parent: str | None, baseline: Record) -> Record:
+    """Everything about one iteration: its scores and the counts of its stages."""
+    evaluation = counts_of(iteration, "evaluate")
+    row = {
+        "parent": parent,
+        "test": {key: evaluation["test"][key] for key in ("exact_match", "stderr")},
+        "validation": {key: evaluation["validation"][key] for key in ("exact_match", "stderr")},
+        "judging": evaluation["test"]["tasks"]["judging"],
+        "tasks": evaluation["test"]["tasks"],
+        "gain": gain(evaluation["test"], baseline["test"]),
+    }
+    if parent is not None:
+        row |= {stage: counts_of(iteration, stage) for stage in FUNNEL}
+    return row
+
+
+def warnings_of(iteration: str, row: Record) -> list[str]:
+    """What the user should know before believing the iteration."""
+    found = []
+    for phase in ("sft", "dpo"):
+        if "passed_on" in row[phase]:
+            found.append(f"iteration {iteration}: {phase} passed its model on, {row[phase]['passed_on']}")
+    verdicts = row["assess"]["verdicts"]
+    if verdicts["written"] and verdicts["readable"] < verdicts["written"]:
+        lost = verdicts["written"] - verdicts["readable"]
+        found.append(f"iteration {iteration}: {lost:,} of {verdicts['written']:,} verdicts in assess were unreadable")
+    if not row["filter"]["rows"]["out"]:
+        found.append(f"iteration {iteration}: nothing was left after the filter")
+    return found
+
+
+def summary_of(iterations: Record) -> Record:
+    baseline = counts_of("0", "evaluate")
+    rows = {"0": row_of("0", None, baseline)}
+    rows |= {key: row_of(key, str(iteration["parent"]), baseline) for key, iteration in iterations.items()}
+    warnings = [line for key, row in rows.items() if row["parent"] is not None for line in warnings_of(key, row)]
+    return {"iterations": rows, "warnings": warnings}
+
+
+COLUMNS = (
+    "iteration", "from", "test %", "gain", "validation %", "judging %",
+    "seeds", "generated", "kept", "SFT rows", "pairs", "judge right %", "pairs in order %",
+)  # fmt: skip
+
+
+def cells(key: str, row: Record) -> list[str]:
+    """One row of the table; the last two columns are the world's ground truth."""
+    scores = [f"{row[split]['exact_match']:.1f} ± {row[split]['stderr']:.1f}" for split in ("validation", "judging")]
+    test = f"{row['test']['exact_match']:.1f} ± {row['test']['stderr']:.1f}"
+    if row["parent"] is None:
+        seeds = counts_of("0", "prepare")["seed"]["out"]
+        return [key, "base", test, "", *scores, f"{seeds:,}", "", "", "", "", "", ""]
+    select, rows = row["select"], row["filter"]["rows"]
+    truth = [row["measure"][name]["percent"] for name in ("judge_right", "pairs_in_order")]
+    return [
+        key,
+        row["parent"],
+        test,
+        f"{row['gain']['points']:+.1f} ± {row['gain']['stderr']:.1f}",
+        *scores,
+        *(f"{number:,}" for number in (select["seed"]["total"], rows["in"], rows["out"])),
+        *(f"{select[name]['total']:,} (+{select[name]['new']:,})" for name in ("sft", "pairs")),
+        *("–" if share is None else f"{share:.1f}" for share in truth),
+    ]
+
+
+def funnel_lines(key: str, row: Record) -> list[str]:
+    """Where the rows of an iteration went, a line per stage and reason."""
+    review, generate = row["review"], row["generate"]
+    lines = [f"### Iteration {key}", ""]
+    steps = [("review", review["rows"]), ("routing", generate["seed"])]
+    steps += [
+        (name.replace("_", " "), generate[name]) for name in ("new_instructions", "responses", "flawed_responses")
+    ]
+    steps += [("filter", row["filter"]["rows"]), ("assess", row["assess"]["rows"])]
+    lines += ["| step | in | out | dropped |", "| --- | ---: | ---: | --- |"]
+    for name, tally in steps:
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in tally["dropped"].items()) or "–"
+        lines.append(f"| {name} | {tally['in']:,} | {tally['out']:,} | {reasons} |")
+    return [*lines, ""]
+
+
+def markdown(summary: Record) -> str:
+    rows = summary["iterations"]
+    lines = ["# Summary", "", "| " + " | ".join(COLUMNS) + " |", "|" + " ---: |" * len(COLUMNS)]
+    lines += ["| " + " | ".join(cells(key, row)) + " |" for key, row in rows.items()]
+    lines += ["", "Scores are exact match in percent ± one standard error; a gain is over iteration 0.", ""]
+    lines += ["## Warnings", "", *(f"- {line}" for line in summary["warnings"] or ["none"]), "", "## Funnel", ""]
+    for key, row in rows.items():
+        if row["parent"] is not None:
+            lines += funnel_lines(key, row)
+    return "\n".join(lines)
+
+
+def show(summary: Record) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=180)
+    table = Table(title="LANCE", header_style="bold")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for key, row in summary["iterations"].items():
+        table.add_row(*cells(key, row))
+    console.print(table)
+    for line in summary["warnings"]:
+        console.print(f"warning: {line}", style="yellow", highlight=False)
+
+
+def metrics(summary: Record) -> Record:
+    """What `dvc exp show` and `dvc metrics show` read: percent, and points over iteration 0."""
+    rows = summary["iterations"]
+    return {
+        "test": {key: round(row["test"]["exact_match"], 2) for key, row in rows.items()},
+        "gain": {key: round(row["gain"]["points"], 2) for key, row in rows.items() if row["parent"] is not None},
+    }
+
+
+def main() -> None:
+    summary = summary_of(declared("report")["iterations"])
+    write_json(OUT / "summary.json", summary)
+    write_json(OUT / "metrics.json", metrics(summary))
+    (OUT / "summary.md").write_text(markdown(summary) + "\n", encoding="utf-8")
+    show(summary)
+
+
+if __name__ == "__main__":
+    run(main)

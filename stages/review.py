@@ -1,0 +1,103 @@
+"""review and assess: the current model scores pairs of instruction and response 0–10 (paper, section 3.2).
+
+`python -m stages.review review 1 iterations/0/seed.jsonl iterations/0/model`   the seed set
+`python -m stages.review assess 1 iterations/1/filtered.jsonl iterations/0/model`   what was generated from it
+
+Each pair gets `review.samples` sampled reviews; its score is the mean of the readable verdicts. An unreadable verdict
+is missing, counted, and an error above `review.max_unparsed`; the reference code counts it as 0.
+"""
+
+import random
+from pathlib import Path
+
+from stages.core import engines
+from stages.core.errors import UserError, run
+from stages.core.params import declared
+from stages.core.progress import progress, say
+from stages.core.prompts import Review, system
+from stages.core.records import Record, Tally, read, write, write_json
+from stages.core.verdict import mean_score, score
+
+
+def to_review(rows: list[Record], refresh: str) -> list[Record]:
+    """All rows (the paper), or only those that have no score yet (the reference code)."""
+    return rows if refresh == "all" else [row for row in rows if row.get("score") is None]
+
+
+def reviewed(row: Record, completions: list[engines.Completion], review: Review) -> Record:
+    """The row with its reviews and their mean score; a truncated review has no verdict."""
+    reviews: list[Record] = [
+        {"text": each.text, "score": score(each.text, review.verdict) if each.finish == "stop" else None}
+        for each in completions
+        if each.finish != "too long"
+    ]
+    return {**row, "score": mean_score([each["score"] for each in reviews]), "reviews": reviews}
+
+
+def shuffle_scores(rows: list[Record], random_state: int) -> list[Record]:
+    """The control experiment: the same scores, dealt out at random."""
+    scores = [row["score"] for row in rows]
+    random.Random(random_state).shuffle(scores)
+    return [{**row, "score": each} for row, each in zip(rows, scores, strict=True)]
+
+
+def count(rows: list[Record], asked: int, samples: int) -> Record:
+    """Rows in and out, and how many of the verdicts could be read."""
+    tally = Tally(len(rows))
+    unscored = [row for row in rows if row["score"] is None]
+    tally.drop("does not fit the context", sum(not row["reviews"] for row in unscored))
+    tally.drop("no readable verdict", sum(bool(row["reviews"]) for row in unscored))
+    verdicts = [review["score"] for row in rows for review in row.get("reviews", [])]
+    read_ones = sum(verdict is not None for verdict in verdicts)
+    scores = [row["score"] for row in rows if row["score"] is not None]
+    return {
+        "rows": tally.counts(len(scores)),
+        "reviewed": asked,
+        "verdicts": {"asked": asked * samples, "written": len(verdicts), "readable": read_ones},
+        "mean_score": round(sum(scores) / len(scores), 4) if scores else None,
+    }
+
+
+def need_readable(stage: str, counts: Record, max_unparsed: float) -> None:
+    written, readable = counts["verdicts"]["written"], counts["verdicts"]["readable"]
+    unparsed = 1 - readable / written if written else 0.0
+    if unparsed > max_unparsed:
+        raise UserError(
+            f"{stage}: {unparsed:.0%} of the {written:,} verdicts are unreadable, review.max_unparsed allows "
+            f"{max_unparsed:.0%}; the model must end its review as prompts/<set>/review/verdict.yaml reads it: adapt "
+            "the prompt, train the judge on more seed.reviews, or raise review.max_unparsed"
+        )
+
+
+def main(stage: str, iteration: str, source: str, model: str) -> None:
+    params = declared(stage)
+    settings, prompts = params["review"], params["prompts"]
+    sampling = engines.Sampling(
+        settings["temperature"], settings["top_p"], settings["max_tokens"], params["random_state"]
+    )
+    rows, review = read(Path(source)), Review(prompts)
+    asked = to_review(rows, settings["refresh"])
+    completions: list[list[engines.Completion]] = []
+    if asked:
+        engine = engines.load(Path(model))
+        with progress(f"{stage}@{iteration}", len(asked)) as advance:
+            texts = [review.prompt(row["prompt"], row["response"]) for row in asked]
+            completions = engines.complete(engine, texts, system(prompts), settings["samples"], sampling, advance)
+    done = {row["id"]: reviewed(row, each, review) for row, each in zip(asked, completions, strict=True)}
+    result = [done.get(row["id"], {**row, "reviews": []}) for row in rows]
+    counts = count(result, len(asked), settings["samples"])
+    need_readable(f"{stage}@{iteration}", counts, settings["max_unparsed"])
+    if settings["shuffled"]:
+        result = shuffle_scores(result, params["random_state"])
+    write(Path("iterations", iteration, f"{stage}.jsonl"), result)
+    write_json(Path("results", iteration, f"{stage}.json"), counts)
+    say(
+        f"{stage}@{iteration}: {len(rows):,} rows, {counts['verdicts']['readable']:,} of "
+        f"{counts['verdicts']['written']:,} verdicts readable, mean score {counts['mean_score']}"
+    )
+
+
+if __name__ == "__main__":
+    import sys
+
+    run(main, *sys.argv[1:])

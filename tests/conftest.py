@@ -1,0 +1,122 @@
+"""Copies of the project to run stages in; nothing is ever written into the checkout."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PARTS = (
+    "dvc.yaml",
+    "dvc.lock",
+    "params.yaml",
+    "pyproject.toml",
+    "stages",
+    "prompts",
+    "evaluation",
+    ".gitignore",
+    ".dvcignore",
+)
+
+# Small enough to run every stage for real in seconds.
+SMALL = {
+    "iterations": {"1": {"parent": "0"}},
+    "samples": 2,
+    "seed": {"limit": 24},
+    "review": {"samples": 2},
+    "generate": {"max_low": 8, "max_high": 6},
+    "sft": {"epochs": 1},
+    "select": {"max_judge": 8, "max_reviews": 8},
+    "evaluate": {"limit": 4},
+}
+
+
+def merged(values: dict, changes: dict) -> dict:
+    """`values` with `changes` laid over them, section by section; `iterations` is replaced whole."""
+    result = dict(values)
+    for name, value in changes.items():
+        nested = isinstance(value, dict) and name != "iterations"
+        result[name] = merged(values[name], value) if nested else value
+    return result
+
+
+class Project:
+    """A copy of the project in a git and dvc repository of its own."""
+
+    def __init__(self, folder: Path, changes: dict | None = None) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        for part in PARTS:
+            source = ROOT / part
+            if source.is_dir():
+                shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+            elif source.exists():
+                shutil.copy(source, folder / part)
+        self.change(changes or {})
+        self.run("git", "init", "-q")
+        self.run("dvc", "init", "-q")
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=test", "-c", "user.email=test@test", "commit", "-qm", "start")
+
+    @property
+    def params(self) -> dict:
+        return yaml.safe_load((self.folder / "params.yaml").read_text())
+
+    def change(self, changes: dict) -> None:
+        text = yaml.safe_dump(merged(self.params, changes), sort_keys=False)
+        (self.folder / "params.yaml").write_text(text)
+
+    def run(self, *command: str, env: dict | None = None) -> subprocess.CompletedProcess:
+        """Run a command that must succeed."""
+        result = self.attempt(*command, env=env)
+        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        return result
+
+    def attempt(self, *command: str, env: dict | None = None) -> subprocess.CompletedProcess:
+        program = {"python": [sys.executable], "dvc": [sys.executable, "-m", "dvc"]}.get(command[0], [command[0]])
+        return subprocess.run(
+            [*program, *command[1:]], cwd=self.folder, env=env, capture_output=True, text=True, check=False
+        )
+
+    def stage(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Run one stage by hand, `python -m stages.NAME …`."""
+        return self.attempt("python", "-m", *arguments)
+
+    def read(self, path: str) -> str:
+        return (self.folder / path).read_text(encoding="utf-8")
+
+
+def error_line(result: subprocess.CompletedProcess) -> str:
+    """The one line of a user's mistake: non-zero exit, one line that begins with "error:", no traceback."""
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained Qwen2 of one layer, with the default's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "stages/microworld/base")
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("model")
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,101 @@
+"""params.yaml is looked at before anything runs, and every problem is named in one line."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, error_line, merged
+
+from stages.core.errors import UserError
+from stages.core.schema import check, check_iterations
+
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+
+def test_the_shipped_parameters_are_valid():
+    check(PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"treshold": 7.0}, "treshold: unknown parameter, did you mean 'threshold'?"),
+        ({"review": {"sample": 3}}, "review.sample: unknown parameter, did you mean 'samples'?"),
+        ({"threshold": 11}, "threshold: input should be less than or equal to 10, not 11"),
+        ({"threshold": -0.5}, "threshold: input should be greater than or equal to 0, not -0.5"),
+        ({"threshold": "high"}, "threshold: input should be a valid number, not 'high'"),
+        ({"samples": 0}, "samples: input should be greater than or equal to 1, not 0"),
+        ({"review": {"top_p": 0}}, "review.top_p: input should be greater than 0, not 0"),
+        ({"review": {"refresh": "some"}}, "review.refresh: input should be 'all' or 'new', not 'some'"),
+        ({"sft": {"enabled": "no"}}, "sft.enabled: input should be a valid boolean, not 'no'"),
+        ({"runtime": {"engine": "abacus"}}, "runtime.engine: input should be 'auto' or 'transformers'"),
+    ],
+)
+def test_a_bad_parameter_is_named_with_what_it_should_be(changes, said):
+    with pytest.raises(UserError) as error:
+        check(merged(PARAMS, {**changes}) if all(name in PARAMS for name in changes) else {**PARAMS, **changes})
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_parameter_is_named():
+    values = deepcopy(PARAMS)
+    del values["review"]["samples"]
+    with pytest.raises(UserError, match=r"review\.samples: missing"):
+        check(values)
+
+
+def test_all_problems_are_named_at_once():
+    with pytest.raises(UserError) as error:
+        check({**PARAMS, "threshold": 11, "samples": 0, "treshold": 1})
+    assert all(name in str(error.value) for name in ("threshold: input", "samples: input", "treshold: unknown"))
+
+
+@pytest.mark.parametrize(
+    ("iterations", "said"),
+    [
+        ({1: {"parent": "0"}}, 'the key 1 must be quoted, "1": dvc drops others without a word'),
+        ({"1": {"parent": "0"}, "2": {"parent": "7"}}, "there is no iteration '7'; there are 0, 1, 2"),
+        ({"1": {"parent": "2"}, "2": {"parent": "1"}}, "a cycle of parents, 1 → 2 → 1"),
+        ({"1": {"parent": "1"}}, "a cycle of parents, 1 → 1"),
+        ({"0": {"parent": "0"}}, "'0' cannot name an iteration"),
+        ({"1": {}}, "iterations.1: must name its parent"),
+        ({}, "must name at least one iteration"),
+        (None, "must name at least one iteration"),
+    ],
+)
+def test_a_broken_tree_of_iterations_is_explained(iterations, said):
+    assert said in "; ".join(check_iterations(iterations))
+
+
+def test_branches_and_names_are_a_valid_tree():
+    assert check_iterations({"1": {"parent": "0"}, "2": {"parent": "1"}, "2b": {"parent": "1"}}) == []
+
+
+def test_a_parent_may_be_a_number_as_dvc_writes_it():
+    assert check_iterations({"1": {"parent": 0}, "2": {"parent": 1}}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"treshold": 7.0}, "did you mean 'threshold'"),
+        ({"seed": {"path": "nowhere.jsonl"}}, "seed.path: nowhere.jsonl does not exist; create it"),
+        ({"prompts": "haiku"}, "prompts: prompts/haiku does not exist"),
+        ({"evaluate": {"suite": "chess"}}, "evaluate.suite: evaluation/chess does not exist"),
+    ],
+)
+def test_the_stage_ends_with_one_line(project, changes, said):
+    if "treshold" in changes:
+        with (project.folder / "params.yaml").open("a") as params:
+            params.write("treshold: 7.0\n")
+    else:
+        project.change(changes)
+    assert said in error_line(project.stage("stages.check"))
+    assert not Path(project.folder, "iterations/params.valid").exists()
+
+
+def test_params_that_are_not_yaml_are_one_line(project):
+    (project.folder / "params.yaml").write_text("threshold: [7.0\n")
+    assert "params.yaml is not YAML" in error_line(project.stage("stages.check"))

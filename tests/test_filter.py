@@ -1,0 +1,119 @@
+"""filter: length, likeness, decontamination and duplicates, each drop with its reason."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.core.similarity import Benchmark, RougeL, duplicates, ngrams
+from stages.filter import instruction_faults, length_fault, likeness_fault, response_faults
+
+SETTINGS = {
+    "min_instruction_words": 3, "max_instruction_words": 10, "min_response_words": 1, "max_response_words": 5,
+    "instruction_rouge_l": 0.7, "response_rouge_l": 0.7, "embedding": 0.99, "ngram": 3, "ngram_overlap": 0.8,
+}  # fmt: skip
+SEED = {"id": "s", "prompt": "Name the first word in cat, dog, fox.", "response": "is cat", "score": 5.0}
+
+
+def new(prompt, response="is red", seed=SEED):
+    return {"route": "new", "prompt": prompt, "response": response, "seed": seed}
+
+
+def flawed(response, seed=SEED):
+    return {"route": "flawed", "prompt": seed["prompt"], "response": response, "seed": seed}
+
+
+def faults(*prompts, benchmark=()):
+    return instruction_faults({prompt: new(prompt) for prompt in prompts}, SETTINGS, Benchmark(benchmark, 3))
+
+
+@pytest.mark.parametrize(("words", "fault"), [(2, "too short"), (3, None), (10, None), (11, "too long")])
+def test_length_is_counted_in_words_and_its_bounds_belong(words, fault):
+    found = length_fault(" ".join(["word"] * words), "instruction", SETTINGS)
+    assert found == (f"instruction {fault}" if fault else None)
+
+
+def test_an_instruction_like_its_source_falls():
+    assert faults("Name the first word in cat, dog, owl.") == {
+        "Name the first word in cat, dog, owl.": "instruction like its source"
+    }
+
+
+def test_an_instruction_like_a_kept_sibling_falls_and_the_first_stays():
+    first, second = "Which number comes after twelve here?", "Which number comes after eleven here?"
+    assert faults(first, second) == {second: "instruction like a sibling"}
+
+
+def test_likeness_is_rouge_l_above_the_limit_and_not_at_it():
+    rouge = RougeL()
+    text, other = "a b c d e f g x y z", "a b c d e f g p q r"
+    assert rouge(text, other) == pytest.approx(0.7)
+    assert likeness_fault(text, "response", other, [], rouge, rouge(text, other)) is None
+    assert likeness_fault(text, "response", other, [], rouge, 0.69) == "response like its source"
+
+
+def test_a_benchmark_item_falls_whatever_its_case_and_punctuation():
+    item = "Which word appears twice: red, kiwi, red?"
+    assert faults("which word appears twice red kiwi red", benchmark=[item]) == {
+        "which word appears twice red kiwi red": "in the benchmark"
+    }
+
+
+def test_an_instruction_that_contains_a_benchmark_item_falls():
+    item = "Which word appears twice: red, kiwi, red?"
+    longer = f"Please tell me: {item}"
+    assert faults(longer, benchmark=[item]) == {longer: "in the benchmark"}
+
+
+def test_an_instruction_of_the_same_template_stays():
+    assert (
+        faults("Which word appears twice: fox, bus, bus?", benchmark=["Which word appears twice: red, kiwi, red?"])
+        == {}
+    )
+
+
+def test_a_flawed_response_must_differ_from_the_original_and_its_siblings():
+    rows = [flawed("is cat"), flawed("is dog maybe"), flawed("is dog maybe"), flawed("guess owl")]
+    assert list(response_faults(rows, SETTINGS)) == ["response like its source", None, "response like a sibling", None]
+
+
+def test_responses_to_a_new_instruction_may_differ_in_one_word():
+    rows = [
+        new("Q", "The answer is 4."),
+        new("Q", "The answer is 5."),
+        new("Q", "The answer is 4."),
+        new("P", "The answer is 4."),
+    ]
+    assert list(response_faults(rows, SETTINGS)) == [None, None, "response like a sibling", None]
+
+
+def test_an_embedding_duplicate_of_an_earlier_or_a_kept_row_falls():
+    vectors = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.6, 0.8], [0.6, 0.8]])
+    assert duplicates(vectors, earlier=2, cosine=0.99) == {2, 4}
+
+
+def test_a_row_like_a_dropped_one_only_is_kept():
+    angles = np.radians([0, 5, 10])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], 1)
+    assert duplicates(vectors, earlier=1, cosine=np.cos(np.radians(6))) == {1}
+
+
+@given(text=st.text(), other=st.text())
+def test_rouge_l_is_a_symmetric_share(text, other):
+    rouge = RougeL()
+    assert 0 <= rouge(text, other) <= 1
+    assert rouge(text, other) == pytest.approx(rouge(other, text))
+
+
+words = st.lists(st.sampled_from(["cat", "dog", "fox", "owl"]), min_size=1, max_size=8).map(" ".join)
+
+
+@given(item=words, before=words, after=words)
+def test_an_item_is_found_inside_any_longer_text(item, before, after):
+    size = len(item.split())
+    assert Benchmark([item], size).overlap(f"{before} {item} {after}") == 1
+
+
+@given(st.text(), st.integers(1, 4))
+def test_ngrams_never_fail(text, size):
+    assert all(len(gram) <= size for gram in ngrams(text, size))

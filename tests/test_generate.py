@@ -1,0 +1,63 @@
+"""generate: the routing by threshold, stable by content, and the lineage of what is made."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.core.records import Tally, content_id
+from stages.generate import flawed_record, new_record, route
+
+
+def rows_of(scores):
+    return [{"id": content_id(str(number)), "score": score} for number, score in enumerate(scores)]
+
+
+def routed(rows, threshold=7.0, max_low=100, max_high=100):
+    tally = Tally(len(rows))
+    low, high = route(rows, threshold, max_low, max_high, tally)
+    tally.counts(len(low) + len(high))
+    return low, high
+
+
+def test_a_score_at_the_threshold_is_low_and_an_unscored_row_is_neither():
+    rows = rows_of([7.0, 7.1, None])
+    assert routed(rows) == ([rows[0]], [rows[1]])
+
+
+@given(scores=st.lists(st.none() | st.floats(0, 10)), max_low=st.integers(0, 5), max_high=st.integers(0, 5))
+def test_no_row_is_lost_without_a_reason(scores, max_low, max_high):
+    low, high = routed(rows_of(scores), 7.0, max_low, max_high)
+    assert len(low) <= max_low
+    assert len(high) <= max_high
+
+
+@given(scores=st.lists(st.floats(0, 10), min_size=5, max_size=30))
+def test_a_grown_seed_set_moves_the_choice_only_by_the_new_rows(scores):
+    before = rows_of(scores)
+    grown = [*before, {"id": content_id("grown"), "score": 1.0}]
+    old, new = (routed(rows, max_low=3)[0] for rows in (before, grown))
+    assert len([row for row in old if row not in new]) <= 1
+
+
+def test_the_choice_does_not_depend_on_the_order_of_the_rows():
+    rows = rows_of([1.0] * 20)
+    assert routed(rows, max_low=5) == routed(rows[::-1], max_low=5)
+
+
+SEED = {"id": "seed", "prompt": "Is 4 even or odd?", "response": "is even", "score": 6.0}
+
+
+def test_a_new_record_knows_its_seed_its_prompts_and_its_draws():
+    instruction = {"source": SEED, "prompt_hash": "p1", "draw": 2, "text": "Is 5 even or odd?"}
+    record = new_record({"source": instruction, "prompt_hash": "p2", "draw": 1, "text": "is odd"})
+    assert (record["prompt"], record["response"], record["route"]) == ("Is 5 even or odd?", "is odd", "new")
+    assert record["lineage"] == {
+        "seed": "seed",
+        "instruction": {"prompt_hash": "p1", "draw": 2},
+        "response": {"prompt_hash": "p2", "draw": 1},
+    }
+
+
+def test_a_flawed_record_keeps_the_seeds_instruction():
+    record = flawed_record({"source": SEED, "prompt_hash": "p", "draw": 0, "text": "is odd"})
+    assert (record["prompt"], record["response"], record["route"]) == (SEED["prompt"], "is odd", "flawed")
+    assert record["seed"] == SEED

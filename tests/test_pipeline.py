@@ -1,0 +1,257 @@
+"""Caching is exact: each stage declares the code that it runs, and each change reruns exactly what it can change."""
+
+import ast
+import shutil
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, Project
+
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+STAGES = {name: entry.get("do", entry) for name, entry in PIPELINE.items()}
+
+# Modules that cannot change a result: the look of the terminal, the wording of errors, and the reader of params.yaml,
+# which hands out the values that DVC has compared.
+HARMLESS = {
+    "stages/__init__.py",
+    "stages/core/__init__.py",
+    "stages/core/errors.py",
+    "stages/core/params.py",
+    "stages/core/progress.py",
+    "stages/microworld/__init__.py",
+}
+
+# ---- code ------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def imported(module: str) -> frozenset[str]:
+    """The project's files that a module imports, transitively, imports inside functions included."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            for path in (Path(*name.split(".")).with_suffix(".py"), Path(*name.split("."), "__init__.py")):
+                if name.startswith("stages") and (ROOT / path).is_file():
+                    found.add(str(path))
+    return frozenset(found.union(*(imported(each) for each in found if each != module)))
+
+
+def module_of(stage: str) -> str:
+    words = STAGES[stage]["cmd"].split()
+    return words[words.index("-m") + 1].replace(".", "/") + ".py"
+
+
+def files(path: str) -> set[str]:
+    folder = ROOT / path
+    return {str(each.relative_to(ROOT)) for each in folder.rglob("*.py")} if folder.is_dir() else {path}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_exactly_the_code_that_it_imports(stage):
+    declared = set().union(*(files(dep) for dep in STAGES[stage]["deps"] if dep.startswith("stages/")))
+    declared -= {dep for dep in declared if not dep.endswith(".py")}
+    module = module_of(stage)
+    assert declared == ({module} | imported(module)) - HARMLESS
+
+
+LOOP = ("sft-0", "evaluate-0", "review", "generate", "filter", "assess", "select", "sft", "dpo", "evaluate")
+
+
+@pytest.mark.parametrize("stage", LOOP)
+def test_the_loop_cannot_reach_the_worlds_oracle(stage):
+    assert not any(module.startswith("stages/microworld") for module in imported(module_of(stage)))
+
+
+# ---- parameters and prompts ------------------------------------------------------------------------------------------
+
+ITERATION = ("review", "generate", "filter", "assess", "select", "sft", "dpo", "evaluate", "measure")
+KEYS = ("1", "2", "3")
+
+
+def iterations(*keys: str) -> set[str]:
+    return {f"{stage}@{key}" for stage in ITERATION for key in keys}
+
+
+def since(first: str) -> set[str]:
+    """A stage of the loop in iteration 1 and all that follows from it, in every iteration."""
+    of_the_first = {
+        "review": iterations("1"),
+        "generate": iterations("1") - {"review@1"},
+        "filter": {f"{stage}@1" for stage in ("filter", "assess", "select", "sft", "dpo", "evaluate", "measure")},
+        "assess": {f"{stage}@1" for stage in ("assess", "select", "sft", "dpo", "evaluate", "measure")},
+        "select": {f"{stage}@1" for stage in ("select", "sft", "dpo", "evaluate", "measure")},
+        "sft": {f"{stage}@1" for stage in ("sft", "dpo", "evaluate")},
+        "dpo": {f"{stage}@1" for stage in ("dpo", "evaluate")},
+        "evaluate": {"evaluate@1"},
+    }[first]
+    return of_the_first | iterations("2", "3") | {"report"}
+
+
+EVALUATIONS = {"evaluate-0", "evaluate@1", "evaluate@2", "evaluate@3", "report"}
+WARM_START = {"sft-0", "evaluate-0"} | since("review")
+EVERYTHING = {"prepare", "base"} | WARM_START
+
+# parameter: (another valid value, what reruns). `check` looks at every change, and its out never changes.
+TABLE = {
+    "iterations.1.parent": (None, set()),  # a root can have no other parent than 0
+    "iterations.2.parent": ("0", iterations("2", "3") | {"report"}),
+    "iterations.3.parent": ("1", iterations("3") | {"report"}),
+    "threshold": (6.0, since("generate")),
+    "samples": (2, since("generate")),
+    "random_state": (1, {"prepare"} | WARM_START),
+    "prompts": ("lance", {"prepare"} | WARM_START),
+    "model.name": ("another_model", {"base"} | WARM_START),
+    "model.dtype": ("bfloat16", {"base"} | WARM_START),
+    "seed.path": ("another.jsonl", {"prepare"} | WARM_START),
+    "seed.reviews": ("another.jsonl", {"prepare"} | WARM_START),
+    "seed.limit": (100, {"prepare"} | WARM_START),
+    "review.refresh": ("new", since("review")),
+    "review.samples": (1, since("review")),
+    "review.temperature": (0.5, since("review")),
+    "review.top_p": (0.8, since("review")),
+    "review.max_tokens": (40, since("review")),
+    "review.max_unparsed": (0.5, since("review")),
+    "review.shuffled": (True, since("review")),
+    "generate.max_low": (50, since("generate")),
+    "generate.max_high": (50, since("generate")),
+    "generate.temperature": (0.5, since("generate")),
+    "generate.top_p": (0.8, since("generate")),
+    "generate.max_tokens": (40, since("generate")),
+    "filter.min_instruction_words": (4, since("filter")),
+    "filter.max_instruction_words": (50, since("filter")),
+    "filter.min_response_words": (2, since("filter")),
+    "filter.max_response_words": (50, since("filter")),
+    "filter.instruction_rouge_l": (0.5, since("filter")),
+    "filter.response_rouge_l": (0.5, since("filter")),
+    "filter.embedding": (0.9, since("filter")),
+    "filter.ngram": (5, since("filter")),
+    "filter.ngram_overlap": (0.5, since("filter")),
+    "select.sft_score": (7.0, since("select")),
+    "select.margin": (1.0, since("select")),
+    "select.max_sft": (100, since("select")),
+    "select.max_pairs": (100, since("select")),
+    "select.review_spread": (2, since("select")),
+    "select.max_reviews": (100, since("select")),
+    "select.max_judge": (50, since("select")),
+    "sft.enabled": (False, WARM_START),
+    "sft.learning_rate": (1.0e-4, WARM_START),
+    "sft.epochs": (1, WARM_START),
+    "sft.batch_size": (8, WARM_START),
+    "dpo.enabled": (False, since("dpo")),
+    "dpo.learning_rate": (1.0e-5, since("dpo")),
+    "dpo.epochs": (2, since("dpo")),
+    "dpo.batch_size": (8, since("dpo")),
+    "dpo.beta": (0.2, since("dpo")),
+    "dpo.nll": (0.1, since("dpo")),
+    "evaluate.suite": ("another", {"evaluate-0"} | since("filter")),
+    "evaluate.limit": (10, EVALUATIONS),
+    "microworld.steps": (10, {"pretrain"} | {"base"} | WARM_START),
+    "microworld.batch_size": (8, {"pretrain"} | {"base"} | WARM_START),
+    "microworld.learning_rate": (1.0e-4, {"pretrain"} | {"base"} | WARM_START),
+    "microworld.hidden": (64, {"pretrain"} | {"base"} | WARM_START),
+    "microworld.layers": (2, {"pretrain"} | {"base"} | WARM_START),
+    "microworld.heads": (2, {"pretrain"} | {"base"} | WARM_START),
+    "microworld.random_state": (1, {"pretrain"} | {"base"} | WARM_START),
+    "runtime.engine": ("transformers", set()),
+    "runtime.batch_rows": (8, set()),
+}
+
+PROMPTS = {
+    "micro/system.md": WARM_START,
+    "micro/review/prompt.md": {"prepare"} | WARM_START,
+    "micro/review/verdict.yaml": {"prepare"} | WARM_START,
+    "micro/review/constitution.yaml": {"prepare"} | WARM_START,
+    "micro/generate/instruction.md": since("generate"),
+    "micro/generate/flawed.md": since("generate"),
+    "micro/generate/answers.yaml": since("generate"),
+    "lance/system.md": set(),
+    "lance/review/prompt.md": set(),
+    "lance/review/verdict.yaml": set(),
+    "lance/review/constitution.yaml": set(),
+    "lance/generate/instruction.md": set(),
+    "lance/generate/flawed.md": set(),
+    "lance/generate/answers.yaml": set(),
+}
+
+
+def leaves(values: dict, prefix: str = "") -> set[str]:
+    found = set()
+    for name, value in values.items():
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}"}
+    return found
+
+
+def test_the_table_has_every_parameter_and_every_prompt_file():
+    assert leaves(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))) == set(TABLE)
+    prompts = ROOT / "prompts"
+    assert {str(path.relative_to(prompts)) for path in prompts.rglob("*") if path.is_file()} == set(PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project that DVC takes for completely run: every out is there, with placeholder content."""
+    project = Project(tmp_path_factory.mktemp("done") / "project")
+    shutil.copytree(project.folder / "evaluation/micro", project.folder / "evaluation/another")
+    shutil.copytree(project.folder / "stages/microworld/base", project.folder / "another_model")
+    shutil.copy(project.folder / "stages/microworld/data/seeds.jsonl", project.folder / "another.jsonl")
+    from dvc.repo import Repo
+
+    with Repo(str(project.folder)) as repo:
+        for out in repo.index.outs:
+            path = Path(out.fs_path)
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(f"{out.def_path}\n")
+    project.run("dvc", "commit", "-f", "-q")
+    assert reruns(project) == set()
+    return project
+
+
+def reruns(project: Project) -> set[str]:
+    """What `dvc repro` would run now: the stages whose dependencies changed, and what follows from them in DVC's graph.
+    `check` looks at every parameter, but its out never changes, so nothing follows from it."""
+    from dvc.repo import Repo
+    from networkx import ancestors
+
+    with Repo(str(project.folder)) as repo:
+        changed = [stage for stage in repo.reproduce(dry=True) if stage.addressing != "check"]
+        graph = repo.index.graph  # its edges lead from a stage to those it depends on
+        following = set(changed).union(*(ancestors(graph, stage) for stage in changed))
+    return {stage.addressing for stage in following}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parameter", [name for name, (value, _) in TABLE.items() if value is not None])
+def test_a_changed_parameter_reruns_exactly_what_it_can_change(done, parameter):
+    value, expected = TABLE[parameter]
+    before = (done.folder / "params.yaml").read_bytes()
+    change: object = value
+    for part in reversed(parameter.split(".")):
+        change = {part: change}
+    if parameter.startswith("iterations"):
+        change = {"iterations": done.params["iterations"] | {parameter.split(".")[1]: {"parent": value}}}
+    try:
+        done.change(change)
+        assert done.params != yaml.safe_load(before)
+        assert reruns(done) == expected
+    finally:
+        (done.folder / "params.yaml").write_bytes(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_an_edited_prompt_reruns_exactly_the_stages_that_use_it(done, prompt):
+    path = done.folder / "prompts" / prompt
+    before = path.read_bytes()
+    try:
+        path.write_bytes(before + b"# edited\n")
+        assert reruns(done) == PROMPTS[prompt]
+    finally:
+        path.write_bytes(before)

@@ -1,0 +1,62 @@
+"""review and assess: which rows are scored, what an unreadable verdict is, and when a stage gives up."""
+
+import pytest
+from conftest import ROOT
+
+from stages.core.engines import Completion
+from stages.core.errors import UserError
+from stages.core.prompts import Review
+from stages.review import count, need_readable, reviewed, shuffle_scores, to_review
+
+
+@pytest.fixture
+def review(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    return Review("micro")
+
+
+def test_all_scores_every_row_anew_and_new_only_the_unscored():
+    rows = [{"id": "a", "score": 3.0}, {"id": "b", "score": None}]
+    assert to_review(rows, "all") == rows
+    assert to_review(rows, "new") == [rows[1]]
+
+
+def test_a_score_is_the_mean_of_the_readable_verdicts(review):
+    texts = ["It is wrong. score: 2", "It is", "It is wrong. score: 1"]
+    row = reviewed({"id": "a"}, [Completion(text, "stop") for text in texts], review)
+    assert row["score"] == 1.5
+    assert [each["score"] for each in row["reviews"]] == [2, None, 1]
+
+
+def test_a_truncated_review_has_no_verdict(review):
+    row = reviewed({"id": "a"}, [Completion("It is correct. score: 1", "length")], review)
+    assert row["score"] is None
+
+
+def test_a_pair_that_does_not_fit_the_context_is_dropped_with_that_reason(review):
+    rows = [
+        reviewed({"id": "a"}, [Completion("", "too long")], review),
+        reviewed({"id": "b"}, [Completion("no verdict", "stop")], review),
+        reviewed({"id": "c"}, [Completion("score: 7", "stop")], review),
+    ]
+    counts = count(rows, asked=3, samples=1)
+    assert counts["rows"] == {"in": 3, "out": 1, "dropped": {"does not fit the context": 1, "no readable verdict": 1}}
+    assert counts["verdicts"] == {"asked": 3, "written": 2, "readable": 1}
+
+
+def test_more_unreadable_verdicts_than_allowed_is_an_error_that_says_what_to_do():
+    counts = {"verdicts": {"asked": 10, "written": 10, "readable": 8}}
+    need_readable("review@1", counts, 0.2)
+    with pytest.raises(
+        UserError, match=r"review@1: 20% of the 10 verdicts are unreadable.*verdict\.yaml.*max_unparsed"
+    ):
+        need_readable("review@1", counts, 0.19)
+
+
+def test_the_shuffled_control_deals_out_the_same_scores():
+    rows = [{"id": str(number), "score": number} for number in range(20)]
+    shuffled = shuffle_scores(rows, 0)
+    assert [row["id"] for row in shuffled] == [row["id"] for row in rows]
+    assert sorted(row["score"] for row in shuffled) == list(range(20))
+    assert shuffled != rows
+    assert shuffled == shuffle_scores(rows, 0)

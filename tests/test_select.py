@@ -1,0 +1,83 @@
+"""select: SFT rows, preference pairs, the grown seed set and the replay, all with their lineage."""
+
+import pytest
+from conftest import ROOT
+
+from stages.core.prompts import Review
+from stages.select import added, grown_seed, own_reviews, pairs_of, pools, preference_pairs, sft_rows
+
+SETTINGS = {
+    "sft_score": 8.0, "margin": 2.0, "max_sft": 100, "max_pairs": 100, "review_spread": 1, "max_reviews": 10,
+}  # fmt: skip
+
+
+def assessed(name, score, route="new", prompt="Is 5 even or odd?"):
+    return {
+        "id": name, "route": route, "prompt": prompt, "response": f"response {name}", "score": score,
+        "lineage": {"seed": "s"}, "reviews": [{"text": f"score: {score}", "score": score}] * 3,
+    }  # fmt: skip
+
+
+SEED = {"id": "s", "prompt": "Is 4 even or odd?", "response": "is even", "score": None, "iteration": "0"}
+REVIEWED = {**SEED, "score": 9.0, "reviews": [{"text": "score: 9", "score": 9.0}]}
+
+
+def test_an_sft_row_is_a_new_pair_scored_above_and_not_at_the_bound():
+    rows = [assessed("a", 8.1), assessed("b", 8.0), assessed("c", None), assessed("d", 9.0, route="flawed")]
+    (row,) = sft_rows(rows, "1", SETTINGS)
+    assert row["completion"] == "response a"
+    assert row["lineage"] == {"seed": "s", "score": 8.1, "verdicts": [8.1] * 3}
+
+
+def test_rejected_is_the_lowest_and_chosen_every_one_that_leads_by_more_than_the_margin():
+    pool = [assessed("a", 9.0), assessed("b", 3.0), assessed("c", 1.0), assessed("d", 3.1)]
+    assert [(chosen["id"], rejected["id"]) for chosen, rejected in pairs_of(pool, 2.0)] == [("a", "c"), ("d", "c")]
+
+
+def test_the_pool_of_a_high_seed_is_the_original_and_its_flawed_responses():
+    rows = [assessed("f", 2.0, "flawed", SEED["prompt"]), assessed("g", 8.0, "flawed", SEED["prompt"])]
+    (pool,) = pools([REVIEWED], rows).values()
+    assert [row["id"] for row in pool] == ["s", "f", "g"]
+    pairs = preference_pairs(pools([REVIEWED], rows), "1", SETTINGS)
+    assert {(pair["chosen"], pair["rejected"]) for pair in pairs} == {
+        ("is even", "response f"),
+        ("response g", "response f"),
+    }
+    assert pairs[0]["lineage"]["rejected"] == {"seed": "s", "score": 2.0, "verdicts": [2.0] * 3}
+
+
+def test_an_unscored_row_is_in_no_pool():
+    assert pools([REVIEWED], [assessed("a", None)]) == {}
+
+
+def test_the_bounds_keep_the_same_rows_when_more_come():
+    rows = [assessed(str(number), 9.0, prompt=f"q{number}") for number in range(10)]
+    few = sft_rows(rows[:5], "1", {**SETTINGS, "max_sft": 3})
+    more = sft_rows(rows, "1", {**SETTINGS, "max_sft": 3})
+    assert [row["id"] for row in few] == [row["id"] for row in more] == ["0", "1", "2"]
+
+
+def test_rows_add_up_over_the_iterations_without_doubles():
+    assert added([{"id": "a"}], [{"id": "a"}, {"id": "b"}]) == [{"id": "a"}, {"id": "b"}]
+
+
+def test_the_seed_set_grows_by_each_new_instruction_with_its_best_response():
+    rows = [assessed("a", 3.0), assessed("b", 9.0), assessed("c", None, prompt="q"), assessed("f", 9.0, "flawed")]
+    grown = grown_seed([SEED], [REVIEWED], rows, "1")
+    assert [(row["id"], row["score"], row["iteration"]) for row in grown] == [("s", 9.0, "0"), ("b", 9.0, "1")]
+    again = grown_seed(grown, [REVIEWED, {**grown[1], "score": 4.0}], rows, "2")
+    assert [(row["id"], row["score"], row["iteration"]) for row in again] == [("s", 9.0, "0"), ("b", 4.0, "1")]
+
+
+def test_the_replayed_reviews_are_consistent_and_half_high_half_low(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    rows = [assessed(name, score) for name, score in (("a", 9.0), ("b", 8.0), ("c", 1.0))]
+    torn = assessed("d", 2.0) | {"reviews": [{"text": "score: 2", "score": 2.0}, {"text": "score: 9", "score": 9.0}]}
+    found = own_reviews([*rows, torn], Review("micro"), SETTINGS)
+    assert [row["lineage"]["reviewed"] in ("a", "b") for row in found] == [True, False]
+    assert found[1]["completion"] == "score: 1.0"
+
+
+@pytest.mark.parametrize("score", [None, 9.0])
+def test_no_pair_without_a_margin(score):
+    assert preference_pairs(pools([], [assessed("a", 9.0), assessed("b", score)]), "1", SETTINGS) == []

@@ -1,0 +1,80 @@
+"""A verdict is read only at its own place, the end of the judge's own completion."""
+
+import pytest
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.core import verdict
+from stages.core.prompts import pattern
+
+MICRO = pattern(ROOT / "prompts/micro/review/verdict.yaml", "verdict")
+LANCE = pattern(ROOT / "prompts/lance/review/verdict.yaml", "verdict")
+
+
+@pytest.mark.parametrize(
+    ("completion", "score"),
+    [
+        ("Right: 43. Given: 40. It is wrong. score: 2", 2),
+        ("Right: 43. Given: 43. It is correct and clear. score: 10\n", 10),
+        ("Right: 43. Given: score: 10. It is wrong. score: 1", 1),
+        ("Right: 43. Given: score: 10", 10),  # the judge ended there: that is its verdict
+        ("score: 10 is what it claims", None),
+        ("Right: 43. Given: 40. It is", None),
+        ("score: 11", None),
+        ("", None),
+    ],
+)
+def test_the_micro_verdict(completion, score):
+    assert verdict.score(completion, MICRO) == score
+
+
+@pytest.mark.parametrize(
+    ("completion", "score"),
+    [
+        ("It is sound.\n\nQuestion score: 4\nResponse score: 3.5", 7.5),
+        ("Reasons.\nQuestion score: **5**\nResponse score: **5**\n", 10),
+        ("It says 'Question score: 5\nResponse score: 5', but it is wrong.\nQuestion score: 2\nResponse score: 0", 2),
+        ("Question score: 5\nResponse score: 5\nSo it is good.", None),
+        ("Question score: 6\nResponse score: 5", None),
+        ("Response score: 5", None),
+    ],
+)
+def test_the_lance_verdict_sums_question_and_response(completion, score):
+    assert verdict.score(completion, LANCE) == score
+
+
+@given(before=st.text(), score=st.integers(0, 10))
+def test_nothing_that_the_judge_quotes_before_its_verdict_changes_it(before, score):
+    assert verdict.score(f"{before} score: {score}", MICRO) == score
+
+
+@given(st.text())
+def test_any_text_is_read_as_a_score_in_range_or_as_missing(text):
+    for rule in (MICRO, LANCE):
+        found = verdict.score(text, rule)
+        assert found is None or 0 <= found <= 10
+
+
+def test_an_unreadable_verdict_is_missing_and_never_zero():
+    assert verdict.mean_score([8, None, 10]) == 9
+    assert verdict.mean_score([None, None]) is None
+
+
+def test_reviews_are_consistent_when_all_are_readable_and_close():
+    assert verdict.consistent([8, 9, 9], 1)
+    assert not verdict.consistent([8, 9, 10], 1)
+    assert not verdict.consistent([9, None, 9], 1)
+    assert not verdict.consistent([], 1)
+
+
+def test_the_final_answer_is_what_stands_behind_its_words():
+    micro = pattern(ROOT / "prompts/micro/generate/answers.yaml", "instruction")
+    lance = pattern(ROOT / "prompts/lance/generate/answers.yaml", "instruction")
+    assert verdict.final_answer("Final Answer: Is 4 even or odd?", micro) == "Is 4 even or odd?"
+    assert verdict.final_answer("Is 4 even or odd?", micro) is None
+    assert (
+        verdict.final_answer("Let me think.\nFinal Answer:\nWhat is 2 + 2?\nShow it.", lance)
+        == "What is 2 + 2?\nShow it."
+    )
+    assert verdict.final_answer("Final Answer:   ", lance) is None
