@@ -19,11 +19,11 @@ from stages.core.verdict import final_answer
 
 
 def route(
-    reviewed: list[Record], threshold: float, max_low: int, max_high: int, tally: Tally
+    reviewed: list[Record], threshold: float, max_low: int, max_high: int, parent: str, tally: Tally
 ) -> tuple[list[Record], list[Record]]:
-    """The low and the high seeds to generate from; the choice depends on their content alone, so that a changed
-    threshold or a grown seed set keeps it."""
-    by_content = sorted(reviewed, key=lambda row: row["id"])
+    """The low and the high seeds to generate from, chosen by the hash of their content and of the parent's name: a
+    changed threshold or a grown seed set keeps the choice, and the next iteration makes another."""
+    by_content = sorted(reviewed, key=lambda row: content_id(parent, row["id"]))
     scored = [row for row in by_content if row["score"] is not None]
     low = [row for row in scored if row["score"] <= threshold]
     high = [row for row in scored if row["score"] > threshold]
@@ -42,7 +42,7 @@ class Writer:
 
     def ask(self, name: str, kind: str, sources: list[Record], prompts: list[str]) -> tuple[list[Record], Record]:
         """`samples` texts for each source, as {source, prompt_hash, draw, text}, and their tally."""
-        answer = pattern(self.folder / "answers.yaml", kind)
+        answer = pattern(self.folder / "answers.yaml", kind, "answer")
         tally = Tally(len(sources) * self.samples)
         with progress(name, len(prompts)) as advance:
             drawn = engines.complete(self.engine, prompts, self.system, self.samples, self.sampling, advance)
@@ -106,7 +106,7 @@ def main(iteration: str, parent: str) -> None:
 
     reviewed = read(Path("iterations", iteration, "review.jsonl"))
     routed = Tally(len(reviewed))
-    low, high = route(reviewed, params["threshold"], settings["max_low"], settings["max_high"], routed)
+    low, high = route(reviewed, params["threshold"], settings["max_low"], settings["max_high"], parent, routed)
     writer = Writer(engines.load(Path("iterations", parent, "model")), prompt_set, params["samples"], sampling)
     name = f"generate@{iteration}"
 

@@ -8,13 +8,14 @@ is missing, counted, and an error above `review.max_unparsed`; the reference cod
 """
 
 import random
+import re
 from pathlib import Path
 
 from stages.core import engines
 from stages.core.errors import UserError, run
 from stages.core.params import declared
 from stages.core.progress import progress, say
-from stages.core.prompts import Review, system
+from stages.core.prompts import Review, system, verdict
 from stages.core.records import Record, Tally, read, write, write_json
 from stages.core.verdict import mean_score, score
 
@@ -24,10 +25,10 @@ def to_review(rows: list[Record], refresh: str) -> list[Record]:
     return rows if refresh == "all" else [row for row in rows if row.get("score") is None]
 
 
-def reviewed(row: Record, completions: list[engines.Completion], review: Review) -> Record:
+def reviewed(row: Record, completions: list[engines.Completion], verdict: re.Pattern[str]) -> Record:
     """The row with its reviews and their mean score; a truncated review has no verdict."""
     reviews: list[Record] = [
-        {"text": each.text, "score": score(each.text, review.verdict) if each.finish == "stop" else None}
+        {"text": each.text, "score": score(each.text, verdict) if each.finish == "stop" else None}
         for each in completions
         if each.finish != "too long"
     ]
@@ -60,11 +61,12 @@ def count(rows: list[Record], asked: int, samples: int) -> Record:
 
 def need_readable(stage: str, counts: Record, max_unparsed: float) -> None:
     written, readable = counts["verdicts"]["written"], counts["verdicts"]["readable"]
-    unparsed = 1 - readable / written if written else 0.0
+    unparsed = 1 - readable / written if written else float(counts["reviewed"] > 0)
     if unparsed > max_unparsed:
+        unfit = counts["rows"]["dropped"].get("does not fit the context", 0)
         raise UserError(
-            f"{stage}: {unparsed:.0%} of the {written:,} verdicts are unreadable, review.max_unparsed allows "
-            f"{max_unparsed:.0%}; the model must end its review as prompts/<set>/review/verdict.yaml reads it: adapt "
+            f"{stage}: {unparsed:.0%} of the verdicts are unreadable ({readable:,} of {written:,} can be read, {unfit:,} "
+            f"rows do not fit the context), review.max_unparsed allows {max_unparsed:.0%}; the model must end its review as prompts/<set>/review/verdict.yaml reads it: adapt "
             "the prompt, train the judge on more seed.reviews, or raise review.max_unparsed"
         )
 
@@ -75,7 +77,7 @@ def main(stage: str, iteration: str, source: str, model: str) -> None:
     sampling = engines.Sampling(
         settings["temperature"], settings["top_p"], settings["max_tokens"], params["random_state"]
     )
-    rows, review = read(Path(source)), Review(prompts)
+    rows, review, rule = read(Path(source)), Review(prompts), verdict(prompts)
     asked = to_review(rows, settings["refresh"])
     completions: list[list[engines.Completion]] = []
     if asked:
@@ -83,7 +85,7 @@ def main(stage: str, iteration: str, source: str, model: str) -> None:
         with progress(f"{stage}@{iteration}", len(asked)) as advance:
             texts = [review.prompt(row["prompt"], row["response"]) for row in asked]
             completions = engines.complete(engine, texts, system(prompts), settings["samples"], sampling, advance)
-    done = {row["id"]: reviewed(row, each, review) for row, each in zip(asked, completions, strict=True)}
+    done = {row["id"]: reviewed(row, each, rule) for row, each in zip(asked, completions, strict=True)}
     result = [done.get(row["id"], {**row, "reviews": []}) for row in rows]
     counts = count(result, len(asked), settings["samples"])
     need_readable(f"{stage}@{iteration}", counts, settings["max_unparsed"])

@@ -54,9 +54,9 @@ def pools(reviewed: list[Record], assessed: list[Record]) -> dict[str, list[Reco
         if row["score"] is None:
             continue
         pool = found.setdefault(row["prompt"], [])
-        if row["route"] == "flawed" and not pool:
-            seed = original[row["lineage"]["seed"]]
-            pool.append({**seed, "lineage": {"seed": seed["id"]}})
+        seed_id = row["lineage"]["seed"]
+        if row["route"] == "flawed" and seed_id not in {each["id"] for each in pool}:
+            pool.append({**original[seed_id], "lineage": {"seed": seed_id}})
         pool.append(row)
     return found
 

@@ -14,16 +14,17 @@ from stages.core.progress import progress, say
 from stages.core.prompts import system
 from stages.core.records import Record, Tally, copy_folder, read, write_json
 
+WARM_START = "sft-0"  # the baseline of every gain, so it trains even where the iterations' SFT is switched off
 TEACHING = ("seed", "new")  # without a row of these kinds there is nothing to learn, only to replay
 
 
 def main(stage: str, model: str, rows_file: str, out: str, counts_file: str) -> None:
     params = declared(stage)
-    settings = params["sft"]
+    settings = {name: params[f"sft.{name}"] for name in ("learning_rate", "epochs", "batch_size")}
     rows = read(Path(rows_file))
     name = f"{stage} {out}"
     passed_on = None
-    if not settings["enabled"]:
+    if stage != WARM_START and not params["sft.enabled"]:
         passed_on = "sft.enabled is false"
     elif not any(row["kind"] in TEACHING for row in rows):
         passed_on = "no SFT rows were selected"

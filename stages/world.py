@@ -15,8 +15,8 @@ from stages.microworld.corpus import human_response, judged_response, review
 from stages.microworld.world import FAMILIES, distinct, draw
 
 SEEDS, REVIEWS = 600, 200
-HELD_OUT = {"validation": 40, "test": 100}  # problems per family
-JUDGED = {"validation": 20, "test": 40}  # judging items per family
+HELD_OUT = {"validation": 30, "test": 100}  # problems per family
+JUDGED = {"validation": 10, "test": 20}  # judging items per family
 DATA, BENCHMARK = Path("stages/microworld/data"), Path("evaluation/micro/data")
 
 

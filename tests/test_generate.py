@@ -11,9 +11,9 @@ def rows_of(scores):
     return [{"id": content_id(str(number)), "score": score} for number, score in enumerate(scores)]
 
 
-def routed(rows, threshold=7.0, max_low=100, max_high=100):
+def routed(rows, threshold=7.0, max_low=100, max_high=100, parent="0"):
     tally = Tally(len(rows))
-    low, high = route(rows, threshold, max_low, max_high, tally)
+    low, high = route(rows, threshold, max_low, max_high, parent, tally)
     tally.counts(len(low) + len(high))
     return low, high
 
@@ -41,6 +41,11 @@ def test_a_grown_seed_set_moves_the_choice_only_by_the_new_rows(scores):
 def test_the_choice_does_not_depend_on_the_order_of_the_rows():
     rows = rows_of([1.0] * 20)
     assert routed(rows, max_low=5) == routed(rows[::-1], max_low=5)
+
+
+def test_the_next_iteration_chooses_other_rows():
+    rows = rows_of([1.0] * 20)
+    assert routed(rows, max_low=5) != routed(rows, max_low=5, parent="1")
 
 
 SEED = {"id": "seed", "prompt": "Is 4 even or odd?", "response": "is even", "score": 6.0}

@@ -1,7 +1,7 @@
 """Prompt sets: folders under prompts/ with the templates of one way of asking, and how its completions are read.
 
-A template is filled in one pass with `string.Template`: a `$` in the data is never a placeholder, and a tag of the
-template that occurs in the data is broken by a space, so that a response cannot close its own quotation.
+A template is filled in one pass with `string.Template`: a `$` in the data is never a placeholder. A tag of the template
+that occurs in the data gets square brackets, so that a response cannot close its own quotation.
 """
 
 import re
@@ -10,12 +10,11 @@ from string import Template
 
 import yaml
 
-from stages.core.chat import defused
 from stages.core.errors import UserError
 from stages.core.records import need_text
 
 FOLDER = Path("prompts")
-_TAG = re.compile(r"</?\w+>")
+_TAG = re.compile(r"<\s*/?\s*(\w+)\s*>")
 
 
 def load(path: Path, required: set[str], optional: frozenset[str] = frozenset()) -> Template:
@@ -35,8 +34,13 @@ def load(path: Path, required: set[str], optional: frozenset[str] = frozenset())
 
 def fill(template: Template, **fields: str) -> str:
     """The template with its fields in place; the fields are data and stay data."""
-    tags = sorted(set(_TAG.findall(template.template)))
-    return template.substitute({name: defused(text, tags) for name, text in fields.items()})
+    names = {name.lower() for name in _TAG.findall(template.template)}
+    return template.substitute({field: _without_tags(text, names) for field, text in fields.items()})
+
+
+def _without_tags(text: str, names: set[str]) -> str:
+    """The text with each of the template's tags, however written, in square brackets."""
+    return _TAG.sub(lambda tag: f"[{tag[0][1:-1]}]" if tag[1].lower() in names else tag[0], text)
 
 
 def system(prompt_set: str) -> str:
@@ -45,27 +49,33 @@ def system(prompt_set: str) -> str:
     return re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL).strip()
 
 
-def pattern(path: Path, name: str) -> re.Pattern[str]:
-    """The regular expression by which a prompt set reads one of its completions."""
+def pattern(path: Path, name: str, group: str | None = None) -> re.Pattern[str]:
+    """The regular expression by which a prompt set reads one of its completions; it must have named groups, and the
+    named one if there is one."""
     try:
-        found = yaml.safe_load(need_text(path, "reading rule"))
-        return re.compile(found[name], re.DOTALL)
+        rule = re.compile(yaml.safe_load(need_text(path, "reading rule"))[name], re.DOTALL)
     except (yaml.YAMLError, KeyError, TypeError, re.error) as error:
         raise UserError(f"{path}: '{name}' must be a regular expression ({error})") from None
+    if not rule.groupindex or (group and group not in rule.groupindex):
+        raise UserError(f"{path}: '{name}' must mark what is read as a named group, (?P<{group or 'score'}>…)")
+    return rule
+
+
+def verdict(prompt_set: str) -> re.Pattern[str]:
+    """How the set's reviews are read."""
+    return pattern(FOLDER / prompt_set / "review" / "verdict.yaml", "verdict")
 
 
 class Review:
-    """The judge's prompt of a set, its rubric rendered from the set's constitution, and how its verdict is read."""
+    """The judge's prompt of a set, with the rubric rendered from the set's constitution."""
 
     def __init__(self, prompt_set: str) -> None:
         folder = FOLDER / prompt_set / "review"
-        template = load(folder / "prompt.md", {"instruction", "response"}, frozenset({"constitution"}))
-        self.verdict = pattern(folder / "verdict.yaml", "verdict")
-        rubric = constitution(folder / "constitution.yaml")
-        self.template = Template(template.safe_substitute(constitution=rubric.replace("$", "$$")))
+        self.template = load(folder / "prompt.md", {"instruction", "response"}, frozenset({"constitution"}))
+        self.rubric = constitution(folder / "constitution.yaml")
 
     def prompt(self, instruction: str, response: str) -> str:
-        return fill(self.template, instruction=instruction, response=response)
+        return fill(self.template, instruction=instruction, response=response, constitution=self.rubric)
 
 
 def constitution(path: Path) -> str:

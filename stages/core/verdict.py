@@ -13,7 +13,10 @@ def score(completion: str, verdict: re.Pattern[str]) -> float | None:
     found = verdict.search(completion)
     if not found:
         return None
-    total = sum(float(part) for part in found.groupdict().values())
+    try:
+        total = sum(float(part) for part in found.groupdict().values())
+    except (TypeError, ValueError):  # a group that is empty or no number: nothing that could be read
+        return None
     return total if 0 <= total <= 10 else None
 
 
