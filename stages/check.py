@@ -6,10 +6,10 @@ run before any work is done. dvc drops integer iteration keys silently; here the
 
 from pathlib import Path
 
-import yaml
+from ruamel.yaml.error import YAMLError
 
 from stages.core.errors import UserError, run
-from stages.core.params import PARAMS_FILE
+from stages.core.params import PARAMS_FILE, load
 from stages.core.schema import check
 
 OUT = Path("iterations/params.valid")
@@ -17,8 +17,8 @@ OUT = Path("iterations/params.valid")
 
 def main() -> None:
     try:
-        values = yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        values = load(PARAMS_FILE)
+    except YAMLError as error:
         raise UserError(f"params.yaml is not YAML: {error}") from None
     check(values)
     check_files(values)

@@ -70,6 +70,8 @@ def main(stage: str, iteration: str) -> None:
 
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     names = [f"{suite}_{split}{part}" for split in SPLITS for part in ("", "_judging")]
+    if missing := [name for name in names if name not in manager.all_tasks]:
+        raise UserError(f"evaluate.suite: {folder} has no task or group {', '.join(missing)}; add it or rename one")
     limit = params["evaluate.limit"]
     total = items(get_task_dict(names, manager), limit)
     with progress(f"evaluate@{iteration}", total) as advance:

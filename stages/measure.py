@@ -11,7 +11,7 @@ from pathlib import Path
 from stages.core.errors import run
 from stages.core.progress import say
 from stages.core.records import Record, read, write_json
-from stages.microworld.world import oracle
+from stages.microworld.world import oracle, split_of
 
 ANSWER = re.compile(r"(?:answer is|^is|^maybe|^i think|^guess) ([^ .]+)")
 JUDGED_RIGHT = 4.0  # a score from here on calls the answer right: the world's own reviews give wrong ones at most 3
@@ -30,6 +30,12 @@ def share(known: Iterable[bool | None]) -> dict[str, float | int | None]:
     """{"percent", "of": rows that the world knows}"""
     values = [each for each in known if each is not None]
     return {"percent": round(100 * sum(values) / len(values), 2) if values else None, "of": len(values)}
+
+
+def held_out(prompt: str) -> bool | None:
+    """Whether a problem may be one of the benchmark's: worded otherwise, it passes the decontamination by n-grams."""
+    problem = oracle(prompt)
+    return None if problem is None else split_of(problem) != "train"
 
 
 def judged_right(row: Record) -> bool | None:
@@ -52,6 +58,7 @@ def measure(assessed: list[Record], sft: list[Record], pairs: list[Record], iter
         "judge_right": share(judged_right(row) for row in scored),
         "instructions_well_posed": share(oracle(instruction) is not None for instruction in instructions),
         "sft_rows_correct": share(correct(row["prompt"], row["completion"]) for row in new_sft),
+        "sft_rows_held_out": share(held_out(row["prompt"]) for row in new_sft),
         "pairs_in_order": share(in_order(pair) for pair in new_pairs),
     }
 

@@ -60,14 +60,16 @@ def count(rows: list[Record], asked: int, samples: int) -> Record:
 
 
 def need_readable(stage: str, counts: Record, max_unparsed: float) -> None:
+    """Raise `UserError` where more than the allowed share of the verdicts is unreadable, or none could be asked for."""
     written, readable = counts["verdicts"]["written"], counts["verdicts"]["readable"]
+    unfit = counts["rows"]["dropped"].get("does not fit the context", 0)
     unparsed = 1 - readable / written if written else float(counts["reviewed"] > 0)
     if unparsed > max_unparsed:
-        unfit = counts["rows"]["dropped"].get("does not fit the context", 0)
         raise UserError(
-            f"{stage}: {unparsed:.0%} of the verdicts are unreadable ({readable:,} of {written:,} can be read, {unfit:,} "
-            f"rows do not fit the context), review.max_unparsed allows {max_unparsed:.0%}; the model must end its review as prompts/<set>/review/verdict.yaml reads it: adapt "
-            "the prompt, train the judge on more seed.reviews, or raise review.max_unparsed"
+            f"{stage}: {unparsed:.0%} of the verdicts are unreadable ({readable:,} of {written:,} can be read, "
+            f"{unfit:,} rows do not fit the context) and review.max_unparsed allows {max_unparsed:.0%}; make the model "
+            "end its review as prompts/<set>/review/verdict.yaml reads it (adapt the prompt or train the judge on more "
+            "seed.reviews), or raise review.max_unparsed"
         )
 
 

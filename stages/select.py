@@ -7,16 +7,13 @@ reference code loses earlier ones). Replay: judge-training rows, and the model's
 """
 
 from pathlib import Path
-from typing import Any
 
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.prompts import Review
-from stages.core.records import Record, content_id, read, write, write_json
+from stages.core.records import Record, Tally, content_id, read, write, write_json
 from stages.core.verdict import consistent
-
-Settings = dict[str, Any]
 
 
 def by_content(rows: list[Record], limit: int) -> list[Record]:
@@ -24,25 +21,40 @@ def by_content(rows: list[Record], limit: int) -> list[Record]:
     return sorted(rows, key=lambda row: row["id"])[:limit]
 
 
-def sft_rows(assessed: list[Record], iteration: str, settings: Settings) -> list[Record]:
-    """New pairs scored above `sft_score`."""
-    good = [
-        {
-            "id": row["id"],
-            "kind": "new",
-            "prompt": row["prompt"],
-            "completion": row["response"],
-            "iteration": iteration,
-            "lineage": {**row["lineage"], "score": row["score"], "verdicts": verdicts(row)},
-        }
-        for row in assessed
-        if row["route"] == "new" and row["score"] is not None and row["score"] > settings["sft_score"]
-    ]
-    return by_content(good, settings["max_sft"])
-
-
 def verdicts(row: Record) -> list[float | None]:
-    return [review["score"] for review in row["reviews"]]
+    """The sampled reviews' scores; those of the last review where `review.refresh: new` did not score the row again."""
+    return [review["score"] for review in row["reviews"]] or list(row.get("verdicts", []))
+
+
+def judged(row: Record) -> Record:
+    """A row's lineage, with what the judge said."""
+    return {**row["lineage"], "score": row["score"], "verdicts": verdicts(row)}
+
+
+def added(earlier: list[Record], new: list[Record], limit: int, tally: Tally) -> list[Record]:
+    """Earlier rows and at most `limit` new ones, chosen by their content; a row that is there already is not added."""
+    known = {row["id"] for row in earlier}
+    fresh = [row for row in new if row["id"] not in known]
+    chosen = by_content(fresh, limit)
+    tally.drop("there already", len(new) - len(fresh))
+    tally.drop("over the bound", len(fresh) - len(chosen))
+    return earlier + chosen
+
+
+def sft_rows(assessed: list[Record], iteration: str, bound: float, tally: Tally) -> list[Record]:
+    """New pairs scored above `bound`."""
+    rows = []
+    for row in assessed:
+        if row["route"] != "new":
+            tally.drop("flawed on purpose")
+        elif row["score"] is None:
+            tally.drop("unscored")
+        elif row["score"] <= bound:
+            tally.drop("not above select.sft_score")
+        else:
+            names = {"prompt": row["prompt"], "completion": row["response"]}
+            rows.append({"id": row["id"], "kind": "new", **names, "iteration": iteration, "lineage": judged(row)})
+    return rows
 
 
 def pools(reviewed: list[Record], assessed: list[Record]) -> dict[str, list[Record]]:
@@ -54,9 +66,9 @@ def pools(reviewed: list[Record], assessed: list[Record]) -> dict[str, list[Reco
         if row["score"] is None:
             continue
         pool = found.setdefault(row["prompt"], [])
-        seed_id = row["lineage"]["seed"]
-        if row["route"] == "flawed" and seed_id not in {each["id"] for each in pool}:
-            pool.append({**original[seed_id], "lineage": {"seed": seed_id}})
+        seed = row["lineage"]["seed"]
+        if row["route"] == "flawed" and seed not in {each["id"] for each in pool}:
+            pool.append({**original[seed], "lineage": {"seed": seed}})
         pool.append(row)
     return found
 
@@ -67,11 +79,14 @@ def pairs_of(pool: list[Record], margin: float) -> list[tuple[Record, Record]]:
     return [(row, rejected) for row in pool if row["score"] - rejected["score"] > margin]
 
 
-def preference_pairs(found: dict[str, list[Record]], iteration: str, settings: Settings) -> list[Record]:
+def preference_pairs(found: dict[str, list[Record]], iteration: str, margin: float, tally: Tally) -> list[Record]:
+    """The pairs of every pool; the tally counts the responses that might have been chosen."""
     rows = []
     for prompt, pool in found.items():
-        for chosen, rejected in pairs_of(pool, settings["margin"]):
-            sides = {"chosen": chosen, "rejected": rejected}
+        pairs = pairs_of(pool, margin)
+        tally.drop("the rejected one of its pool")
+        tally.drop("does not lead by more than select.margin", len(pool) - 1 - len(pairs))
+        for chosen, rejected in pairs:
             rows.append(
                 {
                     "id": content_id(prompt, chosen["response"], rejected["response"]),
@@ -80,51 +95,45 @@ def preference_pairs(found: dict[str, list[Record]], iteration: str, settings: S
                     "rejected": rejected["response"],
                     "margin": round(chosen["score"] - rejected["score"], 4),
                     "iteration": iteration,
-                    "lineage": {
-                        name: {**row["lineage"], "score": row["score"], "verdicts": verdicts(row)}
-                        for name, row in sides.items()
-                    },
+                    "lineage": {"chosen": judged(chosen), "rejected": judged(rejected)},
                 }
             )
-    return by_content(rows, settings["max_pairs"])
+    return rows
 
 
-def added(earlier: list[Record], new: list[Record]) -> list[Record]:
-    """Earlier rows and new ones; a row that is there already is not added again."""
-    known = {row["id"] for row in earlier}
-    return earlier + [row for row in new if row["id"] not in known]
-
-
-def grown_seed(seed: list[Record], reviewed: list[Record], assessed: list[Record], iteration: str) -> list[Record]:
-    """S_t: the parent's seed set with its newest scores, and each new instruction with its best response."""
-    scores = {row["id"]: row["score"] for row in reviewed}
+def seed_rows(assessed: list[Record], iteration: str, tally: Tally) -> list[Record]:
+    """Each new instruction with its best response."""
     best: dict[str, Record] = {}
     for row in assessed:
-        if row["route"] == "new" and row["score"] is not None:
-            standing = best.get(row["prompt"])
-            if standing is None or row["score"] > standing["score"]:
-                best[row["prompt"]] = row
-    new = [
-        {
-            "id": row["id"],
-            "prompt": row["prompt"],
-            "response": row["response"],
-            "iteration": iteration,
-            "score": row["score"],
-            "lineage": {**row["lineage"], "verdicts": verdicts(row)},
-        }
+        if row["route"] != "new":
+            tally.drop("flawed on purpose")
+        elif row["score"] is None:
+            tally.drop("unscored")
+        elif row["prompt"] not in best:
+            best[row["prompt"]] = row
+        else:
+            tally.drop("not the best response to its instruction")
+            best[row["prompt"]] = max(best[row["prompt"]], row, key=lambda each: each["score"])
+    fields = ("id", "prompt", "response", "score", "lineage")
+    return [
+        {**{field: row[field] for field in fields}, "iteration": iteration, "verdicts": verdicts(row)}
         for row in best.values()
     ]
-    return added([{**row, "score": scores[row["id"]]} for row in seed], new)
 
 
-def own_reviews(rows: list[Record], review: Review, settings: Settings) -> list[Record]:
+def rescored(seed: list[Record], reviewed: list[Record]) -> list[Record]:
+    """The parent's seed set with its newest scores."""
+    newest = {row["id"]: row for row in reviewed}
+    return [{**row, "score": newest[row["id"]]["score"], "verdicts": verdicts(newest[row["id"]])} for row in seed]
+
+
+def own_reviews(rows: list[Record], review: Review, spread: float, limit: int) -> list[Record]:
     """The model's reviews on which all its samples agree, half of them high and half low, so that replay does not
     teach the judge to say always the same."""
     found: dict[bool, list[Record]] = {True: [], False: []}
     for row in rows:
         scores = verdicts(row)
-        if not consistent(scores, settings["review_spread"]):
+        if not consistent(scores, spread):
             continue
         mean = sum(score for score in scores if score is not None) / len(scores)
         prompt = review.prompt(row["prompt"], row["response"])
@@ -134,10 +143,10 @@ def own_reviews(rows: list[Record], review: Review, settings: Settings) -> list[
                 "kind": "review",
                 "prompt": prompt,
                 "completion": row["reviews"][0]["text"],
-                "lineage": {"reviewed": row["id"], "verdicts": scores},
+                "lineage": {**judged(row), "reviewed": row["id"], "review_prompt_hash": content_id(prompt), "draw": 0},
             }
         )
-    each = min(settings["max_reviews"] // 2, len(found[True]), len(found[False]))
+    each = min(limit // 2, len(found[True]), len(found[False]))
     return by_content(found[True], each) + by_content(found[False], each)
 
 
@@ -151,25 +160,41 @@ def main(iteration: str, parent: str) -> None:
     here, before = Path("iterations", iteration), Path("iterations", parent)
     reviewed, assessed = read(here / "review.jsonl"), read(here / "assess.jsonl")
     earlier_sft = [row for row in read(before / "sft.jsonl") if row["kind"] == "new"]
-    earlier_pairs = read(before / "pairs.jsonl")
+    earlier_pairs, earlier_seed = read(before / "pairs.jsonl"), read(before / "seed.jsonl")
 
-    sft = added(earlier_sft, sft_rows(assessed, iteration, settings))
-    pairs = added(earlier_pairs, preference_pairs(pools(reviewed, assessed), iteration, settings))
-    reviews = own_reviews(assessed, Review(params["prompts"]), settings)
+    sft_tally = Tally(len(assessed))
+    new_sft = sft_rows(assessed, iteration, settings["sft_score"], sft_tally)
+    sft = added(earlier_sft, new_sft, settings["max_sft"], sft_tally)
+
+    found = pools(reviewed, assessed)
+    pair_tally = Tally(sum(len(pool) for pool in found.values()))
+    new_pairs = preference_pairs(found, iteration, settings["margin"], pair_tally)
+    pairs = added(earlier_pairs, new_pairs, settings["max_pairs"], pair_tally)
+
+    seed_tally = Tally(len(assessed))
+    new_seed = seed_rows(assessed, iteration, seed_tally)
+    seed = added(rescored(earlier_seed, reviewed), new_seed, len(new_seed), seed_tally)
+
+    review = Review(params["prompts"])
+    reviews = own_reviews(assessed, review, settings["review_spread"], settings["max_reviews"])
     judge = judge_rows(read(Path("iterations/0/judge.jsonl")), settings["max_judge"])
-    parent_seed = read(before / "seed.jsonl")
-    seed = grown_seed(parent_seed, reviewed, assessed, iteration)
     write(here / "sft.jsonl", sft + reviews + judge)
     write(here / "pairs.jsonl", pairs)
     write(here / "seed.jsonl", seed)
     counts = {
-        "sft": {"earlier": len(earlier_sft), "new": len(sft) - len(earlier_sft), "total": len(sft)},
-        "pairs": {"earlier": len(earlier_pairs), "new": len(pairs) - len(earlier_pairs), "total": len(pairs)},
-        "seed": {"earlier": len(parent_seed), "new": len(seed) - len(parent_seed), "total": len(seed)},
+        "sft": counted(sft_tally, earlier_sft, sft),
+        "pairs": counted(pair_tally, earlier_pairs, pairs),
+        "seed": counted(seed_tally, earlier_seed, seed),
         "replay": {"own_reviews": len(reviews), "judge": len(judge)},
     }
     write_json(Path("results", iteration, "select.json"), counts)
     say(f"select@{iteration}: {len(sft):,} SFT rows, {len(pairs):,} pairs, {len(seed):,} seeds")
+
+
+def counted(tally: Tally, earlier: list[Record], rows: list[Record]) -> Record:
+    """The tally of the new rows, and how many there are now with the earlier iterations'."""
+    new = len(rows) - len(earlier)
+    return {"new": new, "earlier": len(earlier), "total": len(rows), **tally.counts(new)}
 
 
 if __name__ == "__main__":

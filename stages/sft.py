@@ -5,42 +5,33 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from stages.core import training
 from stages.core.chat import answer, messages
 from stages.core.errors import run
-from stages.core.params import declared
+from stages.core.params import Params, declared
 from stages.core.progress import progress, say
 from stages.core.prompts import system
-from stages.core.records import Record, Tally, copy_folder, read, write_json
+from stages.core.records import Record, Tally, read, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WARM_START = "sft-0"  # the baseline of every gain, so it trains even where the iterations' SFT is switched off
 TEACHING = ("seed", "new")  # without a row of these kinds there is nothing to learn, only to replay
 
 
-def main(stage: str, model: str, rows_file: str, out: str, counts_file: str) -> None:
-    params = declared(stage)
-    settings = {name: params[f"sft.{name}"] for name in ("learning_rate", "epochs", "batch_size")}
-    rows = read(Path(rows_file))
-    name = f"{stage} {out}"
-    passed_on = None
+def reason_to_pass_on(stage: str, params: Params, rows: list[Record]) -> str | None:
     if stage != WARM_START and not params["sft.enabled"]:
-        passed_on = "sft.enabled is false"
-    elif not any(row["kind"] in TEACHING for row in rows):
-        passed_on = "no SFT rows were selected"
-    if passed_on:
-        copy_folder(Path(model), Path(out))
-        write_json(Path(counts_file), {"passed_on": passed_on})
-        say(f"{name}: the model is passed on, {passed_on}")
-        return
+        return "sft.enabled is false"
+    return None if any(row["kind"] in TEACHING for row in rows) else "no SFT rows were selected"
 
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
 
-    policy, tokenizer = training.load(Path(model))
-    context = policy.config.max_position_embeddings
-    asked = system(params["prompts"])
-    tally = Tally(len(rows))
+def chats_of(
+    rows: list[Record], tokenizer: "PreTrainedTokenizerBase", asked: str, context: int, tally: Tally
+) -> list[Record]:
+    """The rows in the chat format; one that does not fit is dropped: trl would cut it without a word."""
     chats: list[Record] = []
     for row in rows:
         chat = {"prompt": messages(tokenizer, row["prompt"], asked), "completion": answer(tokenizer, row["completion"])}
@@ -48,7 +39,28 @@ def main(stage: str, model: str, rows_file: str, out: str, counts_file: str) -> 
             tally.drop("does not fit the context")
         else:
             chats.append(chat)
-    counts = tally.counts(len(chats))
+    return chats
+
+
+def main(stage: str, model: str, rows_file: str, out: str, counts_file: str) -> None:
+    params = declared(stage)
+    settings = {name: params[f"sft.{name}"] for name in ("learning_rate", "epochs", "batch_size")}
+    rows = read(Path(rows_file))
+    name = f"{stage} {out}"
+    if reason := reason_to_pass_on(stage, params, rows):
+        training.pass_on(name, reason, Path(model), Path(out), Path(counts_file))
+        return
+
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    policy, tokenizer = training.load(Path(model))
+    context = policy.config.max_position_embeddings
+    tally = Tally(len(rows))
+    chats = chats_of(rows, tokenizer, system(params["prompts"]), context, tally)
+    if not chats:
+        training.pass_on(name, "no SFT row fits the context", Path(model), Path(out), Path(counts_file))
+        return
     with TemporaryDirectory() as folder, progress(name, training.steps(len(chats), settings)) as advance:
         common = training.arguments(settings, params["random_state"], folder, context)
         trainer = SFTTrainer(
@@ -59,7 +71,9 @@ def main(stage: str, model: str, rows_file: str, out: str, counts_file: str) -> 
         )
         losses = training.train(trainer, advance)
     training.save(trainer, tokenizer, Path(out))
-    write_json(Path(counts_file), {"rows": counts, "steps": len(losses), "loss": training.curve(losses)})
+    write_json(
+        Path(counts_file), {"rows": tally.counts(len(chats)), "steps": len(losses), "loss": training.curve(losses)}
+    )
     say(f"{name}: {len(chats):,} rows, {len(losses):,} steps, loss {losses[0]:.3f} → {losses[-1]:.3f}")
 
 

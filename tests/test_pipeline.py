@@ -27,9 +27,9 @@ HARMLESS = {
 
 
 @cache
-def imported(module: str) -> frozenset[str]:
-    """The project's files that a module imports, transitively, imports inside functions included."""
-    found: set[str] = set()
+def imports(module: str) -> frozenset[str]:
+    """The project's files that a module names in its imports, those inside functions included."""
+    found = set()
     for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):
@@ -40,7 +40,18 @@ def imported(module: str) -> frozenset[str]:
             for path in (Path(*name.split(".")).with_suffix(".py"), Path(*name.split("."), "__init__.py")):
                 if name.startswith("stages") and (ROOT / path).is_file():
                     found.add(str(path))
-    return frozenset(found.union(*(imported(each) for each in found if each != module)))
+    return frozenset(found)
+
+
+def imported(module: str) -> set[str]:
+    """A module's imports, transitively."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        new = imports(waiting.pop()) - found
+        found |= new
+        waiting += new
+    return found
 
 
 def module_of(stage: str) -> str:
@@ -140,7 +151,7 @@ TABLE = {
     "select.review_spread": (2, since("select")),
     "select.max_reviews": (100, since("select")),
     "select.max_judge": (50, since("select")),
-    "sft.enabled": (False, WARM_START),
+    "sft.enabled": (False, since("sft")),
     "sft.learning_rate": (1.0e-4, WARM_START),
     "sft.epochs": (1, WARM_START),
     "sft.batch_size": (8, WARM_START),
@@ -166,7 +177,7 @@ TABLE = {
 PROMPTS = {
     "micro/system.md": WARM_START,
     "micro/review/prompt.md": {"prepare"} | WARM_START,
-    "micro/review/verdict.yaml": {"prepare"} | WARM_START,
+    "micro/review/verdict.yaml": since("review"),
     "micro/review/constitution.yaml": {"prepare"} | WARM_START,
     "micro/generate/instruction.md": since("generate"),
     "micro/generate/flawed.md": since("generate"),

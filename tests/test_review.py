@@ -5,14 +5,14 @@ from conftest import ROOT
 
 from stages.core.engines import Completion
 from stages.core.errors import UserError
-from stages.core.prompts import Review
+from stages.core.prompts import verdict
 from stages.review import count, need_readable, reviewed, shuffle_scores, to_review
 
 
 @pytest.fixture
-def review(monkeypatch):
+def rule(monkeypatch):
     monkeypatch.chdir(ROOT)
-    return Review("micro")
+    return verdict("micro")
 
 
 def test_all_scores_every_row_anew_and_new_only_the_unscored():
@@ -21,23 +21,23 @@ def test_all_scores_every_row_anew_and_new_only_the_unscored():
     assert to_review(rows, "new") == [rows[1]]
 
 
-def test_a_score_is_the_mean_of_the_readable_verdicts(review):
+def test_a_score_is_the_mean_of_the_readable_verdicts(rule):
     texts = ["It is wrong. score: 2", "It is", "It is wrong. score: 1"]
-    row = reviewed({"id": "a"}, [Completion(text, "stop") for text in texts], review)
+    row = reviewed({"id": "a"}, [Completion(text, "stop") for text in texts], rule)
     assert row["score"] == 1.5
     assert [each["score"] for each in row["reviews"]] == [2, None, 1]
 
 
-def test_a_truncated_review_has_no_verdict(review):
-    row = reviewed({"id": "a"}, [Completion("It is correct. score: 1", "length")], review)
+def test_a_truncated_review_has_no_verdict(rule):
+    row = reviewed({"id": "a"}, [Completion("It is correct. score: 1", "length")], rule)
     assert row["score"] is None
 
 
-def test_a_pair_that_does_not_fit_the_context_is_dropped_with_that_reason(review):
+def test_a_pair_that_does_not_fit_the_context_is_dropped_with_that_reason(rule):
     rows = [
-        reviewed({"id": "a"}, [Completion("", "too long")], review),
-        reviewed({"id": "b"}, [Completion("no verdict", "stop")], review),
-        reviewed({"id": "c"}, [Completion("score: 7", "stop")], review),
+        reviewed({"id": "a"}, [Completion("", "too long")], rule),
+        reviewed({"id": "b"}, [Completion("no verdict", "stop")], rule),
+        reviewed({"id": "c"}, [Completion("It is correct. score: 7", "stop")], rule),
     ]
     counts = count(rows, asked=3, samples=1)
     assert counts["rows"] == {"in": 3, "out": 1, "dropped": {"does not fit the context": 1, "no readable verdict": 1}}
@@ -45,12 +45,26 @@ def test_a_pair_that_does_not_fit_the_context_is_dropped_with_that_reason(review
 
 
 def test_more_unreadable_verdicts_than_allowed_is_an_error_that_says_what_to_do():
-    counts = {"verdicts": {"asked": 10, "written": 10, "readable": 8}}
+    counts = {
+        "rows": {"in": 10, "out": 8, "dropped": {"no readable verdict": 2}},
+        "reviewed": 10,
+        "verdicts": {"asked": 10, "written": 10, "readable": 8},
+    }
     need_readable("review@1", counts, 0.2)
-    with pytest.raises(
-        UserError, match=r"review@1: 20% of the 10 verdicts are unreadable.*verdict\.yaml.*max_unparsed"
-    ):
+    with pytest.raises(UserError, match=r"review@1: 20% of the verdicts.*allows 19%.*verdict\.yaml.*max_unparsed"):
         need_readable("review@1", counts, 0.19)
+
+
+def test_a_judge_that_no_prompt_fits_has_read_nothing():
+    counts = {
+        "rows": {"in": 3, "out": 0, "dropped": {"does not fit the context": 3}},
+        "reviewed": 3,
+        "verdicts": {"asked": 3, "written": 0, "readable": 0},
+    }
+    with pytest.raises(UserError, match=r"100% of the verdicts are unreadable.*3 rows do not fit the context"):
+        need_readable("review@1", counts, 0.1)
+    need_readable("review@1", counts, 1.0)
+    need_readable("review@1", {**counts, "reviewed": 0}, 0.1)
 
 
 def test_the_shuffled_control_deals_out_the_same_scores():

@@ -4,11 +4,8 @@ import pytest
 from conftest import ROOT
 
 from stages.core.prompts import Review
-from stages.select import added, grown_seed, own_reviews, pairs_of, pools, preference_pairs, sft_rows
-
-SETTINGS = {
-    "sft_score": 8.0, "margin": 2.0, "max_sft": 100, "max_pairs": 100, "review_spread": 1, "max_reviews": 10,
-}  # fmt: skip
+from stages.core.records import Tally
+from stages.select import added, own_reviews, pairs_of, pools, preference_pairs, rescored, seed_rows, sft_rows
 
 
 def assessed(name, score, route="new", prompt="Is 5 even or odd?"):
@@ -24,7 +21,9 @@ REVIEWED = {**SEED, "score": 9.0, "reviews": [{"text": "score: 9", "score": 9.0}
 
 def test_an_sft_row_is_a_new_pair_scored_above_and_not_at_the_bound():
     rows = [assessed("a", 8.1), assessed("b", 8.0), assessed("c", None), assessed("d", 9.0, route="flawed")]
-    (row,) = sft_rows(rows, "1", SETTINGS)
+    tally = Tally(len(rows))
+    (row,) = sft_rows(rows, "1", 8.0, tally)
+    assert tally.counts(1)["dropped"] == {"flawed on purpose": 1, "not above select.sft_score": 1, "unscored": 1}
     assert row["completion"] == "response a"
     assert row["lineage"] == {"seed": "s", "score": 8.1, "verdicts": [8.1] * 3}
 
@@ -38,7 +37,9 @@ def test_the_pool_of_a_high_seed_is_the_original_and_its_flawed_responses():
     rows = [assessed("f", 2.0, "flawed", SEED["prompt"]), assessed("g", 8.0, "flawed", SEED["prompt"])]
     (pool,) = pools([REVIEWED], rows).values()
     assert [row["id"] for row in pool] == ["s", "f", "g"]
-    pairs = preference_pairs(pools([REVIEWED], rows), "1", SETTINGS)
+    tally = Tally(3)
+    pairs = preference_pairs(pools([REVIEWED], rows), "1", 2.0, tally)
+    assert tally.counts(2)["dropped"] == {"the rejected one of its pool": 1}
     assert {(pair["chosen"], pair["rejected"]) for pair in pairs} == {
         ("is even", "response f"),
         ("response g", "response f"),
@@ -50,34 +51,51 @@ def test_an_unscored_row_is_in_no_pool():
     assert pools([REVIEWED], [assessed("a", None)]) == {}
 
 
+def test_two_seeds_of_one_instruction_both_bring_their_original():
+    other = {**REVIEWED, "id": "s2", "response": "is odd", "score": 1.0}
+    flawed = [
+        assessed(name, 5.0, "flawed", SEED["prompt"]) | {"lineage": {"seed": seed}}
+        for name, seed in (("f", "s"), ("g", "s2"))
+    ]
+    (pool,) = pools([REVIEWED, other], flawed).values()
+    assert [row["id"] for row in pool] == ["s", "f", "s2", "g"]
+
+
 def test_the_bounds_keep_the_same_rows_when_more_come():
-    rows = [assessed(str(number), 9.0, prompt=f"q{number}") for number in range(10)]
-    few = sft_rows(rows[:5], "1", {**SETTINGS, "max_sft": 3})
-    more = sft_rows(rows, "1", {**SETTINGS, "max_sft": 3})
-    assert [row["id"] for row in few] == [row["id"] for row in more] == ["0", "1", "2"]
+    rows = [{"id": str(number)} for number in range(10)]
+    assert added([], rows[:5], 3, Tally(5)) == added([], rows, 3, Tally(10)) == rows[:3]
 
 
 def test_rows_add_up_over_the_iterations_without_doubles():
-    assert added([{"id": "a"}], [{"id": "a"}, {"id": "b"}]) == [{"id": "a"}, {"id": "b"}]
+    tally = Tally(2)
+    assert added([{"id": "a"}], [{"id": "a"}, {"id": "b"}], 9, tally) == [{"id": "a"}, {"id": "b"}]
+    assert tally.counts(1)["dropped"] == {"there already": 1}
 
 
 def test_the_seed_set_grows_by_each_new_instruction_with_its_best_response():
     rows = [assessed("a", 3.0), assessed("b", 9.0), assessed("c", None, prompt="q"), assessed("f", 9.0, "flawed")]
-    grown = grown_seed([SEED], [REVIEWED], rows, "1")
-    assert [(row["id"], row["score"], row["iteration"]) for row in grown] == [("s", 9.0, "0"), ("b", 9.0, "1")]
-    again = grown_seed(grown, [REVIEWED, {**grown[1], "score": 4.0}], rows, "2")
-    assert [(row["id"], row["score"], row["iteration"]) for row in again] == [("s", 9.0, "0"), ("b", 4.0, "1")]
+    tally = Tally(4)
+    (row,) = seed_rows(rows, "1", tally)
+    assert (row["id"], row["score"], row["iteration"]) == ("b", 9.0, "1")
+    assert tally.counts(1)["in"] == 4
+
+
+def test_a_seed_row_carries_its_newest_score_and_keeps_its_verdicts_when_it_is_not_reviewed_again():
+    (once,) = rescored([SEED], [REVIEWED])
+    assert (once["score"], once["verdicts"]) == (9.0, [9.0])
+    (again,) = rescored([once], [{**once, "reviews": []}])
+    assert (again["score"], again["verdicts"]) == (9.0, [9.0])
 
 
 def test_the_replayed_reviews_are_consistent_and_half_high_half_low(monkeypatch):
     monkeypatch.chdir(ROOT)
     rows = [assessed(name, score) for name, score in (("a", 9.0), ("b", 8.0), ("c", 1.0))]
     torn = assessed("d", 2.0) | {"reviews": [{"text": "score: 2", "score": 2.0}, {"text": "score: 9", "score": 9.0}]}
-    found = own_reviews([*rows, torn], Review("micro"), SETTINGS)
+    found = own_reviews([*rows, torn], Review("micro"), 1, 10)
     assert [row["lineage"]["reviewed"] in ("a", "b") for row in found] == [True, False]
     assert found[1]["completion"] == "score: 1.0"
 
 
 @pytest.mark.parametrize("score", [None, 9.0])
 def test_no_pair_without_a_margin(score):
-    assert preference_pairs(pools([], [assessed("a", 9.0), assessed("b", score)]), "1", SETTINGS) == []
+    assert preference_pairs(pools([], [assessed("a", 9.0), assessed("b", score)]), "1", 2.0, Tally(2)) == []

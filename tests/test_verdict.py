@@ -1,5 +1,7 @@
 """A verdict is read only at its own place, the end of the judge's own completion."""
 
+import re
+
 import pytest
 from conftest import ROOT
 from hypothesis import given
@@ -18,7 +20,7 @@ LANCE = pattern(ROOT / "prompts/lance/review/verdict.yaml", "verdict")
         ("Right: 43. Given: 40. It is wrong. score: 2", 2),
         ("Right: 43. Given: 43. It is correct and clear. score: 10\n", 10),
         ("Right: 43. Given: score: 10. It is wrong. score: 1", 1),
-        ("Right: 43. Given: score: 10", 10),  # the judge ended there: that is its verdict
+        ("Right: 43. Given: score: 10", None),  # copied from the response: the judge has not said anything yet
         ("score: 10 is what it claims", None),
         ("Right: 43. Given: 40. It is", None),
         ("score: 11", None),
@@ -46,7 +48,7 @@ def test_the_lance_verdict_sums_question_and_response(completion, score):
 
 @given(before=st.text(), score=st.integers(0, 10))
 def test_nothing_that_the_judge_quotes_before_its_verdict_changes_it(before, score):
-    assert verdict.score(f"{before} score: {score}", MICRO) == score
+    assert verdict.score(f"{before} It is wrong. score: {score}", MICRO) == score
 
 
 @given(st.text())
@@ -54,6 +56,12 @@ def test_any_text_is_read_as_a_score_in_range_or_as_missing(text):
     for rule in (MICRO, LANCE):
         found = verdict.score(text, rule)
         assert found is None or 0 <= found <= 10
+
+
+@pytest.mark.parametrize("rule", [r"score: (?P<score>\w+)\Z", r"score: ?(?P<score>\d)?\Z"])
+def test_a_group_that_is_no_number_is_a_missing_verdict(rule):
+    assert verdict.score("score: ", re.compile(rule)) is None
+    assert verdict.score("score: ten", re.compile(rule)) is None
 
 
 def test_an_unreadable_verdict_is_missing_and_never_zero():

@@ -7,7 +7,7 @@ result, so here such a parameter is not there at all.
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
 
 from stages.core.errors import UserError
 
@@ -34,14 +34,17 @@ class Params:
         return value
 
 
+def load(path: Path) -> Any:
+    """A YAML file as dvc reads it: YAML 1.2, in which 1e-05 is a number."""
+    return YAML(typ="safe").load(path)
+
+
 def declared(stage: str) -> Params:
     """The parameters of a stage of dvc.yaml (`review`, not `review@1`)."""
-    stages = yaml.safe_load(PIPELINE_FILE.read_text(encoding="utf-8"))["stages"]
-    entry = stages[stage].get("do", stages[stage])
-    return Params(stage, entry.get("params", []), yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8")))
+    entry = load(PIPELINE_FILE)["stages"][stage]
+    return Params(stage, entry.get("do", entry).get("params", []), load(PARAMS_FILE))
 
 
 def runtime() -> dict[str, Any]:
     """The `runtime` section: how to compute, never what; no stage declares it, so changing it reruns nothing."""
-    values = yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8"))
-    return dict(values["runtime"])
+    return dict(load(PARAMS_FILE)["runtime"])

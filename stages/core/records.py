@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,17 +34,14 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def copy_folder(source: Path, out: Path) -> None:
-    """Pass a model on unchanged."""
-    shutil.copytree(source, out, dirs_exist_ok=True)
-
-
 def need_text(path: Path, what: str) -> str:
     """A file that the user wrote, as text; raises `UserError` where it is missing or not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{what} {path} does not exist; create it or correct the path") from None
+    except OSError as error:
+        raise UserError(f"{what} {path} cannot be read: {error.strerror}; name a file") from None
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise UserError(f"{what} {path}, line {line}: not UTF-8; save the file as UTF-8") from None

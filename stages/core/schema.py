@@ -4,7 +4,7 @@ import re
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from stages.core.errors import UserError
 
@@ -18,7 +18,7 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Iteration(Section):
@@ -94,7 +94,7 @@ class Dpo(Section):
 
 class Evaluate(Section):
     suite: Annotated[str, Field(min_length=1)]
-    limit: Positive | None
+    limit: Annotated[int, Field(ge=2)] | None  # one item has no standard error
 
 
 class Microworld(Section):
@@ -104,7 +104,14 @@ class Microworld(Section):
     hidden: Positive
     layers: Positive
     heads: Positive
-    random_state: Count
+    random_state: Annotated[int, Field(ge=0, lt=2**32)]
+
+    @field_validator("heads")
+    @classmethod
+    def divide_hidden(cls, heads: int, info: ValidationInfo) -> int:
+        if info.data.get("hidden", heads) % heads:
+            raise ValueError("must divide hidden")
+        return heads
 
 
 class Runtime(Section):
@@ -116,7 +123,7 @@ class Parameters(Section):
     iterations: dict[str, Iteration]
     threshold: Score
     samples: Positive
-    random_state: Count
+    random_state: Annotated[int, Field(ge=0, lt=2**32)]
     prompts: Annotated[str, Field(min_length=1)]
     model: Model
     seed: Seed

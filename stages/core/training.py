@@ -1,15 +1,24 @@
 """What SFT and DPO share: loading, trl's settings, the progress bar, and saving the weights without what varies."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core.progress import quiet_transformers
+from stages.core.progress import quiet_transformers, say
+from stages.core.records import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 LOSS_POINTS = 20  # of a loss curve that the counts keep
+
+
+def pass_on(name: str, reason: str, model: Path, out: Path, counts_file: Path) -> None:
+    """End a phase that has nothing to do: its model is the one that came in."""
+    shutil.copytree(model, out, dirs_exist_ok=True)
+    write_json(counts_file, {"passed_on": reason})
+    say(f"{name}: the model is passed on, {reason}")
 
 
 def load(model: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
