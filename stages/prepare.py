@@ -30,8 +30,10 @@ def parse(text: str, path: Path, parameter: str, fields: tuple[str, ...]) -> lis
         for field in fields:
             if not isinstance(row, dict) or not isinstance(row.get(field), str) or not row[field].strip():
                 raise UserError(f"{where}: no text in the field '{field}'; every row needs {' and '.join(fields)}")
-            if not row[field].isprintable() and any("\ud800" <= letter <= "\udfff" for letter in row[field]):
-                raise UserError(f"{where}: half of a surrogate pair in the field '{field}'; correct the text")
+            try:
+                row[field].encode()
+            except UnicodeEncodeError:
+                raise UserError(f"{where}: half of a surrogate pair in the field '{field}'; correct the text") from None
         rows.append({field: row[field].strip() for field in fields})
     return rows
 

@@ -16,7 +16,8 @@ from stages.core.params import declared
 from stages.core.records import Record, write_json
 
 OUT, RESULTS = Path("report"), Path("results")
-FUNNEL = ("review", "generate", "filter", "assess", "select", "sft", "dpo", "measure")
+WARM_START = ("prepare", "sft")
+LOOP = ("review", "generate", "filter", "assess", "select", "sft", "dpo", "measure")
 
 
 def counts_of(iteration: str, stage: str) -> Any:
@@ -37,39 +38,40 @@ def gain(score: Record, baseline: Record) -> Record:
 def row_of(iteration: str, parent: str | None, baseline: Record) -> Record:
     """Everything about one iteration: its scores and the counts of its stages."""
     evaluation = counts_of(iteration, "evaluate")
-    row = {
+    stages = WARM_START if parent is None else LOOP
+    return {
         "parent": parent,
         "test": {key: evaluation["test"][key] for key in ("exact_match", "stderr")},
         "validation": {key: evaluation["validation"][key] for key in ("exact_match", "stderr")},
         "judging": evaluation["test"]["tasks"]["judging"],
         "tasks": evaluation["test"]["tasks"],
         "gain": gain(evaluation["test"], baseline["test"]),
+        **{stage: counts_of(iteration, stage) for stage in stages},
     }
-    if parent is not None:
-        row |= {stage: counts_of(iteration, stage) for stage in FUNNEL}
-    return row
 
 
 def warnings_of(iteration: str, row: Record) -> list[str]:
     """What the user should know before believing the iteration."""
     found = []
     for phase in ("sft", "dpo"):
-        if "passed_on" in row[phase]:
-            found.append(f"iteration {iteration}: {phase} passed its model on, {row[phase]['passed_on']}")
-    verdicts = row["assess"]["verdicts"]
-    if verdicts["written"] and verdicts["readable"] < verdicts["written"]:
-        lost = verdicts["written"] - verdicts["readable"]
-        found.append(f"iteration {iteration}: {lost:,} of {verdicts['written']:,} verdicts in assess were unreadable")
-    if not row["filter"]["rows"]["out"]:
-        found.append(f"iteration {iteration}: nothing was left after the filter")
-    return found
+        if "passed_on" in row.get(phase, {}):
+            found.append(f"{phase} passed its model on, {row[phase]['passed_on']}")
+        elif lost := row.get(phase, {}).get("rows", {}).get("dropped", {}).get("does not fit the context"):
+            found.append(f"{lost:,} rows of {phase} did not fit the context")
+    for stage in ("review", "assess"):
+        if stage in row and (lost := sum(row[stage]["rows"]["dropped"].values())):
+            reasons = ", ".join(f"{reason} {number:,}" for reason, number in row[stage]["rows"]["dropped"].items())
+            found.append(f"{lost:,} of {row[stage]['rows']['in']:,} rows in {stage} have no score: {reasons}")
+    if "filter" in row and not row["filter"]["rows"]["out"]:
+        found.append("nothing was left after the filter")
+    return [f"iteration {iteration}: {line}" for line in found]
 
 
 def summary_of(iterations: Record) -> Record:
     baseline = counts_of("0", "evaluate")
     rows = {"0": row_of("0", None, baseline)}
     rows |= {key: row_of(key, str(iteration["parent"]), baseline) for key, iteration in iterations.items()}
-    warnings = [line for key, row in rows.items() if row["parent"] is not None for line in warnings_of(key, row)]
+    warnings = [line for key, row in rows.items() for line in warnings_of(key, row)]
     return {"iterations": rows, "warnings": warnings}
 
 
@@ -84,8 +86,7 @@ def cells(key: str, row: Record) -> list[str]:
     scores = [f"{row[split]['exact_match']:.1f} ± {row[split]['stderr']:.1f}" for split in ("validation", "judging")]
     test = f"{row['test']['exact_match']:.1f} ± {row['test']['stderr']:.1f}"
     if row["parent"] is None:
-        seeds = counts_of("0", "prepare")["seed"]["out"]
-        return [key, "base", test, "", *scores, f"{seeds:,}", "", "", "", "", "", ""]
+        return [key, "base", test, "", *scores, f"{row['prepare']['seed']['out']:,}", "", "", "", "", "", ""]
     select, rows = row["select"], row["filter"]["rows"]
     truth = [row["measure"][name]["percent"] for name in ("judge_right", "pairs_in_order")]
     return [
@@ -100,17 +101,24 @@ def cells(key: str, row: Record) -> list[str]:
     ]
 
 
+def funnel_of(row: Record) -> Record:
+    """{step: its tally}, in the order of the pipeline; a phase that passed its model on has none."""
+    steps = {}
+    if "prepare" in row:
+        steps["prepare"] = row["prepare"]["seed"]
+    if "review" in row:
+        generate, select = row["generate"], row["select"]
+        steps |= {"review": row["review"]["rows"], "routing": generate["seed"]}
+        steps |= {name.replace("_", " "): generate[name] for name in generate if name != "seed"}
+        steps |= {"filter": row["filter"]["rows"], "assess": row["assess"]["rows"]}
+        steps |= {f"select {name}": select[name] for name in ("sft", "pairs", "seed")}
+    return steps | {phase: row[phase]["rows"] for phase in ("sft", "dpo") if "rows" in row.get(phase, {})}
+
+
 def funnel_lines(key: str, row: Record) -> list[str]:
-    """Where the rows of an iteration went, a line per stage and reason."""
-    review, generate = row["review"], row["generate"]
-    lines = [f"### Iteration {key}", ""]
-    steps = [("review", review["rows"]), ("routing", generate["seed"])]
-    steps += [
-        (name.replace("_", " "), generate[name]) for name in ("new_instructions", "responses", "flawed_responses")
-    ]
-    steps += [("filter", row["filter"]["rows"]), ("assess", row["assess"]["rows"])]
-    lines += ["| step | in | out | dropped |", "| --- | ---: | ---: | --- |"]
-    for name, tally in steps:
+    """Where the rows of an iteration went, a line per step."""
+    lines = [f"### Iteration {key}", "", "| step | in | out | dropped |", "| --- | ---: | ---: | --- |"]
+    for name, tally in funnel_of(row).items():
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in tally["dropped"].items()) or "–"
         lines.append(f"| {name} | {tally['in']:,} | {tally['out']:,} | {reasons} |")
     return [*lines, ""]
@@ -123,9 +131,8 @@ def markdown(summary: Record) -> str:
     lines += ["", "Scores are exact match in percent ± one standard error; a gain is over iteration 0.", ""]
     lines += ["## Warnings", "", *(f"- {line}" for line in summary["warnings"] or ["none"]), "", "## Funnel", ""]
     for key, row in rows.items():
-        if row["parent"] is not None:
-            lines += funnel_lines(key, row)
-    return "\n".join(lines)
+        lines += funnel_lines(key, row)
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def show(summary: Record) -> None:
@@ -158,7 +165,7 @@ def main() -> None:
     summary = summary_of(declared("report")["iterations"])
     write_json(OUT / "summary.json", summary)
     write_json(OUT / "metrics.json", metrics(summary))
-    (OUT / "summary.md").write_text(markdown(summary) + "\n", encoding="utf-8")
+    (OUT / "summary.md").write_text(markdown(summary), encoding="utf-8")
     show(summary)
 
 

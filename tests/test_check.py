@@ -29,6 +29,10 @@ def test_the_shipped_parameters_are_valid():
         ({"review": {"top_p": 0}}, "review.top_p: input should be greater than 0, not 0"),
         ({"review": {"refresh": "some"}}, "review.refresh: input should be 'all' or 'new', not 'some'"),
         ({"sft": {"enabled": "no"}}, "sft.enabled: input should be a valid boolean, not 'no'"),
+        ({"dpo": {"beta": float("inf")}}, "dpo.beta: input should be a finite number"),
+        ({"random_state": 5_000_000_000}, "random_state: input should be less than 4294967296"),
+        ({"microworld": {"heads": 3}}, "microworld.heads: value error, must divide hidden"),
+        ({"evaluate": {"limit": 1}}, "evaluate.limit: input should be greater than or equal to 2"),
         ({"runtime": {"engine": "abacus"}}, "runtime.engine: input should be 'auto' or 'transformers'"),
     ],
 )
@@ -94,6 +98,14 @@ def test_the_stage_ends_with_one_line(project, changes, said):
         project.change(changes)
     assert said in error_line(project.stage("stages.check"))
     assert not Path(project.folder, "iterations/params.valid").exists()
+
+
+@pytest.mark.parametrize("rate", ["1e-05", "1e-5", "0.00001"])
+def test_a_number_is_read_as_dvc_writes_it(project, rate):
+    """YAML 1.2, dvc's, has 1e-05 for a number; YAML 1.1 for a text."""
+    text = project.read("params.yaml").replace("learning_rate: 1.0e-4", f"learning_rate: {rate}")
+    (project.folder / "params.yaml").write_text(text)
+    assert project.stage("stages.check").returncode == 0
 
 
 def test_params_that_are_not_yaml_are_one_line(project):

@@ -21,6 +21,9 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
+LOOP_STAGES = ("review", "generate", "filter", "assess", "select", "sft", "dpo", "evaluate", "measure")
+
+
 def ran(output: str) -> list[str]:
     return re.findall(r"^Running stage '([^']+)'", output, re.MULTILINE)
 
@@ -46,6 +49,8 @@ def test_the_output_is_ours_alone(first):
 
 
 def test_the_totals_of_every_stage_add_up(first):
+    with_rows = {path.stem for path in (first.folder / "results/1").iterdir() if tallies(json.loads(path.read_text()))}
+    assert with_rows == {"review", "generate", "filter", "assess", "select", "sft", "dpo"}
     for path in sorted((first.folder / "results").rglob("*.json")):
         for tally in tallies(json.loads(path.read_text(encoding="utf-8"))):
             assert tally["in"] == tally["out"] + sum(tally["dropped"].values()), path
@@ -102,6 +107,38 @@ def test_a_change_that_changes_no_out_stops_there(first):
     try:
         first.change({"threshold": 7.01})
         assert ran(first.run("dvc", "repro", "--no-run-cache").stdout) == ["check", "generate@1"]
+    finally:
+        (first.folder / "params.yaml").write_bytes(before)
+        first.run("dvc", "repro")
+
+
+def test_an_appended_iteration_runs_alone_and_a_changed_threshold_reruns_generate_and_what_follows(first):
+    """The two commands of the README, as written there."""
+    appended = first.run("dvc", "exp", "run", "-S", "+iterations.2.parent=1").stdout
+    assert set(ran(appended)) == {"check", "report"} | {f"{stage}@2" for stage in LOOP_STAGES}
+    rows = {key: first.read(f"iterations/{key}/sft.jsonl").splitlines() for key in "12"}
+    taught = {key: {row for row in each if '"kind": "new"' in row} for key, each in rows.items()}
+    assert taught["1"] <= taught["2"]  # SFT rows add up
+    assert len(first.read("iterations/1/seed.jsonl")) < len(first.read("iterations/2/seed.jsonl"))
+
+    changed = first.run("dvc", "exp", "run", "-S", "threshold=9.5").stdout
+    assert "review@1" not in ran(changed)
+    assert "generate@1" in ran(changed)
+    first.run("git", "checkout", "-q", ".")
+    first.run("dvc", "repro")
+
+
+def test_a_seed_file_that_is_refused_leaves_the_earlier_seed_set(first):
+    before = (first.folder / "params.yaml").read_bytes()
+    earlier = first.read("iterations/0/seed.jsonl")
+    (first.folder / "bad.jsonl").write_text('{"prompt": "Why?"}\n')
+    try:
+        first.change({"seed": {"path": "bad.jsonl"}})
+        refused = first.attempt("dvc", "repro")
+        assert refused.returncode != 0
+        assert "error: seed.path bad.jsonl, line 1: no text in the field 'response'" in refused.stderr
+        assert first.read("iterations/0/seed.jsonl") == earlier
+        assert (first.folder / "report/summary.md").exists()
     finally:
         (first.folder / "params.yaml").write_bytes(before)
         first.run("dvc", "repro")
@@ -169,6 +206,28 @@ def test_an_untrained_model_ends_well_and_the_report_says_so(tmp_path, tiny_mode
     assert "iteration 1: sft passed its model on, no SFT rows were selected" in warnings
     assert "iteration 1: dpo passed its model on, no pairs were found" in warnings
     assert "iteration 1: nothing was left after the filter" in warnings
+
+
+def test_real_text_passes_every_stage_and_the_report_says_what_did_not_fit(tmp_path):
+    """People's texts, some of them too long for the small model's context: it is bad at them, and the funnel says so."""
+    short = [
+        {"prompt": f"Suggest {number} names for a café in Malmö.", "response": "Fika & Co."} for number in range(8)
+    ]
+    long = [
+        {"prompt": f"Summarise part {number}: " + "it rained again. " * 80, "response": "Rain."} for number in range(4)
+    ]
+    project = Project(
+        tmp_path / "project", merged(SMALL, {"seed": {"path": "text.jsonl"}, "review": {"max_unparsed": 1.0}})
+    )
+    rows = "".join(json.dumps(row) + "\n" for row in short + long)
+    (project.folder / "text.jsonl").write_text(rows, encoding="utf-8")
+    project.run("dvc", "repro")
+    review = json.loads(project.read("results/1/review.json"))["rows"]
+    assert review["in"] == 12
+    assert review["dropped"]["does not fit the context"] == 4
+    assert "does not fit the context 4" in project.read("report/summary.md")
+    warnings = json.loads(project.read("report/summary.json"))["warnings"]
+    assert "iteration 0: 4 rows of sft did not fit the context" in warnings
 
 
 def test_a_broken_tree_of_iterations_stops_the_run_before_any_work(tmp_path):

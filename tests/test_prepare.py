@@ -22,6 +22,7 @@ GOOD = json.dumps({"prompt": "Which is larger, 4 or 5?", "response": "is 5"})
         (f'{GOOD}\n{{"prompt": 7, "response": "is 7"}}\n'.encode(), "line 2: no text in the field 'prompt'"),
         (f"{GOOD}\n[1, 2]\n".encode(), "line 2: no text in the field 'prompt'"),
         (GOOD.encode() + b'\n{"prompt": "caf\xe9"}\n', "line 2: not UTF-8; save the file as UTF-8"),
+        (f'{GOOD}\n{{"prompt": "cut \\ud83d", "response": "x"}}\n'.encode(), "line 2: half of a surrogate pair"),
         (None, "seed.path seeds.jsonl does not exist; create it"),
     ],
 )
@@ -34,6 +35,11 @@ def test_a_bad_seed_file_is_one_line_and_leaves_earlier_results(project, content
         (project.folder / "seeds.jsonl").write_bytes(content)
     assert said in error_line(project.stage("stages.prepare"))
     assert earlier.read_text() == "earlier\n"
+
+
+def test_a_folder_is_not_a_seed_file(project):
+    project.change({"seed": {"path": "stages"}})
+    assert "seed.path stages cannot be read: Is a directory; name a file" in error_line(project.stage("stages.prepare"))
 
 
 def test_the_default_seed_set_and_its_judge_rows_are_written(project):
