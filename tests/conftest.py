@@ -1,5 +1,7 @@
 """Copies of the project to run stages in; nothing is ever written into the checkout."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -7,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+os.environ["OMP_NUM_THREADS"] = "1"  # the tests run on two cores at once
 
 ROOT = Path(__file__).parent.parent
 PARTS = (
@@ -87,6 +91,11 @@ class Project:
 
     def read(self, path: str) -> str:
         return (self.folder / path).read_text(encoding="utf-8")
+
+
+def ran(output: str) -> list[str]:
+    """The stages that dvc says it runs."""
+    return re.findall(r"^Running stage '([^']+)'", output, re.MULTILINE)
 
 
 def error_line(result: subprocess.CompletedProcess) -> str:

@@ -2,13 +2,12 @@
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import SMALL, Project, merged
+from conftest import SMALL, Project, ran
 from test_pipeline import HARMLESS, LOOP
 
 pytestmark = pytest.mark.slow
@@ -22,10 +21,6 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 LOOP_STAGES = ("review", "generate", "filter", "assess", "select", "sft", "dpo", "evaluate", "measure")
-
-
-def ran(output: str) -> list[str]:
-    return re.findall(r"^Running stage '([^']+)'", output, re.MULTILINE)
 
 
 def outs(project: Project) -> dict[str, str]:
@@ -103,27 +98,18 @@ def test_a_second_repro_runs_nothing(first):
 
 def test_a_change_that_changes_no_out_stops_there(first):
     """No mean of two whole scores lies between 7 and 7.01, so the routing stays and nothing follows it."""
-    before = (first.folder / "params.yaml").read_bytes()
-    try:
-        first.change({"threshold": 7.01})
-        assert ran(first.run("dvc", "repro", "--no-run-cache").stdout) == ["check", "generate@1"]
-    finally:
-        (first.folder / "params.yaml").write_bytes(before)
-        first.run("dvc", "repro")
+    assert ran(first.run("dvc", "exp", "run", "-S", "threshold=7.01").stdout) == ["check", "generate@1"]
+    first.run("git", "checkout", "-q", ".")
+    first.run("dvc", "repro")
 
 
-def test_an_appended_iteration_runs_alone_and_a_changed_threshold_reruns_generate_and_what_follows(first):
-    """The two commands of the README, as written there."""
+def test_an_appended_iteration_runs_alone_and_adds_to_the_earlier_ones(first):
     appended = first.run("dvc", "exp", "run", "-S", "+iterations.2.parent=1").stdout
     assert set(ran(appended)) == {"check", "report"} | {f"{stage}@2" for stage in LOOP_STAGES}
     rows = {key: first.read(f"iterations/{key}/sft.jsonl").splitlines() for key in "12"}
     taught = {key: {row for row in each if '"kind": "new"' in row} for key, each in rows.items()}
     assert taught["1"] <= taught["2"]  # SFT rows add up
     assert len(first.read("iterations/1/seed.jsonl")) < len(first.read("iterations/2/seed.jsonl"))
-
-    changed = first.run("dvc", "exp", "run", "-S", "threshold=9.5").stdout
-    assert "review@1" not in ran(changed)
-    assert "generate@1" in ran(changed)
     first.run("git", "checkout", "-q", ".")
     first.run("dvc", "repro")
 
@@ -187,70 +173,3 @@ def test_a_stage_runs_with_what_it_declares_and_nothing_else(first, tmp_path):
 def contents(path: Path) -> dict[str, bytes]:
     paths = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
     return {str(each.relative_to(path)): each.read_bytes() for each in paths}
-
-
-def test_an_untrained_model_ends_well_and_the_report_says_so(tmp_path, tiny_model):
-    """No verdict can be read, so nothing is generated, no pair is found, and both phases pass their model on."""
-    changes = merged(SMALL, {"model": {"name": "tiny"}, "review": {"samples": 1, "max_tokens": 8}})
-    project = Project(tmp_path / "project")
-    shutil.copytree(tiny_model, project.folder / "tiny")
-    project.change(changes)
-    refused = project.attempt("dvc", "repro")
-    assert refused.returncode != 0
-    assert "error: review@1: 100% of the 24 verdicts are unreadable, review.max_unparsed allows 10%" in refused.stderr
-    assert "Traceback" not in refused.stderr
-
-    project.change({"review": {"max_unparsed": 1.0}})
-    project.run("dvc", "repro")
-    warnings = json.loads(project.read("report/summary.json"))["warnings"]
-    assert "iteration 1: sft passed its model on, no SFT rows were selected" in warnings
-    assert "iteration 1: dpo passed its model on, no pairs were found" in warnings
-    assert "iteration 1: nothing was left after the filter" in warnings
-
-
-def test_real_text_passes_every_stage_and_the_report_says_what_did_not_fit(tmp_path):
-    """People's texts, some of them too long for the small model's context: it is bad at them, and the funnel says so."""
-    short = [
-        {"prompt": f"Suggest {number} names for a café in Malmö.", "response": "Fika & Co."} for number in range(8)
-    ]
-    long = [
-        {"prompt": f"Summarise part {number}: " + "it rained again. " * 80, "response": "Rain."} for number in range(4)
-    ]
-    project = Project(
-        tmp_path / "project", merged(SMALL, {"seed": {"path": "text.jsonl"}, "review": {"max_unparsed": 1.0}})
-    )
-    rows = "".join(json.dumps(row) + "\n" for row in short + long)
-    (project.folder / "text.jsonl").write_text(rows, encoding="utf-8")
-    project.run("dvc", "repro")
-    review = json.loads(project.read("results/1/review.json"))["rows"]
-    assert review["in"] == 12
-    assert review["dropped"]["does not fit the context"] == 4
-    assert "does not fit the context 4" in project.read("report/summary.md")
-    warnings = json.loads(project.read("report/summary.json"))["warnings"]
-    assert "iteration 0: 4 rows of sft did not fit the context" in warnings
-
-
-def test_a_broken_tree_of_iterations_stops_the_run_before_any_work(tmp_path):
-    project = Project(tmp_path / "project", SMALL)
-    text = (project.folder / "params.yaml").read_text()
-    for iterations, said in (
-        ("iterations:\n  1:\n    parent: '0'\n", 'the key 1 must be quoted, "1"'),
-        ("iterations:\n  '1':\n    parent: '7'\n", "iterations.1.parent: there is no iteration '7'; there are 0, 1"),
-    ):
-        changed = re.sub(r"iterations:\n(?:  .*\n)+", iterations, text)
-        assert changed != text
-        (project.folder / "params.yaml").write_text(changed)
-        result = project.attempt("dvc", "repro")
-        assert result.returncode != 0
-        assert f"error: params.yaml: {'iterations: ' if 'key' in said else ''}{said}" in result.stderr
-        assert ran(result.stdout) == ["check"]
-
-
-def test_a_cycle_of_parents_is_refused_by_name(tmp_path):
-    cyclic = {"iterations": {"1": {"parent": "2"}, "2": {"parent": "1"}}}
-    project = Project(tmp_path / "project", merged(SMALL, cyclic))
-    result = project.attempt("dvc", "repro")
-    assert result.returncode != 0
-    assert "Traceback" not in result.stderr
-    assert "cycle" in result.stderr
-    assert "iterations: a cycle of parents, 1 → 2 → 1" in project.stage("stages.check").stderr
