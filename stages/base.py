@@ -14,10 +14,10 @@ def main() -> None:
     source = Path(params["model.name"])
     if not (source / "config.json").exists():
         raise UserError(f"model.name {source} is not a model folder (no config.json); correct the path")
+    quiet_transformers()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    quiet_transformers()
     tokenizer = AutoTokenizer.from_pretrained(source)
     if not tokenizer.chat_template:
         raise UserError(f"model.name {source}: no chat template; add one to its tokenizer_config.json")

@@ -36,7 +36,6 @@ def load(model: Path, batch_rows: int, advance: Callable[[int], None]) -> "HFLM"
             advance(len(context))
             return generated
 
-    quiet_transformers()
     device = "cuda" if torch.cuda.is_available() else "cpu"  # lm-eval would ask for cuda on any machine
     return ReportingHFLM(pretrained=str(model), batch_size=batch_rows, dtype="auto", device=device)
 
@@ -65,6 +64,7 @@ def main(stage: str, iteration: str) -> None:
     if not list(folder.glob("*.yaml")):
         raise UserError(f"evaluate.suite: {folder} has no lm-eval tasks (*.yaml); correct the suite's name")
 
+    quiet_transformers()
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager, get_task_dict
 

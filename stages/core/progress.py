@@ -38,10 +38,12 @@ def progress(task: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def quiet_transformers() -> None:
-    """Switch off the progress bars that transformers draws while it loads and saves."""
-    from transformers.utils import logging
+    """Before any model class is imported: no bars while transformers loads and saves, and no scikit-learn, which it would
+    import for a kind of generation that nothing here uses, at 2 s a process."""
+    import transformers.utils
 
-    logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.is_sklearn_available = lambda: False
 
 
 def say(line: str) -> None:

@@ -22,11 +22,11 @@ def pass_on(name: str, reason: str, model: Path, out: Path, counts_file: Path) -
 
 
 def load(model: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    quiet_transformers()
     from datasets import disable_progress_bars
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     disable_progress_bars()
-    quiet_transformers()
     return AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
 
 

@@ -23,12 +23,12 @@ COMPACT_BELOW = 0.7  # share of rows still running below which the finished ones
 
 class TransformersEngine:
     def __init__(self, model: Path, batch_rows: int) -> None:
+        quiet_transformers()
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         if not (model / "config.json").exists():
             raise UserError(f"model folder {model} is missing or has no config.json; run dvc repro to make it")
-        quiet_transformers()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.model = AutoModelForCausalLM.from_pretrained(model).to(self.device).eval()
