@@ -38,8 +38,8 @@ def progress(task: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def quiet_transformers() -> None:
-    """Before any model class is imported: no bars while transformers loads and saves, and no scikit-learn, which it would
-    import for a kind of generation that nothing here uses, at 2 s a process."""
+    """Before any model class is imported: no bars while transformers loads and saves, and no scikit-learn, which it
+    would import for a kind of generation that nothing here uses, at 2 s a process."""
     import transformers.utils
 
     transformers.utils.logging.disable_progress_bar()
