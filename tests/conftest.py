@@ -61,9 +61,11 @@ class Project:
                 shutil.copy(source, folder / part)
         self.change(changes or {})
         self.run("git", "init", "-q")
+        self.run("git", "config", "user.name", "test")
+        self.run("git", "config", "user.email", "test@localhost")
         self.run("dvc", "init", "-q")
         self.run("git", "add", "-A")
-        self.run("git", "-c", "user.name=test", "-c", "user.email=test@test", "commit", "-qm", "start")
+        self.run("git", "commit", "-qm", "start")
 
     @property
     def params(self) -> dict:

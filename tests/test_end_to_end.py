@@ -153,7 +153,7 @@ def test_a_stage_runs_with_what_it_declares_and_nothing_else(first, tmp_path):
     """Each stage again, in a folder that holds its declared dependencies only: the same outs."""
     locked = yaml.safe_load(first.read("dvc.lock"))["stages"]
     for name, stage in locked.items():
-        if name in ("pretrain", "world"):
+        if name in ("check", "pretrain", "world"):  # check asks whether the named files exist; the others are in git
             continue
         folder = tmp_path / name
         for path in (*(dep["path"] for dep in stage.get("deps", [])), *HARMLESS, "dvc.yaml", "params.yaml"):
