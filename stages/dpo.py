@@ -63,7 +63,7 @@ def main(iteration: str) -> None:
         training.pass_on(name, "no pair fits the context", model, out, counts_file)
         return
     with TemporaryDirectory() as folder, progress(name, training.steps(len(chats), settings)) as advance:
-        common = training.arguments(settings, params["random_state"], folder, context)
+        common = training.arguments(settings, params["random_state"], folder, context, len(chats))
         trainer = DPOTrainer(
             model=policy,
             args=DPOConfig(**common, **loss_of(settings["nll"]), beta=settings["beta"]),

@@ -62,7 +62,7 @@ def main(stage: str, model: str, rows_file: str, out: str, counts_file: str) -> 
         training.pass_on(name, "no SFT row fits the context", Path(model), Path(out), Path(counts_file))
         return
     with TemporaryDirectory() as folder, progress(name, training.steps(len(chats), settings)) as advance:
-        common = training.arguments(settings, params["random_state"], folder, context)
+        common = training.arguments(settings, params["random_state"], folder, context, len(chats))
         trainer = SFTTrainer(
             model=policy,
             args=SFTConfig(**common, completion_only_loss=True),

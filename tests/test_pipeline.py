@@ -232,10 +232,11 @@ def reruns(project: Project) -> set[str]:
     from networkx import ancestors
 
     with Repo(str(project.folder)) as repo:
-        changed = [stage for stage in repo.reproduce(dry=True) if stage.addressing != "check"]
-        graph = repo.index.graph  # its edges lead from a stage to those it depends on
-        following = set(changed).union(*(ancestors(graph, stage) for stage in changed))
-    return {stage.addressing for stage in following}
+        changed = {stage.addressing for stage in repo.reproduce(dry=True)} - {"check"}
+        graph = repo.index.graph  # its edges lead from a stage to those that it depends on
+        following = [stage for stage in graph if stage.addressing in changed]
+        following += [each for stage in following for each in ancestors(graph, stage)]
+        return {stage.addressing for stage in following}
 
 
 @pytest.mark.slow

@@ -106,7 +106,7 @@ def test_the_weighted_segments_are_tokenized_as_the_whole_text():
 
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "stages/microworld/base")
     random = Random(0)
-    for _ in range(300):
+    for _ in range(100):
         prompt, segments = corpus.example(random)
         whole = chat(prompt) + "".join(text for text, _ in segments) + "<|im_end|>"
         example = tokenized(tokenizer, prompt, segments)

@@ -30,8 +30,9 @@ def load(model: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     return AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
 
 
-def arguments(settings: dict[str, Any], random_state: int, folder: str, context: int) -> dict[str, Any]:
-    """The trainer settings that both phases use; trl would switch bf16 and gradient checkpointing on by itself."""
+def arguments(settings: dict[str, Any], random_state: int, folder: str, context: int, rows: int) -> dict[str, Any]:
+    """The trainer settings that both phases use; trl would switch bf16 and gradient checkpointing on by itself. In a run
+    of a few steps there is no warm-up: its first step has a learning rate of 0, which would be all of it."""
     import torch
 
     return {
@@ -40,7 +41,7 @@ def arguments(settings: dict[str, Any], random_state: int, folder: str, context:
         "num_train_epochs": settings["epochs"],
         "per_device_train_batch_size": settings["batch_size"],
         "max_length": context,
-        "warmup_steps": 0.1,  # below 1: a share of all steps
+        "warmup_steps": 0.1 if steps(rows, settings) >= 10 else 0,  # below 1: a share of all steps
         "seed": random_state,
         "data_seed": random_state,
         "bf16": False,
