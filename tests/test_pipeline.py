@@ -2,6 +2,7 @@
 
 import ast
 import shutil
+from contextlib import chdir
 from functools import cache
 from pathlib import Path
 
@@ -231,7 +232,7 @@ def reruns(project: Project) -> set[str]:
     from dvc.repo import Repo
     from networkx import ancestors
 
-    with Repo(str(project.folder)) as repo:
+    with chdir(project.folder), Repo() as repo:
         changed = {stage.addressing for stage in repo.reproduce(dry=True)} - {"check"}
         graph = repo.index.graph  # its edges lead from a stage to those that it depends on
         following = [stage for stage in graph if stage.addressing in changed]

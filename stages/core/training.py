@@ -31,7 +31,7 @@ def load(model: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
 
 
 def arguments(settings: dict[str, Any], random_state: int, folder: str, context: int, rows: int) -> dict[str, Any]:
-    """The trainer settings that both phases use; trl would switch bf16 and gradient checkpointing on by itself. In a run
+    """The settings that both phases use; trl would switch bf16 and gradient checkpointing on by itself. In a run
     of a few steps there is no warm-up: its first step has a learning rate of 0, which would be all of it."""
     import torch
 
