@@ -60,5 +60,6 @@ def test_a_cycle_of_parents_is_refused_by_name(tmp_path):
     result = project.attempt("dvc", "repro")
     assert result.returncode != 0
     assert "Traceback" not in result.stderr
-    assert "both a dependency and an output in stages: dpo@1, sft@1, dpo@2, sft@2" in result.stderr  # dvc's own words
+    assert "both a dependency and an output in stages" in result.stderr  # dvc's own words
+    assert all(stage in result.stderr for stage in ("sft@1", "dpo@1", "sft@2", "dpo@2"))
     assert "iterations: a cycle of parents, 1 → 2 → 1" in project.stage("stages.check").stderr
