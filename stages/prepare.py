@@ -54,6 +54,19 @@ def seed_set(rows: list[Record], limit: int, random_state: int, tally: Tally) ->
     ]
 
 
+def judge_row(row: Record, review: Review) -> Record:
+    """A judge-training row, with what it reviews and by which prompt."""
+    prompt = review.prompt(row["prompt"], row["response"])
+    lineage = {"reviewed": content_id(row["prompt"], row["response"]), "review_prompt_hash": content_id(prompt)}
+    return {
+        "id": content_id(prompt),
+        "kind": "judge",
+        "prompt": prompt,
+        "completion": row["review"],
+        "lineage": lineage,
+    }
+
+
 def warm_start(seed: list[Record], judge: list[Record]) -> list[Record]:
     """Training rows: the seed pairs as they are, and the judge-training rows."""
     pairs = [
@@ -70,10 +83,7 @@ def main() -> None:
         raise UserError(f"seed.path {path} has no rows; it needs JSON Lines with the fields prompt and response")
     judged = parse(need_text(reviews, "seed.reviews"), reviews, "seed.reviews", ("prompt", "response", "review"))
     review = Review(params["prompts"])
-    judge = [
-        {"kind": "judge", "prompt": review.prompt(row["prompt"], row["response"]), "completion": row["review"]}
-        for row in judged
-    ]
+    judge = [judge_row(row, review) for row in judged]
     tally = Tally(len(rows))
     seed = seed_set(rows, params["seed.limit"], params["random_state"], tally)
     write(OUT / "seed.jsonl", seed)

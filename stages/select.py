@@ -127,13 +127,14 @@ def rescored(seed: list[Record], reviewed: list[Record]) -> list[Record]:
     return [{**row, "score": newest[row["id"]]["score"], "verdicts": verdicts(newest[row["id"]])} for row in seed]
 
 
-def own_reviews(rows: list[Record], review: Review, spread: float, limit: int) -> list[Record]:
+def own_reviews(rows: list[Record], review: Review, spread: float, limit: int, tally: Tally) -> list[Record]:
     """The model's reviews on which all its samples agree, half of them high and half low, so that replay does not
     teach the judge to say always the same."""
     found: dict[bool, list[Record]] = {True: [], False: []}
     for row in rows:
         scores = verdicts(row)
         if not consistent(scores, spread):
+            tally.drop("its samples disagree or cannot be read")
             continue
         mean = sum(score for score in scores if score is not None) / len(scores)
         prompt = review.prompt(row["prompt"], row["response"])
@@ -147,11 +148,14 @@ def own_reviews(rows: list[Record], review: Review, spread: float, limit: int) -
             }
         )
     each = min(limit // 2, len(found[True]), len(found[False]))
+    tally.drop("over the balance of high and low or over select.max_reviews", sum(map(len, found.values())) - 2 * each)
     return by_content(found[True], each) + by_content(found[False], each)
 
 
-def judge_rows(rows: list[Record], limit: int) -> list[Record]:
-    return by_content([{"id": content_id(row["prompt"]), **row} for row in rows], limit)
+def judge_rows(rows: list[Record], limit: int, tally: Tally) -> list[Record]:
+    chosen = by_content(rows, limit)
+    tally.drop("over select.max_judge", len(rows) - len(chosen))
+    return chosen
 
 
 def main(iteration: str, parent: str) -> None:
@@ -176,8 +180,11 @@ def main(iteration: str, parent: str) -> None:
     seed = added(rescored(earlier_seed, reviewed), new_seed, len(new_seed), seed_tally)
 
     review = Review(params["prompts"])
-    reviews = own_reviews(assessed, review, settings["review_spread"], settings["max_reviews"])
-    judge = judge_rows(read(Path("iterations/0/judge.jsonl")), settings["max_judge"])
+    review_tally = Tally(len(assessed))
+    reviews = own_reviews(assessed, review, settings["review_spread"], settings["max_reviews"], review_tally)
+    judge_training = read(Path("iterations/0/judge.jsonl"))
+    judge_tally = Tally(len(judge_training))
+    judge = judge_rows(judge_training, settings["max_judge"], judge_tally)
     write(here / "sft.jsonl", sft + reviews + judge)
     write(here / "pairs.jsonl", pairs)
     write(here / "seed.jsonl", seed)
@@ -185,7 +192,8 @@ def main(iteration: str, parent: str) -> None:
         "sft": counted(sft_tally, earlier_sft, sft),
         "pairs": counted(pair_tally, earlier_pairs, pairs),
         "seed": counted(seed_tally, earlier_seed, seed),
-        "replay": {"own_reviews": len(reviews), "judge": len(judge)},
+        "replayed_reviews": review_tally.counts(len(reviews)),
+        "replayed_judge_training": judge_tally.counts(len(judge)),
     }
     write_json(Path("results", iteration, "select.json"), counts)
     say(f"select@{iteration}: {len(sft):,} SFT rows, {len(pairs):,} pairs, {len(seed):,} seeds")

@@ -50,6 +50,7 @@ def test_the_default_seed_set_and_its_judge_rows_are_written(project):
     assert len(seed) == project.params["seed"]["limit"] == counts["seed"]["out"]
     assert counts["seed"]["in"] == counts["seed"]["out"] + sum(counts["seed"]["dropped"].values())
     assert [row["kind"] for row in rows] == ["seed"] * len(seed) + ["judge"] * counts["judge"]
+    assert all(set(row["lineage"]) == {"reviewed", "review_prompt_hash"} for row in rows[len(seed) :])
 
 
 def test_an_empty_file_of_judge_training_is_allowed(project):

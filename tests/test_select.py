@@ -91,9 +91,14 @@ def test_the_replayed_reviews_are_consistent_and_half_high_half_low(monkeypatch)
     monkeypatch.chdir(ROOT)
     rows = [assessed(name, score) for name, score in (("a", 9.0), ("b", 8.0), ("c", 1.0))]
     torn = assessed("d", 2.0) | {"reviews": [{"text": "score: 2", "score": 2.0}, {"text": "score: 9", "score": 9.0}]}
-    found = own_reviews([*rows, torn], Review("micro"), 1, 10)
+    tally = Tally(4)
+    found = own_reviews([*rows, torn], Review("micro"), 1, 10, tally)
     assert [row["lineage"]["reviewed"] in ("a", "b") for row in found] == [True, False]
     assert found[1]["completion"] == "score: 1.0"
+    assert tally.counts(len(found))["dropped"] == {
+        "its samples disagree or cannot be read": 1,
+        "over the balance of high and low or over select.max_reviews": 1,
+    }
 
 
 @pytest.mark.parametrize("score", [None, 9.0])
