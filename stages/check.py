@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ruamel.yaml.error import YAMLError
 
+from stages.core import engines
 from stages.core.errors import UserError, run
 from stages.core.params import PARAMS_FILE, load
 from stages.core.schema import check
@@ -22,6 +23,7 @@ def main() -> None:
         raise UserError(f"params.yaml is not YAML: {error}") from None
     check(values)
     check_files(values)
+    engines.chosen(values["runtime"]["engine"])
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text("valid\n", encoding="utf-8")
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
 
 SPLITS = ("validation", "test")
+BATCH_ROWS = 64  # where `runtime.batch_rows` is not set
 
 
 def load(model: Path, batch_rows: int, advance: Callable[[int], None]) -> "HFLM":
@@ -76,7 +77,7 @@ def main(stage: str, iteration: str) -> None:
     total = items(get_task_dict(names, manager), limit)
     with progress(f"evaluate@{iteration}", total) as advance:
         results = simple_evaluate(
-            model=load(Path("iterations", iteration, "model"), runtime()["batch_rows"], advance),
+            model=load(Path("iterations", iteration, "model"), runtime()["batch_rows"] or BATCH_ROWS, advance),
             tasks=names,
             task_manager=manager,
             apply_chat_template=True,

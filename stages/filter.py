@@ -13,7 +13,7 @@ from stages.core.errors import UserError, run
 from stages.core.params import declared
 from stages.core.progress import progress, say
 from stages.core.records import Record, Tally, read, write, write_json
-from stages.core.similarity import Benchmark, RougeL, duplicates, embed
+from stages.core.similarity import Benchmark, duplicates, embed, rouge_l
 
 Settings = dict[str, Any]
 
@@ -25,25 +25,25 @@ def length_fault(text: str, what: str, settings: Settings) -> str | None:
     return f"{what} too long" if count > settings[f"max_{what}_words"] else None
 
 
-def likeness_fault(text: str, what: str, source: str, siblings: list[str], rouge: RougeL, limit: float) -> str | None:
+def likeness_fault(text: str, what: str, source: str, siblings: list[str], limit: float) -> str | None:
     """Whether a text repeats its source or a sibling: ROUGE-L above `limit`, or the same text."""
-    if text == source or rouge(text, source) > limit:
+    if text == source or rouge_l(text, source) > limit:
         return f"{what} like its source"
-    if any(text == sibling or rouge(text, sibling) > limit for sibling in siblings):
+    if any(text == sibling or rouge_l(text, sibling) > limit for sibling in siblings):
         return f"{what} like a sibling"
     return None
 
 
 def instruction_faults(instructions: dict[str, Record], settings: Settings, benchmark: Benchmark) -> dict[str, str]:
     """Why new instructions fall: {instruction: reason}; siblings are the kept ones of the same seed."""
-    rouge, faults = RougeL(), {}
+    faults: dict[str, str] = {}
     kept: dict[str, list[str]] = {}
     with progress("filter instructions", len(instructions)) as advance:
         for instruction, record in instructions.items():
             siblings = kept.setdefault(record["seed"]["id"], [])
             fault = length_fault(instruction, "instruction", settings)
             fault = fault or likeness_fault(
-                instruction, "instruction", record["seed"]["prompt"], siblings, rouge, settings["instruction_rouge_l"]
+                instruction, "instruction", record["seed"]["prompt"], siblings, settings["instruction_rouge_l"]
             )
             if not fault and benchmark.overlap(instruction) >= settings["ngram_overlap"]:
                 fault = "in the benchmark"
@@ -59,7 +59,6 @@ def response_faults(records: list[Record], settings: Settings) -> Iterator[str |
     """Why each record's response falls, or None. A flawed response must differ from the original and its siblings by
     ROUGE-L; the responses to one new instruction need only be different texts: a right and a wrong answer may differ in
     a single word, and their pair is what DPO learns from."""
-    rouge = RougeL()
     kept: dict[str, list[str]] = {}
     with progress("filter responses", len(records)) as advance:
         for record in records:
@@ -70,7 +69,7 @@ def response_faults(records: list[Record], settings: Settings) -> Iterator[str |
                 fault = "response like a sibling"
             if not fault and record["route"] == "flawed":
                 source, limit = record["seed"]["response"], settings["response_rouge_l"]
-                fault = likeness_fault(response, "response", source, siblings, rouge, limit)
+                fault = likeness_fault(response, "response", source, siblings, limit)
             if not fault:
                 siblings.append(response)
             yield fault

@@ -9,10 +9,11 @@ responses to its own instruction.
 from pathlib import Path
 from string import Template
 
-from stages.core import engines
+from stages.core.completions import Model
+from stages.core.engines import Sampling
 from stages.core.errors import run
 from stages.core.params import declared
-from stages.core.progress import progress, say
+from stages.core.progress import say
 from stages.core.prompts import FOLDER, fill, load, pattern, system
 from stages.core.records import Record, Tally, content_id, read, write, write_json
 from stages.core.verdict import final_answer
@@ -36,16 +37,15 @@ def route(
 class Writer:
     """Ask the model one kind of text for many records, and keep what can be read."""
 
-    def __init__(self, engine: engines.Engine, prompt_set: str, samples: int, sampling: engines.Sampling) -> None:
-        self.engine, self.samples, self.sampling = engine, samples, sampling
+    def __init__(self, model: Model, prompt_set: str, samples: int, sampling: Sampling) -> None:
+        self.model, self.samples, self.sampling = model, samples, sampling
         self.folder, self.system = FOLDER / prompt_set / "generate", system(prompt_set)
 
     def ask(self, name: str, kind: str, sources: list[Record], prompts: list[str]) -> tuple[list[Record], Record]:
         """`samples` texts for each source, as {source, prompt_hash, draw, text}, and their tally."""
         answer = pattern(self.folder / "answers.yaml", kind, "answer")
         tally = Tally(len(sources) * self.samples)
-        with progress(name, len(prompts)) as advance:
-            drawn = engines.complete(self.engine, prompts, self.system, self.samples, self.sampling, advance)
+        drawn = self.model.complete(name, prompts, self.system, self.samples, self.sampling)
         texts = []
         for source, prompt, completions in zip(sources, prompts, drawn, strict=True):
             for draw, completion in enumerate(completions):
@@ -97,9 +97,9 @@ def filled(template: Template, rows: list[Record]) -> list[str]:
 def main(iteration: str, parent: str) -> None:
     params = declared("generate")
     settings, prompt_set = params["generate"], params["prompts"]
-    sampling = engines.Sampling(
-        settings["temperature"], settings["top_p"], settings["max_tokens"], params["random_state"]
-    )
+    sampling = Sampling(settings["temperature"], settings["top_p"], settings["max_tokens"], params["random_state"])
+    name = f"generate@{iteration}"
+    model = Model(Path("iterations", parent, "model"), name, params["max_unfit"])
     folder = FOLDER / prompt_set / "generate"
     instruction_prompt = load(folder / "instruction.md", {"instruction", "response"})
     flawed_prompt = load(folder / "flawed.md", {"instruction", "response"})
@@ -107,8 +107,7 @@ def main(iteration: str, parent: str) -> None:
     reviewed = read(Path("iterations", iteration, "review.jsonl"))
     routed = Tally(len(reviewed))
     low, high = route(reviewed, params["threshold"], settings["max_low"], settings["max_high"], parent, routed)
-    writer = Writer(engines.load(Path("iterations", parent, "model")), prompt_set, params["samples"], sampling)
-    name = f"generate@{iteration}"
+    writer = Writer(model, prompt_set, params["samples"], sampling)
 
     instructions, instruction_counts = writer.ask(
         f"{name} new instructions", "instruction", low, filled(instruction_prompt, low)

@@ -3,21 +3,22 @@
 `python -m stages.review review 1 iterations/0/seed.jsonl iterations/0/model`   the seed set
 `python -m stages.review assess 1 iterations/1/filtered.jsonl iterations/0/model`   what was generated from it
 
-Each pair gets `review.samples` sampled reviews; its score is the mean of the readable verdicts. An unreadable verdict
-is missing, counted, and an error above `review.max_unparsed`; the reference code counts it as 0.
+By `review.estimator: sampled` each pair gets `review.samples` reviews, and its score is the mean of the readable
+verdicts; by `expected` it gets one, and its score is the mean under the judge's own probabilities. An
+unreadable verdict is missing, counted, and an error above `review.max_unparsed`; the reference code counts it as 0.
 """
 
 import random
-import re
 from pathlib import Path
 
-from stages.core import engines
+from stages.core.completions import Model
 from stages.core.errors import UserError, run
+from stages.core.judge import Scored, reviews
 from stages.core.params import declared
-from stages.core.progress import progress, say
-from stages.core.prompts import Review, system, verdict
+from stages.core.progress import say
+from stages.core.prompts import Review, system
 from stages.core.records import Record, Tally, read, write, write_json
-from stages.core.verdict import mean_score, score
+from stages.core.verdict import mean_score
 
 
 def to_review(rows: list[Record], refresh: str) -> list[Record]:
@@ -25,14 +26,10 @@ def to_review(rows: list[Record], refresh: str) -> list[Record]:
     return rows if refresh == "all" else [row for row in rows if row.get("score") is None]
 
 
-def reviewed(row: Record, completions: list[engines.Completion], verdict: re.Pattern[str]) -> Record:
-    """The row with its reviews and their mean score; a truncated review has no verdict."""
-    reviews: list[Record] = [
-        {"text": each.text, "score": score(each.text, verdict) if each.finish == "stop" else None}
-        for each in completions
-        if each.finish != "too long"
-    ]
-    return {**row, "score": mean_score([each["score"] for each in reviews]), "reviews": reviews}
+def reviewed(row: Record, scored: Scored) -> Record:
+    """The row with its reviews and their mean score."""
+    written = [{"text": each.text, "score": verdict} for each, verdict in scored if each.finish != "too long"]
+    return {**row, "score": mean_score([verdict for _, verdict in scored]), "reviews": written}
 
 
 def shuffle_scores(rows: list[Record], random_state: int) -> list[Record]:
@@ -76,27 +73,22 @@ def need_readable(stage: str, counts: Record, max_unparsed: float) -> None:
 def main(stage: str, iteration: str, source: str, model: str) -> None:
     params = declared(stage)
     settings, prompts = params["review"], params["prompts"]
-    sampling = engines.Sampling(
-        settings["temperature"], settings["top_p"], settings["max_tokens"], params["random_state"]
-    )
-    rows, review, rule = read(Path(source)), Review(prompts), verdict(prompts)
+    name = f"{stage}@{iteration}"
+    judge = Model(Path(model), name, params["max_unfit"])
+    rows, review = read(Path(source)), Review(prompts)
     asked = to_review(rows, settings["refresh"])
-    completions: list[list[engines.Completion]] = []
-    if asked:
-        engine = engines.load(Path(model))
-        with progress(f"{stage}@{iteration}", len(asked)) as advance:
-            texts = [review.prompt(row["prompt"], row["response"]) for row in asked]
-            completions = engines.complete(engine, texts, system(prompts), settings["samples"], sampling, advance)
-    done = {row["id"]: reviewed(row, each, rule) for row, each in zip(asked, completions, strict=True)}
+    rendered = [judge.render(review.prompt(row["prompt"], row["response"]), system(prompts)) for row in asked]
+    scored = reviews(judge, name, rendered, prompts, settings, params["random_state"])
+    done = {row["id"]: reviewed(row, each) for row, each in zip(asked, scored, strict=True)}
     result = [done.get(row["id"], {**row, "reviews": []}) for row in rows]
-    counts = count(result, len(asked), settings["samples"])
-    need_readable(f"{stage}@{iteration}", counts, settings["max_unparsed"])
+    counts = count(result, len(asked), 1 if settings["estimator"] == "expected" else settings["samples"])
+    need_readable(name, counts, settings["max_unparsed"])
     if settings["shuffled"]:
         result = shuffle_scores(result, params["random_state"])
     write(Path("iterations", iteration, f"{stage}.jsonl"), result)
     write_json(Path("results", iteration, f"{stage}.json"), counts)
     say(
-        f"{stage}@{iteration}: {len(rows):,} rows, {counts['verdicts']['readable']:,} of "
+        f"{name}: {len(rows):,} rows, {counts['verdicts']['readable']:,} of "
         f"{counts['verdicts']['written']:,} verdicts readable, mean score {counts['mean_score']}"
     )
 

@@ -33,7 +33,7 @@ def test_the_shipped_parameters_are_valid():
         ({"random_state": 5_000_000_000}, "random_state: input should be less than 4294967296"),
         ({"microworld": {"heads": 3}}, "microworld.heads: value error, must divide hidden"),
         ({"evaluate": {"limit": 1}}, "evaluate.limit: input should be greater than or equal to 2"),
-        ({"runtime": {"engine": "abacus"}}, "runtime.engine: input should be 'auto' or 'transformers'"),
+        ({"runtime": {"engine": "abacus"}}, "runtime.engine: input should be 'auto', 'transformers'"),
     ],
 )
 def test_a_bad_parameter_is_named_with_what_it_should_be(changes, said):

@@ -3,10 +3,11 @@
 import random
 
 import pytest
+import torch
 
-from stages.core import engines
-from stages.core.engines import Sampling, seed_of
-from stages.core.engines.transformers import TransformersEngine
+from stages.core import chat, engines
+from stages.core.engines import Completion, Request, Sampling, seed_of
+from stages.core.engines.transformers import GrowingLayer, TransformersEngine, sample
 from stages.core.errors import UserError
 
 PROMPTS = [f"Which is larger, {number} or {100 - number}?{' Say why.' * (number % 5)}" for number in range(10, 34)]
@@ -14,84 +15,132 @@ SAMPLED = Sampling(temperature=1.0, top_p=0.9, max_tokens=12, random_state=0)
 GREEDY = Sampling(temperature=0, top_p=1.0, max_tokens=12, random_state=0)
 
 
-def ignore(steps):
-    pass
-
-
-def complete(model, prompts, draws=2, sampling=SAMPLED, batch_rows=64):
-    return engines.complete(TransformersEngine(model, batch_rows), prompts, "", draws, sampling, ignore)
+def requests(engine: TransformersEngine, prompts=PROMPTS, draws=2) -> list[Request]:
+    rendered = [chat.rendered(engine.tokenizer, prompt) for prompt in prompts]
+    tokens = engine.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    return [
+        Request(prompt, tuple(each), draw)
+        for prompt, each in zip(rendered, tokens, strict=True)
+        for draw in range(draws)
+    ]
 
 
 @pytest.mark.parametrize("sampling", [SAMPLED, GREEDY])
 def test_neither_the_batch_nor_the_order_changes_a_completion(tiny_model, sampling):
-    expected = dict(zip(PROMPTS, complete(tiny_model, PROMPTS, sampling=sampling), strict=True))
-    shuffled = random.Random(1).sample(PROMPTS, len(PROMPTS))
-    for batch_rows in (1, 5, 64):
-        found = complete(tiny_model, shuffled, sampling=sampling, batch_rows=batch_rows)
-        assert dict(zip(shuffled, found, strict=True)) == expected
+    engine = TransformersEngine(tiny_model, 64)
+    asked = requests(engine)
+    expected = dict(engine.complete(asked, sampling))
+    assert set(expected) == set(asked)
+    for engine.batch_rows in (1, 5, 64):
+        shuffled = random.Random(engine.batch_rows).sample(asked, len(asked))
+        assert dict(engine.complete(shuffled, sampling)) == expected
+
+
+def test_completions_come_as_they_finish_and_their_places_are_filled(tiny_model):
+    engine = TransformersEngine(tiny_model, 4)
+    asked = requests(engine, draws=1)
+    came = engine.complete(asked, SAMPLED)
+    next(came)
+    assert sum(1 for _ in came) == len(asked) - 1
 
 
 def test_draws_differ_and_more_draws_keep_the_first(tiny_model):
-    two, four = (complete(tiny_model, PROMPTS[:3], draws) for draws in (2, 4))
-    assert [drawn[:2] for drawn in four] == two
-    assert len({completion.text for completion in four[0]}) > 1
+    engine = TransformersEngine(tiny_model, 64)
+    two, four = (dict(engine.complete(requests(engine, PROMPTS[:3], draws), SAMPLED)) for draws in (2, 4))
+    assert two.items() <= four.items()
+    assert len({completion.text for completion in four.values()}) > 6
 
 
 def test_greedy_agrees_with_generate_of_transformers(tiny_model):
     engine = TransformersEngine(tiny_model, 64)
-    rendered = engine.render(PROMPTS[0], "")
-    tokens = engine.tokenizer(rendered, return_tensors="pt", add_special_tokens=False)
-    out = engine.model.generate(**tokens, max_new_tokens=12, do_sample=False)
-    expected = engine.tokenizer.decode(out[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert complete(tiny_model, PROMPTS, 1, GREEDY)[0][0].text == expected
+    (asked,) = requests(engine, PROMPTS[:1], 1)
+    out = engine.model.generate(torch.tensor([asked.tokens]), max_new_tokens=12, do_sample=False)
+    expected = engine.tokenizer.decode(out[0, len(asked.tokens) :], skip_special_tokens=True)
+    found = dict(engine.complete(requests(engine), GREEDY))
+    assert found[asked].text == expected
+
+
+def test_when_the_memory_is_out_half_as_many_rows_run_and_nothing_is_lost(tiny_model, monkeypatch):
+    """The allocator's own error, for 8 and more rows at once."""
+    engine = TransformersEngine(tiny_model, 64)
+    asked = requests(engine)
+    expected = dict(engine.complete(asked, SAMPLED))
+    forward, sizes = engine._forward, []
+
+    def short_of_memory(tokens, *arguments):
+        sizes.append(len(tokens))
+        if len(tokens) >= 8 and tokens.shape[1] == 1:
+            torch.empty(10**15)
+        return forward(tokens, *arguments)
+
+    monkeypatch.setattr(engine, "_forward", short_of_memory)
+    assert dict(engine.complete(asked, SAMPLED)) == expected
+    assert max(sizes[-5:]) < 8
+
+
+def test_out_of_memory_with_one_row_is_an_error_that_says_what_to_do(tiny_model, monkeypatch):
+    engine = TransformersEngine(tiny_model, 4)
+    monkeypatch.setattr(engine, "_forward", lambda *arguments: torch.empty(10**15))
+    with pytest.raises(UserError, match=r"out of memory with one completion at a time.*max_tokens"):
+        list(engine.complete(requests(engine), SAMPLED))
+
+
+def test_the_batch_is_as_large_as_the_free_memory_allows(tiny_model, monkeypatch):
+    engine = TransformersEngine(tiny_model, None)
+    assert engine._rows_that_fit(100, SAMPLED) == 384
+    config = engine.model.config
+    keys_and_values = 2 * config.num_hidden_layers * config.hidden_size * 4
+    row = 2 * keys_and_values * (100 + SAMPLED.max_tokens + GrowingLayer.block) + 40 * config.vocab_size
+    monkeypatch.setattr("stages.core.engines.transformers._free_memory", lambda device: 20 * row)
+    assert engine._rows_that_fit(100, SAMPLED) == 10
 
 
 def test_sampling_follows_the_models_distribution(tiny_model):
     """The first token of 4,000 draws against the softmax: the total variation of so many draws is about 0.1."""
-    import torch
-
     engine = TransformersEngine(tiny_model, 500)
-    rendered = engine.render(PROMPTS[0], "")
     one_token = Sampling(temperature=0.7, top_p=1.0, max_tokens=1, random_state=0)
-    tokens = engine.tokenizer(rendered, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    (asked,) = requests(engine, PROMPTS[:1], 1)
     with torch.inference_mode():
-        expected = (engine.model(tokens).logits[0, -1] / 0.7).softmax(-1)
-    counts = torch.zeros_like(expected)
-    seeds = [seed_of(rendered, one_token, draw) for draw in range(4000)]
-    from stages.core.engines.transformers import _sample
-
-    uniforms = engine._uniforms(seeds, one_token)[:, 0]
-    logits = (expected.log() * 0.7).expand(4000, -1)
-    for token in _sample(logits, one_token, uniforms).tolist():
-        counts[token] += 1
+        expected = (engine.model(torch.tensor([asked.tokens])).logits[0, -1] / 0.7).softmax(-1)
+    streams = (torch.Generator().manual_seed(seed_of(asked.prompt, one_token, draw)) for draw in range(4000))
+    uniforms = torch.cat([torch.rand(1, generator=stream, dtype=torch.float64) for stream in streams])
+    counts = torch.bincount(
+        sample((expected.log() * 0.7).expand(4000, -1), one_token, uniforms), minlength=len(expected)
+    )
     assert (counts / 4000 - expected).abs().sum() / 2 < 0.2
 
 
 def test_the_nucleus_leaves_out_the_tail():
-    import torch
-
-    from stages.core.engines.transformers import _sample
-
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().expand(1000, -1)
     uniforms = torch.linspace(0, 0.999, 1000, dtype=torch.float64)
-    chosen = _sample(logits, Sampling(1.0, 0.75, 1, 0), uniforms)
+    chosen = sample(logits, Sampling(1.0, 0.75, 1, 0), uniforms)
     assert set(chosen.tolist()) == {0, 1}
     assert (chosen == 0).float().mean() == pytest.approx(0.5 / 0.8, abs=0.01)
 
 
-def test_a_cut_completion_says_so_and_a_prompt_that_does_not_fit_is_not_run(tiny_model):
-    long = "cat, " * 600
-    short_one, long_one = complete(tiny_model, [PROMPTS[0], long], 1, Sampling(1.0, 1.0, 2, 0))
-    assert short_one[0].finish == "length"
-    assert long_one == [engines.Completion("", "too long")]
-
-
-def test_a_prompt_that_occurs_twice_is_computed_once(tiny_model):
-    advanced = []
+def test_a_cut_completion_says_so(tiny_model):
     engine = TransformersEngine(tiny_model, 64)
-    first, second = engines.complete(engine, [PROMPTS[0]] * 2, "", 1, SAMPLED, advanced.append)
-    assert first == second
-    assert sum(advanced) == 2
+    ((_, cut),) = engine.complete(requests(engine, PROMPTS[:1], 1), Sampling(1.0, 1.0, 2, 0))
+    assert (cut.finish, cut.tokens) == ("length", 2)
+
+
+def test_at_a_number_the_probabilities_of_the_models_choices_are_told(tiny_model):
+    """Against the softmax of the model itself, after the prompt and what was written before."""
+    engine = TransformersEngine(tiny_model, 64)
+    told = Sampling(1.0, 1.0, 40, 0, numbers=True)
+    noted = 0
+    for request, completion in engine.complete(requests(engine), told):
+        for number in completion.numbers:
+            written = engine.tokenizer(completion.text[: number.start], add_special_tokens=False)["input_ids"]
+            tokens = torch.tensor([[*request.tokens, *written]])
+            if engine.tokenizer.decode(written) != completion.text[: number.start]:
+                continue
+            logprobs = engine.model(tokens).logits[0, -1].log_softmax(-1)
+            likely = engine.tokenizer.convert_tokens_to_ids(
+                engine.tokenizer.convert_ids_to_tokens(logprobs.argmax().item())
+            )
+            noted += abs(max(number.logprobs.values()) - logprobs[likely].item()) < 1e-3
+    assert noted > 10
 
 
 def test_every_part_of_a_request_decides_its_draws():
@@ -105,6 +154,18 @@ def test_every_part_of_a_request_decides_its_draws():
     assert len(seeds) == 5
 
 
-def test_a_missing_model_is_an_error_that_names_the_folder(tmp_path):
-    with pytest.raises(UserError, match=r"model folder .*nowhere is missing.*run dvc repro"):
-        TransformersEngine(tmp_path / "nowhere", 8)
+def test_a_model_that_cannot_be_loaded_is_an_error_that_names_the_folder(tiny_model, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in tiny_model.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes()[: 1000 if path.suffix == ".safetensors" else None])
+    with pytest.raises(UserError, match=r"model folder .*broken cannot be loaded.*dvc checkout"):
+        TransformersEngine(broken, 8)
+
+
+def test_auto_is_transformers_without_a_gpu():
+    assert engines.chosen("auto") == "transformers"
+
+
+def test_a_completion_is_the_same_whatever_it_cost():
+    assert Completion("a", "stop", seconds=1.0) == Completion("a", "stop", seconds=2.0)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 
-from stages.core.similarity import Benchmark, RougeL, duplicates, ngrams
+from stages.core.similarity import Benchmark, duplicates, ngrams, rouge_l
 from stages.filter import instruction_faults, length_fault, likeness_fault, response_faults
 
 SETTINGS = {
@@ -45,11 +46,10 @@ def test_an_instruction_like_a_kept_sibling_falls_and_the_first_stays():
 
 
 def test_likeness_is_rouge_l_above_the_limit_and_not_at_it():
-    rouge = RougeL()
     text, other = "a b c d e f g x y z", "a b c d e f g p q r"
-    assert rouge(text, other) == pytest.approx(0.7)
-    assert likeness_fault(text, "response", other, [], rouge, rouge(text, other)) is None
-    assert likeness_fault(text, "response", other, [], rouge, 0.69) == "response like its source"
+    assert rouge_l(text, other) == pytest.approx(0.7)
+    assert likeness_fault(text, "response", other, [], rouge_l(text, other)) is None
+    assert likeness_fault(text, "response", other, [], 0.69) == "response like its source"
 
 
 def test_a_benchmark_item_falls_whatever_its_case_and_punctuation():
@@ -100,9 +100,8 @@ def test_a_row_like_a_dropped_one_only_is_kept():
 
 @given(text=st.text(), other=st.text())
 def test_rouge_l_is_a_symmetric_share(text, other):
-    rouge = RougeL()
-    assert 0 <= rouge(text, other) <= 1
-    assert rouge(text, other) == pytest.approx(rouge(other, text))
+    assert 0 <= rouge_l(text, other) <= 1
+    assert rouge_l(text, other) == pytest.approx(rouge_l(other, text))
 
 
 words = st.lists(st.sampled_from(["cat", "dog", "fox", "owl"]), min_size=1, max_size=8).map(" ".join)
@@ -117,3 +116,32 @@ def test_an_item_is_found_inside_any_longer_text(item, before, after):
 @given(st.text(), st.integers(1, 4))
 def test_ngrams_never_fail(text, size):
     assert all(len(gram) <= size for gram in ngrams(text, size))
+
+
+@given(
+    st.lists(st.sampled_from("the cat sat on a mat".split())), st.lists(st.sampled_from("the cat sat on a mat".split()))
+)
+def test_rouge_l_is_that_of_the_rouge_score_package(text, other):
+    text, other = " ".join(text), " ".join(other)
+    assert rouge_l(text, other) == pytest.approx(RougeScorer(["rougeL"]).score(text, other)["rougeL"].fmeasure)
+
+
+def plainly(vectors: np.ndarray, earlier: int, cosine: float) -> set[int]:
+    """The definition: each row against all that are kept before it."""
+    kept = list(range(earlier))
+    for row in range(earlier, len(vectors)):
+        if not (vectors[kept] @ vectors[row] > cosine).any():
+            kept.append(row)
+    return set(range(len(vectors))) - set(kept)
+
+
+@pytest.mark.parametrize("cosine", [0.7, 0.9, 0.99])
+def test_duplicates_over_several_blocks_are_those_of_the_definition(monkeypatch, cosine):
+    monkeypatch.setattr("stages.core.similarity.BLOCK", 64)
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(60, 24))
+    vectors = centres[random.integers(60, size=500)] + random.normal(scale=0.25, size=(500, 24))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    found = duplicates(vectors, 40, cosine)
+    assert found == plainly(vectors, 40, cosine)
+    assert (len(found) > 20) == (cosine < 0.99)

@@ -1,7 +1,8 @@
 """Prompt sets: folders under prompts/ with the templates of one way of asking, and how its completions are read.
 
 A template is filled in one pass with `string.Template`: a `$` in the data is never a placeholder. A tag of the template
-that occurs in the data gets square brackets, so that a response cannot close its own quotation.
+that occurs in the data is cut out, so that a response cannot close its own quotation, and so is, before the judge reads
+it, what would speak for the judge (the set's review/claims.yaml).
 """
 
 import re
@@ -34,13 +35,18 @@ def load(path: Path, required: set[str], optional: frozenset[str] = frozenset())
 
 def fill(template: Template, **fields: str) -> str:
     """The template with its fields in place; the fields are data and stay data."""
-    names = {name.lower() for name in _TAG.findall(template.template)}
+    names = _tags(template)
     return template.substitute({field: _without_tags(text, names) for field, text in fields.items()})
 
 
+def _tags(template: Template) -> set[str]:
+    return {name.lower() for name in _TAG.findall(template.template)}
+
+
 def _without_tags(text: str, names: set[str]) -> str:
-    """The text with each of the template's tags, however written, in square brackets."""
-    return _TAG.sub(lambda tag: f"[{tag[0][1:-1]}]" if tag[1].lower() in names else tag[0], text)
+    """The text without the template's tags, however written; cutting one out must not make another."""
+    found = _TAG.sub(lambda tag: "" if tag[1].lower() in names else tag[0], text)
+    return found if found == text else _without_tags(found, names)
 
 
 def system(prompt_set: str) -> str:
@@ -49,13 +55,18 @@ def system(prompt_set: str) -> str:
     return re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL).strip()
 
 
+def expression(path: Path, name: str) -> re.Pattern[str]:
+    """A regular expression of a prompt set."""
+    try:
+        return re.compile(yaml.safe_load(need_text(path, "reading rule"))[name], re.DOTALL)
+    except (yaml.YAMLError, KeyError, TypeError, re.error) as error:
+        raise UserError(f"{path}: '{name}' must be a regular expression ({error})") from None
+
+
 def pattern(path: Path, name: str, group: str | None = None) -> re.Pattern[str]:
     """The regular expression by which a prompt set reads one of its completions; it must have named groups, and the
     named one if there is one."""
-    try:
-        rule = re.compile(yaml.safe_load(need_text(path, "reading rule"))[name], re.DOTALL)
-    except (yaml.YAMLError, KeyError, TypeError, re.error) as error:
-        raise UserError(f"{path}: '{name}' must be a regular expression ({error})") from None
+    rule = expression(path, name)
     if not rule.groupindex or (group and group not in rule.groupindex):
         raise UserError(f"{path}: '{name}' must mark what is read as a named group, (?P<{group or 'score'}>…)")
     return rule
@@ -66,6 +77,19 @@ def verdict(prompt_set: str) -> re.Pattern[str]:
     return pattern(FOLDER / prompt_set / "review" / "verdict.yaml", "verdict")
 
 
+def verdict_scale(prompt_set: str) -> dict[str, int]:
+    """The highest score of each of the verdict's named groups; scores are whole numbers from 0 on."""
+    path = FOLDER / prompt_set / "review" / "verdict.yaml"
+    scale = yaml.safe_load(need_text(path, "reading rule")).get("scale")
+    groups = set(verdict(prompt_set).groupindex)
+    if not isinstance(scale, dict) or set(scale) != groups or not all(isinstance(most, int) for most in scale.values()):
+        raise UserError(
+            f"{path}: review.estimator: expected needs 'scale', the highest score of each named group of the verdict "
+            f"({', '.join(sorted(groups))}), such as scale: {{{min(groups)}: 10}}"
+        )
+    return scale
+
+
 class Review:
     """The judge's prompt of a set, with the rubric rendered from the set's constitution."""
 
@@ -73,9 +97,17 @@ class Review:
         folder = FOLDER / prompt_set / "review"
         self.template = load(folder / "prompt.md", {"instruction", "response"}, frozenset({"constitution"}))
         self.rubric = constitution(folder / "constitution.yaml")
+        self.claims = expression(folder / "claims.yaml", "claims")
 
     def prompt(self, instruction: str, response: str) -> str:
-        return fill(self.template, instruction=instruction, response=response, constitution=self.rubric)
+        said = {"instruction": self._plain(instruction), "response": self._plain(response)}
+        return fill(self.template, **said, constitution=self.rubric)
+
+    def _plain(self, text: str) -> str:
+        """The text without what would speak for the judge; tags go first, they could stand within a claim."""
+        tagless = _without_tags(text, _tags(self.template))
+        found = self.claims.sub("", tagless)
+        return found if found == text else self._plain(found)
 
 
 def constitution(path: Path) -> str:

@@ -38,6 +38,7 @@ class Seed(Section):
 
 class Review(Section):
     refresh: Literal["all", "new"]
+    estimator: Literal["sampled", "expected"]
     samples: Positive
     temperature: Temperature
     top_p: Mass
@@ -114,15 +115,38 @@ class Microworld(Section):
         return heads
 
 
+class Store(Section):
+    path: Annotated[str, Field(min_length=1)]
+    max_gb: Annotated[float, Field(gt=0)]
+
+
+class Vllm(Section):
+    tensor_parallel_size: Positive
+    pipeline_parallel_size: Positive
+    data_parallel_size: Positive
+    gpu_memory_utilization: Rate
+
+
+class Server(Section):
+    url: Annotated[str, Field(pattern="^https?://")]
+    concurrency: Positive
+    timeout: Annotated[float, Field(gt=0)]
+    retries: Count
+
+
 class Runtime(Section):
-    engine: Literal["auto", "transformers"]
-    batch_rows: Positive
+    engine: Literal["auto", "transformers", "vllm", "server"]
+    batch_rows: Positive | None
+    store: Store
+    vllm: Vllm
+    server: Server
 
 
 class Parameters(Section):
     iterations: dict[str, Iteration]
     threshold: Score
     samples: Positive
+    max_unfit: Share
     random_state: Annotated[int, Field(ge=0, lt=2**32)]
     prompts: Annotated[str, Field(min_length=1)]
     model: Model

@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy
 
-_WORD = re.compile(r"\w+")
+BLOCK = 2048  # rows that are compared with each other at once
+DIMENSIONS = 12  # of the tree that finds candidates
+
+_WORD = re.compile(r"[^\W_]+")
 
 
 def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-class RougeL:
-    """ROUGE-L F1 (Lin 2004), by the rouge-score package."""
+def rouge_l(text: str, other: str) -> float:
+    """ROUGE-L F1 (Lin 2004): the longest common subsequence of words against both lengths. As the rouge-score package
+    has it, for letters of every alphabet."""
+    from rapidfuzz.distance import LCSseq
 
-    def __init__(self) -> None:
-        from rouge_score.rouge_scorer import RougeScorer
-
-        self._scorer = RougeScorer(["rougeL"])
-
-    def __call__(self, text: str, other: str) -> float:
-        return float(self._scorer.score(text, other)["rougeL"].fmeasure)
+    these, others = words(text), words(other)
+    common = LCSseq.similarity(these, others)
+    return 2 * common / (len(these) + len(others)) if common else 0.0
 
 
 def ngrams(text: str, size: int) -> set[tuple[str, ...]]:
@@ -71,10 +72,35 @@ def embed(texts: list[str], model: Path) -> "numpy.ndarray":
 
 
 def duplicates(vectors: "numpy.ndarray", earlier: int, cosine: float) -> set[int]:
-    """Rows from `earlier` on that lie above `cosine` with a row before them that is itself kept."""
-    dropped: set[int] = set()
-    for row in range(earlier, len(vectors)):
-        near = (vectors[:row] @ vectors[row] > cosine).nonzero()[0].tolist()
-        if any(other not in dropped for other in near):
-            dropped.add(row)
-    return dropped
+    """Rows from `earlier` on that lie above `cosine` with a row before them that is itself kept; exact.
+
+    Rows come block by block. Against the rows kept before, candidates are found in a tree over few dimensions: unit
+    vectors above a cosine lie within a distance, and a projection cannot bring them apart. So the cost grows with the
+    number of rows and not with its square, as long as few lie near one another.
+    """
+    from scipy.spatial import cKDTree
+
+    radius = (2 * max(0.0, 1 - cosine)) ** 0.5 + 1e-3  # with room for rounding
+    projected = vectors @ _directions(vectors)
+    kept = list(range(earlier))
+    for start in range(earlier, len(vectors), BLOCK):
+        block = range(start, min(start + BLOCK, len(vectors)))
+        near_kept = cKDTree(projected[kept]).query_ball_point(projected[block], radius) if kept else [[]] * len(block)
+        within = vectors[block] @ vectors[block].T > cosine
+        fresh: list[int] = []  # places in the block
+        for place, row in enumerate(block):
+            candidates = [kept[each] for each in near_kept[place]]
+            if within[place, fresh].any() or (vectors[candidates] @ vectors[row] > cosine).any():
+                continue
+            fresh.append(place)
+        kept += [block[place] for place in fresh]
+    return set(range(earlier, len(vectors))).difference(kept)
+
+
+def _directions(vectors: "numpy.ndarray") -> "numpy.ndarray":
+    """(hidden, at most DIMENSIONS): the orthonormal directions in which the vectors differ most."""
+    import numpy
+
+    centred = vectors - vectors.mean(0)
+    _, directions = numpy.linalg.eigh(centred.T @ centred)  # by growing variance
+    return numpy.asarray(directions[:, -DIMENSIONS:])

@@ -1,17 +1,19 @@
-"""Model calls: prompts in, completions out; one file per engine behind this one interface.
+"""Engines: requests in, completions out as they finish; one file per engine behind this one interface.
 
-What a request samples depends on the request alone: its uniform random numbers are seeded by the rendered prompt, the
-sampling parameters and the draw's number, never by its batch or its place in the queue.
+What a request samples depends on the request alone: its random numbers are seeded by the rendered prompt, the sampling
+parameters and the draw's number, never by its batch or its place in the queue.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from stages.core.errors import UserError
-from stages.core.params import runtime
+
+ALTERNATIVES = 20  # tokens whose probability is told at a number; what servers allow
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,23 @@ class Sampling:
     top_p: float  # the nucleus' mass
     max_tokens: int
     random_state: int
+    numbers: bool = False  # also tell the probabilities of the tokens at each number
+
+
+@dataclass(frozen=True)
+class Request:
+    prompt: str  # rendered: the text that the model continues
+    tokens: tuple[int, ...]  # the same, as the model reads it
+    draw: int
+
+
+@dataclass(frozen=True)
+class Number:
+    """A token that holds a digit, or follows such a one: where it starts in the completion's text, and the most likely
+    tokens there with the logarithm of their probability (at temperature 1)."""
+
+    start: int
+    logprobs: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -29,47 +48,59 @@ class Completion:
 
     text: str
     finish: Literal["stop", "length", "too long"]
+    prompt_tokens: int = 0
+    tokens: int = 0
+    numbers: tuple[Number, ...] = field(default=(), compare=False)  # only where they were asked for
+    seconds: float = field(default=0.0, compare=False)  # of computing: since the completion before
 
 
 class Engine(Protocol):
-    def render(self, prompt: str, system: str) -> str:
-        """The text that the model continues, in the model's chat format."""
-        ...
-
-    def complete(
-        self, rendered: Sequence[str], draws: int, sampling: Sampling, advance: Callable[[int], None]
-    ) -> list[list[Completion]]:
-        """`draws` completions of each rendered prompt, in the prompts' order; `advance(prompts)` as they finish."""
+    def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        """Each request's completion, in the order in which they finish."""
         ...
 
 
-def seed_of(rendered: str, sampling: Sampling, draw: int) -> int:
+def seed_of(prompt: str, sampling: Sampling, draw: int) -> int:
     """63 bits from what decides a draw."""
-    decides = f"{rendered}\0{sorted(asdict(sampling).items())}\0{draw}"
+    names = ("max_tokens", "random_state", "temperature", "top_p")
+    decides = f"{prompt}\0{[(name, getattr(sampling, name)) for name in names]}\0{draw}"
     return int.from_bytes(hashlib.sha256(decides.encode()).digest()[:8], "big") >> 1
 
 
-def load(model: Path) -> Engine:
-    """The engine that `runtime.engine` names, with the model loaded."""
-    settings = runtime()
-    if settings["engine"] in ("auto", "transformers"):
-        from stages.core.engines.transformers import TransformersEngine
-
-        return TransformersEngine(model, settings["batch_rows"])
-    raise UserError(f"params.yaml: runtime.engine: unknown engine '{settings['engine']}'; use auto or transformers")
+def holds_digit(text: str) -> bool:
+    return any(character.isdigit() for character in text)
 
 
-def complete(
-    engine: Engine,
-    prompts: Sequence[str],
-    system: str,
-    draws: int,
-    sampling: Sampling,
-    advance: Callable[[int], None],
-) -> list[list[Completion]]:
-    """Complete each prompt; a prompt that occurs several times is computed once (it would sample the same)."""
-    rendered = [engine.render(prompt, system) for prompt in prompts]
-    distinct = list(dict.fromkeys(rendered))
-    advance(len(rendered) - len(distinct))
-    found = dict(zip(distinct, engine.complete(distinct, draws, sampling, advance), strict=True))
-    return [found[each] for each in rendered]
+def chosen(engine: str) -> str:
+    """`auto`: vllm where it is installed and there is a GPU, else transformers. Raises `UserError` where the engine
+    that was asked for is not installed."""
+    if engine == "auto":
+        return "vllm" if find_spec("vllm") and _gpu() else "transformers"
+    needed = {"vllm": "vllm", "server": "openai"}.get(engine)
+    if needed and not find_spec(needed):
+        raise UserError(
+            f"runtime.engine: '{engine}' is not installed; pip install -e '.[{engine}]', or use another engine"
+        )
+    return engine
+
+
+def _gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def load(engine: str, model: Path, digest: str, runtime: dict[str, Any]) -> Engine:
+    """The engine of that name with a model folder, whose content has that digest."""
+    if engine == "vllm":
+        from stages.core.engines.vllm import VllmEngine
+
+        vllm: Engine = VllmEngine(model, runtime["vllm"])
+        return vllm
+    if engine == "server":
+        from stages.core.engines.server import ServerEngine
+
+        return ServerEngine(model, digest, **runtime["server"])
+    from stages.core.engines.transformers import TransformersEngine
+
+    return TransformersEngine(model, runtime["batch_rows"])

@@ -1,0 +1,138 @@
+"""Asking a model: a completion comes from the store if it was ever computed, else from the engine."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.core import chat, engines
+from stages.core.engines import Completion, Engine, Request, Sampling
+from stages.core.errors import UserError
+from stages.core.params import runtime
+from stages.core.progress import progress, quiet_transformers, say
+from stages.core.store import Store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+KEYS = "1"  # the meaning of a key; another number where it changes
+
+
+class Model:
+    """A model folder, with the engine that `runtime.engine` names; the weights are loaded when first needed. Raises
+    `UserError`, which names the stage, where either of them cannot be used."""
+
+    def __init__(self, folder: Path, stage: str, max_unfit: float) -> None:
+        self.folder, self.stage, self.max_unfit = folder, stage, max_unfit
+        self._engine: Engine | None = None
+        with self._named():
+            self._name = engines.chosen(runtime()["engine"])
+            self._digest = digest(folder)
+            self._tokenizer, self._context = _tokenizer(folder)
+            self._store = Store.of_the_repository()
+
+    def complete(
+        self, task: str, prompts: Sequence[str], system: str, draws: int, sampling: Sampling
+    ) -> list[list[Completion]]:
+        """`draws` completions of each prompt, in the prompts' order. A prompt that occurs several times is computed
+        once (it would sample the same); one that does not fit the context is not run, and an error above
+        `max_unfit`."""
+        return self.resume(task, [self.render(prompt, system) for prompt in prompts], draws, sampling)
+
+    def render(self, prompt: str, system: str) -> str:
+        """The text that the model continues, in its chat format."""
+        return chat.rendered(self._tokenizer, prompt, system)
+
+    def resume(self, task: str, rendered: Sequence[str], draws: int, sampling: Sampling) -> list[list[Completion]]:
+        """Like `complete`, of texts that are rendered already."""
+        requests = self._requests(list(dict.fromkeys(rendered)), draws)
+        fitting = [each for each in requests if len(each.tokens) + sampling.max_tokens <= self._context]
+        self._need_fitting(len(fitting), len(requests), sampling.max_tokens)
+        keys = {self._key(each, sampling): each for each in fitting}
+        with self._named():
+            found = {keys[key]: completion for key, completion in self._store.find(keys).items()}
+            if found:
+                say(f"{task}: {len(found):,} of {len(fitting):,} completions were in the store")
+            missing = [each for each in fitting if each not in found]
+            found |= self._computed(task, missing, sampling)
+        done = {(each.prompt, each.draw): found.get(each, Completion("", "too long")) for each in requests}
+        return [[done[prompt, draw] for draw in range(draws)] for prompt in rendered]
+
+    def _need_fitting(self, fitting: int, asked: int, max_tokens: int) -> None:
+        unfit = 1 - fitting / asked if asked else 0.0
+        if unfit > self.max_unfit:
+            raise UserError(
+                f"{self.stage}: {unfit:.0%} of the prompts do not fit the model's context of {self._context:,} tokens, "
+                f"{max_tokens:,} of them for the completion, and max_unfit allows {self.max_unfit:.0%}; lower "
+                "max_tokens, shorten the prompts or the data, use a model with a longer context, or raise max_unfit"
+            )
+
+    def _requests(self, prompts: list[str], draws: int) -> list[Request]:
+        if not prompts:
+            return []
+        tokens = self._tokenizer(prompts, add_special_tokens=False)["input_ids"]
+        return [
+            Request(prompt, tuple(each), draw)
+            for prompt, each in zip(prompts, tokens, strict=True)
+            for draw in range(draws)
+        ]
+
+    def _key(self, request: Request, sampling: Sampling) -> bytes:
+        """The store's key: what decides the completion, and nothing else."""
+        return hashlib.sha256(
+            json.dumps([KEYS, self._digest, request.prompt, astuple(sampling), request.draw]).encode()
+        ).digest()
+
+    def _computed(self, task: str, requests: list[Request], sampling: Sampling) -> dict[Request, Completion]:
+        """Completions from the engine, each stored as it finishes."""
+        if not requests:
+            return {}
+        self._engine = self._engine or engines.load(self._name, self.folder, self._digest, runtime())
+        found, before = {}, time.monotonic()
+        with progress(task, len(requests)) as advance:
+            for request, completion in self._engine.complete(requests, sampling):
+                now = time.monotonic()
+                found[request] = replace(completion, seconds=round(now - before, 6))
+                before = now
+                self._store.put(self._key(request, sampling), found[request])
+                advance(1)
+        return found
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """An error with the stage's name before it."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{self.stage}: {error}") from error
+
+
+def digest(folder: Path) -> str:
+    """The content of a model folder: weights, configuration, tokenizer, chat template; not where it lies."""
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise UserError(
+            f"model folder {folder} is missing or broken (it needs config.json and *.safetensors); "
+            "run dvc repro to make it, or dvc checkout if it was made before"
+        )
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        with path.open("rb") as content:
+            total.update(f"{path.name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\0".encode())
+    return total.hexdigest()
+
+
+def _tokenizer(folder: Path) -> "tuple[PreTrainedTokenizerBase, int]":
+    """The model's tokenizer, and how many tokens its context holds."""
+    quiet_transformers()
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder).max_position_embeddings
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model folder {folder} is broken: {error}; remove the folder and run dvc checkout, or dvc repro -f"
+        ) from None

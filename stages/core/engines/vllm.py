@@ -1,0 +1,74 @@
+"""Generation with vLLM in this process; several GPUs, and through its Ray executor several hosts, by its own settings.
+
+All requests are handed over at once; the prefix cache reads the rubric and a prompt's draws once.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vllm is imported
+os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+
+from vllm import LLM, SamplingParams
+from vllm.inputs import TokensPrompt
+from vllm.sampling_params import RequestOutputKind
+
+from stages.core.engines import ALTERNATIVES, Completion, Number, Request, Sampling, holds_digit, seed_of
+from stages.core.errors import UserError
+
+
+class VllmEngine:
+    def __init__(self, model: Path, settings: dict[str, Any]) -> None:
+        """`settings`: arguments of `vllm.LLM`, from `runtime.vllm`."""
+        try:
+            self.llm = LLM(str(model), enable_prefix_caching=True, seed=0, use_tqdm_on_load=False, **settings)
+        except Exception as error:  # vLLM, torch and safetensors each raise their own
+            raise UserError(
+                f"vllm cannot start with model folder {model} ({type(error).__name__}: {error}); its own messages "
+                "stand above; see runtime.vllm, or use another runtime.engine"
+            ) from error
+        self.tokenizer = self.llm.get_tokenizer()
+
+    def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        engine = self.llm.llm_engine
+        for place, request in enumerate(requests):
+            engine.add_request(
+                str(place), TokensPrompt(prompt_token_ids=list(request.tokens)), _asked(request, sampling)
+            )
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    request = requests[int(output.request_id)]
+                    yield request, self._completion(request, output.outputs[0], sampling)
+
+    def _completion(self, request: Request, output: Any, sampling: Sampling) -> Completion:
+        return Completion(
+            output.text,
+            output.finish_reason,
+            prompt_tokens=len(request.tokens),
+            tokens=len(output.token_ids),
+            numbers=self._numbers(request, output) if sampling.numbers else (),
+        )
+
+    def _numbers(self, request: Request, output: Any) -> tuple[Number, ...]:
+        found, after = [], holds_digit(request.prompt[-1:])
+        for place, (token, likely) in enumerate(zip(output.token_ids, output.logprobs, strict=True)):
+            digit = holds_digit(likely[token].decoded_token)
+            if digit or after:
+                start = len(self.tokenizer.decode(output.token_ids[:place], skip_special_tokens=True))
+                found.append(Number(start, {each.decoded_token: round(each.logprob, 6) for each in likely.values()}))
+            after = digit
+        return tuple(found)
+
+
+def _asked(request: Request, sampling: Sampling) -> SamplingParams:
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        seed=seed_of(request.prompt, sampling, request.draw),
+        logprobs=ALTERNATIVES if sampling.numbers else None,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )

@@ -1,0 +1,173 @@
+"""The completion store: nothing is computed twice, nothing damaged is served, nothing finished is lost."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Project
+
+from stages.core.engines import Completion, Number
+from stages.core.errors import UserError
+from stages.core.store import Store, place
+
+DONE = Completion("It is wrong. score: 2", "stop", 40, 9, (Number(20, {"2": -0.1, "3": -2.5}),), 0.25)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "completions.sqlite"
+
+
+def key(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+def test_what_was_put_is_found_whole_by_another_process_too(path):
+    Store(path, 1).put(key(1), DONE)
+    (found,) = Store(path, 1).find([key(1), key(2)]).values()
+    assert (found, found.numbers, found.seconds) == (DONE, DONE.numbers, 0.25)
+
+
+def test_a_truncated_completion_is_kept_as_such(path):
+    store = Store(path, 1)
+    store.put(key(1), Completion("It is", "length"))
+    assert store.find([key(1)])[key(1)].finish == "length"
+
+
+def test_a_torn_value_is_not_served(path):
+    store = Store(path, 1)
+    for number in range(3):
+        store.put(key(number), DONE)
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE completions SET value = replace(value, 'wrong', 'right') WHERE key = ?", [key(1)])
+    assert set(store.find(map(key, range(3)))) == {key(0), key(2)}
+    store.put(key(1), DONE)
+    assert store.find([key(1)])[key(1)] == DONE
+
+
+@pytest.mark.parametrize("damage", [b"no database at all", None])
+def test_a_damaged_file_is_put_aside_and_the_run_goes_on(path, capsys, damage):
+    store = Store(path, 1)
+    for number in range(2000):
+        store.put(key(number), DONE)
+    store.close()
+    content = path.read_bytes()
+    path.write_bytes(damage or content[: len(content) // 3] + bytes(len(content) - len(content) // 3))
+    store = Store(path, 1)
+    assert len(store.find(map(key, range(2000)))) < 2000
+    store.put(key(1), DONE)
+    assert Store(path, 1).find([key(1)]) == {key(1): DONE}
+    assert "is damaged" in capsys.readouterr().out
+    assert path.with_name("completions.sqlite.damaged").exists()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from stages.core.engines import Completion
+from stages.core.store import Store
+store = Store(Path(sys.argv[1]), 1)
+for number in range(int(sys.argv[2])):
+    store.put(number.to_bytes(32, "big"), Completion(f"text {number} " * 20, "stop", seconds=0.001))
+    print(number, flush=True)
+"""
+
+
+def writer(path: Path, rows: int, **settings) -> subprocess.Popen:
+    command = [sys.executable, "-c", WRITER, str(path), str(rows)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings)
+
+
+def test_several_processes_write_at_once(path):
+    writers = [writer(path, 500) for _ in range(4)]
+    for each in writers:
+        _, errors = each.communicate()
+        assert each.returncode == 0, errors
+    assert len(Store(path, 1).find(map(key, range(500)))) == 500
+
+
+def test_what_was_put_survives_kill_9(path):
+    process = writer(path, 10**6)
+    lines = [process.stdout.readline() for _ in range(300)]
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(Store(path, 1).find(key(int(line)) for line in lines)) == 300
+
+
+def test_a_full_disk_is_an_error_in_one_line_and_keeps_what_was_stored(path):
+    """The file may not grow over 2 MB: the kernel refuses the write, as on a full disk."""
+
+    def small_disk():
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+
+    process = writer(path, 10**6, preexec_fn=small_disk)
+    written, errors = process.communicate()
+    assert process.returncode != 0
+    assert "UserError: completion store" in errors
+    assert "free disk space, lower runtime.store.max_gb or set runtime.store.path" in errors
+    kept = Store(path, 1).find(key(int(line)) for line in written.splitlines())
+    assert len(kept) == len(written.splitlines()) > 100
+
+
+def test_the_least_recently_used_leave_first_and_the_bound_holds(path):
+    bound = 1_000_000
+    store = Store(path, bound / 10**9)
+    store.put(key(0), DONE)
+    long = Completion("x" * 500, "stop")
+    for number in range(1, 4000):
+        store.put(key(number), long)
+        if number % 500 == 0:
+            with sqlite3.connect(path) as database:  # as if a day had passed
+                database.execute("UPDATE completions SET used = used - 86400")
+            store.find([key(0)])
+    assert store.bytes() < 1.3 * bound
+    assert key(0) in store.find([key(0)])
+    assert not store.find(map(key, range(1, 500)))
+
+
+def test_it_lies_in_the_repository_that_a_temporary_copy_belongs_to(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert place() == tmp_path / ".dvc/completions.sqlite"
+
+
+def test_the_worktrees_of_a_repository_share_it(project: Project):
+    project.run("git", "worktree", "add", "-q", "../other")
+    code = "from stages.core.store import place; print(place())"
+    places = [
+        subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
+        for folder in (project.folder, project.folder.parent / "other")
+    ]
+    assert places[0] == places[1] == f"{project.folder.resolve() / '.dvc/completions.sqlite'}\n"
+
+
+def test_the_command_tells_what_it_holds_and_what_it_saved(project: Project):
+    assert "empty; dvc repro fills it" in project.stage("stages.core.store").stdout
+    store = Store(project.folder / ".dvc/completions.sqlite", 1)
+    store.put(key(1), DONE)
+    store.find([key(1)])
+    store.find([key(1)])
+    told = " ".join(project.stage("stages.core.store").stdout.split())
+    assert "holds 1 completions 9 tokens 0.2 s of computing" in told
+    assert "saved 2 completions 18 tokens 0.5 s of computing" in told
+
+
+def test_a_place_that_cannot_be_written_is_an_error_of_the_user(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match=r"completion store .*taken.*set runtime.store.path"):
+        Store(tmp_path / "taken/completions.sqlite", 1)
+
+
+def test_many_are_found_at_once_and_each_counts_as_served(path):
+    store = Store(path, 1)
+    for number in range(1200):
+        store.put(key(number), DONE)
+    assert len(store.find(map(key, range(1200)))) == 1200
+    assert store.totals()["served"] == 1200
