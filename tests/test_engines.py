@@ -7,7 +7,7 @@ import torch
 
 from stages.core import chat, engines
 from stages.core.engines import Completion, Request, Sampling, seed_of
-from stages.core.engines.transformers import GrowingLayer, TransformersEngine, sample
+from stages.core.engines.transformers import MEMORY, SPARE_COLUMNS, TransformersEngine, sample
 from stages.core.errors import UserError
 
 PROMPTS = [f"Which is larger, {number} or {100 - number}?{' Say why.' * (number % 5)}" for number in range(10, 34)]
@@ -90,8 +90,8 @@ def test_the_batch_is_as_large_as_the_free_memory_allows(tiny_model, monkeypatch
     assert engine._rows_that_fit(100, SAMPLED) == 384
     config = engine.model.config
     keys_and_values = 2 * config.num_hidden_layers * config.hidden_size * 4
-    row = 2 * keys_and_values * (100 + SAMPLED.max_tokens + GrowingLayer.block) + 40 * config.vocab_size
-    monkeypatch.setattr("stages.core.engines.transformers._free_memory", lambda device: 20 * row)
+    row = keys_and_values * (100 + SAMPLED.max_tokens + SPARE_COLUMNS) + 40 * config.vocab_size
+    monkeypatch.setattr("stages.core.engines.transformers._free_memory", lambda device: 10 * row / MEMORY)
     assert engine._rows_that_fit(100, SAMPLED) == 10
 
 

@@ -15,7 +15,6 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +134,7 @@ class Store:
 
     def put(self, key: bytes, completion: Completion) -> None:
         """Keep a completion; it is safe from here on, whatever happens to this process."""
-        value = json.dumps(asdict(completion), ensure_ascii=False)
+        value = json.dumps(vars(completion), default=vars, ensure_ascii=False)
         row = (key, value, _checksum(key, value), completion.tokens, completion.seconds, 0, int(time.time()))
         with self._said():
             try:

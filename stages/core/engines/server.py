@@ -13,7 +13,7 @@ from typing import Any
 import openai
 from openai.types import CompletionChoice
 
-from stages.core.engines import ALTERNATIVES, Completion, Number, Request, Sampling, holds_digit, seed_of
+from stages.core.engines import ALTERNATIVES, Completion, Number, Request, Sampling, dtype, holds_digit, seed_of
 from stages.core.errors import UserError
 
 # Nothing but what the request says: vLLM would else take top_k and penalties from the model's generation_config.
@@ -37,7 +37,7 @@ class ServerEngine:
         if self.name not in served:
             raise UserError(
                 f"runtime.server.url {url} serves {', '.join(served) or 'no model'}, not the model of {model}; "
-                f"start it with: vllm serve {model} --served-model-name {self.name}"
+                f"start it with: vllm serve {model} --served-model-name {self.name} --dtype {dtype(model)}"
             )
 
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:

@@ -21,8 +21,9 @@ from stages.core.errors import UserError
 
 ALIVE = 0.7  # share of rows still running below which the finished ones leave the batch and waiting ones enter
 MOST_ROWS = {"cpu": 384, "cuda": 2048}  # by default; on the CPU, more rows at once are not faster
+SPARE_COLUMNS = 32  # of the slab, so that it is moved to the left only now and then
 PREFILL_TOKENS = 32_768  # prompt tokens read in one forward pass
-MEMORY = 0.5  # share of the free memory that a batch may take by the estimate; the rest is for activations
+MEMORY = 0.6  # share of the free memory that a batch may take by the estimate; the rest is for activations
 
 
 @dataclass
@@ -39,48 +40,81 @@ class Row:
         return (self.written or self.request.tokens)[-1]
 
 
-@dataclass
-class Batch:
-    """The rows that run together, with what the model knows of them; `logits` follow each row's last token."""
+class Slab(DynamicLayer):  # type: ignore[misc]
+    """One layer's keys and values in memory that is taken once: a row for each running completion, a column for each
+    token, prompts aligned on the right. Rows leave and come in place, and a step writes one column."""
 
-    rows: list[Row]
-    logits: torch.Tensor  # (rows, vocabulary), fp32
-    cache: Cache
-    mask: torch.Tensor  # (rows, length); 0 for padding, on the left
-    positions: torch.Tensor  # (rows, 1), of the last token
-    uniforms: torch.Tensor  # (rows, max_tokens), fp64: each draw's random numbers
-
-
-class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values that grow by blocks, so that a step writes one column instead of copying all of them."""
-
-    block = 64
-    keys: torch.Tensor  # views of what of the room is written
+    keys: torch.Tensor  # (rows, heads, length, size): the part of the memory that is in use
     values: torch.Tensor
-    room: list[torch.Tensor]
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.most, self.columns = rows, columns
+        self.rows = self.first = self.end = 0
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.hold(key_states[..., :0, :], value_states[..., :0, :])
-        before = self.keys.shape[-2]
-        after = before + key_states.shape[-2]
-        if after > self.room[0].shape[-2]:
-            self.room = [_padded(each, right=after - before + self.block) for each in (self.keys, self.values)]
+        if self.end == self.columns:
+            self._shift()
         for room, states in zip(self.room, (key_states, value_states), strict=True):
-            room[..., before:after, :] = states
-        self.keys, self.values = (room[..., :after, :] for room in self.room)
+            room[: self.rows, :, self.end : self.end + 1] = states
+        self.end += 1
+        return self._view()
+
+    def _view(self) -> tuple[torch.Tensor, torch.Tensor]:
+        self.keys, self.values = (room[: self.rows, :, self.first : self.end] for room in self.room)
         return self.keys, self.values
 
-    def hold(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        self.keys, self.values, self.room = keys, values, [keys, values]
+    def _shift(self) -> None:
+        """Move everything to the left end, over the columns that no row needs any more."""
+        for room in self.room:
+            room[: self.rows, :, : self.end - self.first] = room[: self.rows, :, self.first : self.end].clone()
+        self.first, self.end = 0, self.end - self.first
+
+    def move(self, source: list[int], place: list[int], rows: int, padding: int) -> None:
+        """Rows from the end into the places of finished ones; the first columns are padding in all that stay."""
+        for room in self.room:
+            room[place, :, self.first : self.end] = room[source, :, self.first : self.end]
+        self.rows, self.first = rows, self.first + padding
+        self._view()
+
+    def add(self, keys: torch.Tensor, values: torch.Tensor, draws_of: torch.Tensor) -> None:
+        """New rows; row r reads the prompt `draws_of[r]`."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+            # zeros, since padding is multiplied by 0, and 0 times what lies about in the memory may not be 0
+            self.room = [
+                states.new_zeros(self.most, states.shape[1], self.columns, states.shape[3]) for states in (keys, values)
+            ]
+        length = keys.shape[2]
+        if self.rows == 0:
+            self.first, self.end = 0, length
+        elif self.end < length or self.end == self.columns:
+            self._shift()
+        self.first = min(self.first, self.end - length)
+        for room, states in zip(self.room, (keys, values), strict=True):
+            room[self.rows : self.rows + len(draws_of), :, self.end - length : self.end] = states[draws_of]
+        self.rows += len(draws_of)
+        self._view()
 
 
-def _padded(states: torch.Tensor, left: int = 0, right: int = 0) -> torch.Tensor:
-    """(rows, heads, length, size) with more room along its length."""
-    return torch.nn.functional.pad(states, (0, 0, left, right)) if left or right else states
+@dataclass
+class Batch:
+    """The rows that run together, with what the model knows of them; `logits` follow each row's last token."""
+
+    cache: Cache
+    rows: list[Row]
+    logits: torch.Tensor  # (rows, vocabulary), fp32
+    mask: torch.Tensor  # (rows, length); 0 for padding, on the left
+    positions: torch.Tensor  # (rows, 1), of the last token
+    uniforms: torch.Tensor  # (rows, max_tokens), fp64: each draw's random numbers
+
+    def length(self) -> int:
+        return int(self.cache.layers[0].end - self.cache.layers[0].first)
+
+    def full(self) -> bool:
+        return bool(self.cache.layers[0].end == self.cache.layers[0].columns)
 
 
 class TransformersEngine:
@@ -101,57 +135,65 @@ class TransformersEngine:
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
         """Longest prompts first: what does not fit into the memory fails at once, and is tried with half the rows."""
         waiting = deque(sorted(requests, key=_longest_first))
-        most = self.batch_rows or self._rows_that_fit(len(waiting[0].tokens), sampling)
+        most = min(len(waiting), self.batch_rows or self._rows_that_fit(len(waiting[0].tokens), sampling))
+        columns = len(waiting[0].tokens) + sampling.max_tokens + SPARE_COLUMNS
         unfinished = set(waiting)
-        batch: Batch | None = None
+        batch = self._empty(most, columns, sampling)
         while unfinished:
             try:
-                batch = self._step(batch, waiting, most, sampling)
+                self._step(batch, waiting, most, sampling)
             except RuntimeError as error:
                 most = _halved(most, error)
-                batch, waiting = None, deque(sorted(unfinished, key=_longest_first))
+                waiting = deque(sorted(unfinished, key=_longest_first))
+                batch = self._empty(most, columns, sampling)
                 continue
             finished = [row for row in batch.rows if row.finished and row.request in unfinished]
             yield from self._completions(finished)
             unfinished.difference_update(row.request for row in finished)
 
-    @torch.inference_mode()
-    def _step(self, batch: Batch | None, waiting: deque[Request], most: int, sampling: Sampling) -> Batch:
-        """One more token for every row, after finished rows have left and waiting requests have come."""
-        if batch:
-            batch = self._advanced(batch, bool(waiting), most)
-        if waiting and (batch is None or len(batch.rows) <= ALIVE * most):
-            new = self._read(_taken(waiting, most - (len(batch.rows) if batch else 0)), sampling)
-            batch = _joined([batch, *new] if batch else new)
-        assert batch is not None
-        self._write(batch, sampling)
-        return batch
+    def _empty(self, most: int, columns: int, sampling: Sampling) -> Batch:
+        layers = [Slab(most, columns) for _ in range(self.model.config.num_hidden_layers)]
+        vocabulary = self.model.config.vocab_size
+        sizes = (
+            (0, vocabulary, torch.float32),
+            (0, 0, torch.long),
+            (0, 1, torch.long),
+            (0, sampling.max_tokens, torch.double),
+        )
+        return Batch(
+            Cache(layers=layers), [], *(torch.empty(*size, dtype=kind, device=self.device) for *size, kind in sizes)
+        )
 
-    def _advanced(self, batch: Batch, waiting: bool, most: int) -> Batch | None:
-        """The model reads the last token of each row that goes on; None where none does."""
-        alive = [place for place, row in enumerate(batch.rows) if not row.finished]
-        if not alive:
-            return None
-        if len(alive) < ALIVE * len(batch.rows) or (waiting and len(alive) <= ALIVE * most):
-            batch = _selected(batch, torch.tensor(alive, device=self.device))
+    @torch.inference_mode()
+    def _step(self, batch: Batch, waiting: deque[Request], most: int, sampling: Sampling) -> None:
+        """One more token for every row, after finished rows have left and waiting requests have come."""
+        alive = sum(not row.finished for row in batch.rows)
+        leaving = alive < ALIVE * len(batch.rows) or (waiting and alive <= ALIVE * most) or batch.full()
+        if batch.rows and leaving:
+            _drop_finished(batch)
+        if batch.rows:
+            self._advance(batch)
+        if waiting and len(batch.rows) <= ALIVE * most:
+            self._read(batch, _taken(waiting, most - len(batch.rows)), sampling)
+        self._write(batch, sampling)
+
+    def _advance(self, batch: Batch) -> None:
+        """The model reads the last token of each row."""
         last = torch.tensor([[row.last()] for row in batch.rows], device=self.device)
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], 1)
         batch.positions = batch.positions + 1
         batch.logits = self._forward(last, batch.mask, batch.positions, batch.cache)
-        return batch
 
-    def _read(self, requests: list[Request], sampling: Sampling) -> list[Batch]:
-        """Prompts, each read once for all its draws."""
+    def _read(self, batch: Batch, requests: list[Request], sampling: Sampling) -> None:
+        """The model reads prompts, each once for all its draws, and their rows join the batch."""
         prompts = [list(draws) for _, draws in groupby(requests, key=lambda each: each.prompt)]
-        batches = []
         while prompts:
             size = max(1, PREFILL_TOKENS // len(prompts[0][0].tokens))  # the longest prompt comes first
-            batches.append(self._prefilled(prompts[:size], sampling))
+            self._join(batch, prompts[:size], sampling)
             prompts = prompts[size:]
-        return batches
 
-    def _prefilled(self, prompts: list[list[Request]], sampling: Sampling) -> Batch:
-        longest = max(len(draws[0].tokens) for draws in prompts)
+    def _join(self, batch: Batch, prompts: list[list[Request]], sampling: Sampling) -> None:
+        longest = len(prompts[0][0].tokens)
         tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
         mask = torch.zeros(len(prompts), longest, dtype=torch.long)
         for place, draws in enumerate(prompts):
@@ -159,19 +201,22 @@ class TransformersEngine:
             mask[place, longest - len(draws[0].tokens) :] = 1
         tokens, mask = tokens.to(self.device), mask.to(self.device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        cache = Cache(layer_class_to_replicate=GrowingLayer)
-        logits = self._forward(tokens, mask, positions, cache)
-        read = Batch([Row(draws[0]) for draws in prompts], logits, cache, mask, positions[:, -1:], logits[:, :0])
-        repeated = [place for place, draws in enumerate(prompts) for _ in draws]
-        batch = _selected(read, torch.tensor(repeated, device=self.device))
-        batch.rows = [Row(request) for draws in prompts for request in draws]
-        batch.uniforms = self._uniforms(batch.rows, sampling)
-        return batch
+        read = Cache(layer_class_to_replicate=DynamicLayer)
+        logits = self._forward(tokens, mask, positions, read)
+        rows = [Row(request) for draws in prompts for request in draws]
+        draws_of = torch.tensor([place for place, draws in enumerate(prompts) for _ in draws], device=self.device)
+        for layer, prefix in zip(batch.cache.layers, read.layers, strict=True):
+            layer.add(prefix.keys, prefix.values, draws_of)
+        batch.rows += rows
+        batch.logits = torch.cat([batch.logits, logits[draws_of]])
+        batch.mask = torch.cat([_widened(each, batch.length()) for each in (batch.mask, mask[draws_of])])
+        batch.positions = torch.cat([batch.positions, positions[draws_of, -1:]])
+        batch.uniforms = torch.cat([batch.uniforms, self._uniforms(rows, sampling)])
 
     def _uniforms(self, rows: list[Row], sampling: Sampling) -> torch.Tensor:
         """(rows, max_tokens) random numbers in fp64, a stream for each draw; none where nothing is sampled."""
         if sampling.temperature == 0:
-            return torch.empty(len(rows), 0, device=self.device)
+            return torch.zeros(len(rows), sampling.max_tokens, dtype=torch.double, device=self.device)
         streams = (
             torch.Generator().manual_seed(seed_of(row.request.prompt, sampling, row.request.draw)) for row in rows
         )
@@ -245,12 +290,11 @@ class TransformersEngine:
         return Number(start, {self._vocabulary[token]: round(each, 6) for token, each in logprobs.items()})
 
     def _rows_that_fit(self, longest: int, sampling: Sampling) -> int:
-        """How many rows the free memory holds, by the size of their keys and values (twice: a batch is copied when rows
-        leave it) and of the numbers that sampling works on."""
+        """How many rows the free memory holds, by the size of their keys and values and of what sampling works on."""
         config = self.model.config
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         token = 2 * config.num_hidden_layers * config.num_key_value_heads * head * self.model.dtype.itemsize
-        row = 2 * token * (longest + sampling.max_tokens + GrowingLayer.block) + 40 * config.vocab_size
+        row = token * (longest + sampling.max_tokens + SPARE_COLUMNS) + 40 * config.vocab_size
         return max(1, min(MOST_ROWS[self.device.type], int(MEMORY * _free_memory(self.device) / row)))
 
 
@@ -293,41 +337,26 @@ def _taken(waiting: deque[Request], most: int) -> list[Request]:
     return taken
 
 
-def _selected(batch: Batch, kept: torch.Tensor) -> Batch:
-    """These rows of a batch, without the padding that none of them needs."""
+def _widened(mask: torch.Tensor, length: int) -> torch.Tensor:
+    return torch.nn.functional.pad(mask, (length - mask.shape[1], 0))
+
+
+def _drop_finished(batch: Batch) -> None:
+    """Running rows from the end take the places of finished ones, and the padding that no row needs is left out."""
+    running = sum(not row.finished for row in batch.rows)
+    places = [place for place in range(running) if batch.rows[place].finished]
+    sources = [place for place in range(running, len(batch.rows)) if not batch.rows[place].finished]
+    order = list(range(running))
+    for place, source in zip(places, sources, strict=True):
+        order[place] = source
+    kept = torch.tensor(order, dtype=torch.long, device=batch.mask.device)
     mask = batch.mask[kept]
-    padding = int((mask.cumsum(1) == 0).sum(1).min())
+    padding = int((mask.cumsum(1) == 0).sum(1).min()) if running else mask.shape[1]
     for layer in batch.cache.layers:
-        layer.hold(*(states[kept, :, padding:] for states in (layer.keys, layer.values)))
-    return Batch(
-        [batch.rows[place] for place in kept.tolist()],
-        batch.logits[kept],
-        batch.cache,
-        mask[:, padding:],
-        batch.positions[kept],
-        batch.uniforms[kept],
-    )
-
-
-def _joined(batches: list[Batch]) -> Batch:
-    """One batch of all their rows, padded on the left to the longest."""
-    if len(batches) == 1:
-        return batches[0]
-    longest = max(batch.mask.shape[1] for batch in batches)
-    left = [longest - batch.mask.shape[1] for batch in batches]
-    first = batches[0]
-    for layers in zip(*(batch.cache.layers for batch in batches), strict=True):
-        keys = [_padded(layer.keys, left=more) for layer, more in zip(layers, left, strict=True)]
-        values = [_padded(layer.values, left=more) for layer, more in zip(layers, left, strict=True)]
-        layers[0].hold(torch.cat(keys), torch.cat(values))
-    return Batch(
-        [row for batch in batches for row in batch.rows],
-        torch.cat([batch.logits for batch in batches]),
-        first.cache,
-        torch.cat([torch.nn.functional.pad(batch.mask, (more, 0)) for batch, more in zip(batches, left, strict=True)]),
-        torch.cat([batch.positions for batch in batches]),
-        torch.cat([batch.uniforms for batch in batches]),
-    )
+        layer.move(sources, places, running, padding)
+    batch.rows = [batch.rows[place] for place in order]
+    batch.logits, batch.positions = batch.logits[kept], batch.positions[kept]
+    batch.mask, batch.uniforms = mask[:, padding:], batch.uniforms[kept]
 
 
 def sample(logits: torch.Tensor, sampling: Sampling, uniforms: torch.Tensor | None) -> torch.Tensor:
@@ -344,6 +373,10 @@ def sample(logits: torch.Tensor, sampling: Sampling, uniforms: torch.Tensor | No
 
 def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
     """The probabilities with those outside the nucleus at 0: a token is inside if the mass before it is below top_p."""
-    ordered, tokens = probabilities.sort(descending=True)
-    inside = ordered.cumsum(-1) - ordered < top_p
-    return torch.zeros_like(ordered).scatter(1, tokens, ordered * inside)
+    best, token = probabilities.max(-1, keepdim=True)
+    nucleus = torch.zeros_like(probabilities).scatter(1, token, best)
+    wide = (best[:, 0] < top_p).nonzero()[:, 0]  # elsewhere the likeliest token alone is the nucleus: nothing to sort
+    ordered, tokens = probabilities[wide].float().sort(descending=True)  # they come from 32 bits: the order is the same
+    inside = ordered.double().cumsum(-1) - ordered < top_p
+    nucleus[wide] = probabilities[wide] * torch.zeros_like(inside).scatter(1, tokens, inside)
+    return nucleus

@@ -15,7 +15,7 @@ from vllm import LLM, SamplingParams
 from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 
-from stages.core.engines import ALTERNATIVES, Completion, Number, Request, Sampling, holds_digit, seed_of
+from stages.core.engines import ALTERNATIVES, Completion, Number, Request, Sampling, dtype, holds_digit, seed_of
 from stages.core.errors import UserError
 
 
@@ -23,7 +23,9 @@ class VllmEngine:
     def __init__(self, model: Path, settings: dict[str, Any]) -> None:
         """`settings`: arguments of `vllm.LLM`, from `runtime.vllm`."""
         try:
-            self.llm = LLM(str(model), enable_prefix_caching=True, seed=0, use_tqdm_on_load=False, **settings)
+            self.llm = LLM(
+                str(model), dtype=dtype(model), enable_prefix_caching=True, use_tqdm_on_load=False, **settings
+            )
         except Exception as error:  # vLLM, torch and safetensors each raise their own
             raise UserError(
                 f"vllm cannot start with model folder {model} ({type(error).__name__}: {error}); its own messages "
@@ -35,7 +37,7 @@ class VllmEngine:
         engine = self.llm.llm_engine
         for place, request in enumerate(requests):
             engine.add_request(
-                str(place), TokensPrompt(prompt_token_ids=list(request.tokens)), _asked(request, sampling)
+                str(place), TokensPrompt(prompt_token_ids=list(request.tokens)), asked(request, sampling)
             )
         while engine.has_unfinished_requests():
             for output in engine.step():
@@ -63,7 +65,7 @@ class VllmEngine:
         return tuple(found)
 
 
-def _asked(request: Request, sampling: Sampling) -> SamplingParams:
+def asked(request: Request, sampling: Sampling) -> SamplingParams:
     return SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,

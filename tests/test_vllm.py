@@ -1,0 +1,144 @@
+"""The vllm and server engines with real vLLM, in a virtual environment that has it (README, "Engines"); else skipped.
+
+pytest -n 0 tests/test_vllm.py
+"""
+
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GB, of the build without GPU
+
+pytest.importorskip("vllm")
+
+from test_engines import requests
+from test_judge import EXPECTED, RIGHT, WRONG, scores
+
+from stages.core.completions import Model, digest
+from stages.core.engines import Sampling, load
+from stages.core.engines.server import name
+from stages.core.engines.transformers import TransformersEngine
+from stages.core.errors import UserError
+from stages.core.params import runtime
+
+pytestmark = pytest.mark.slow
+
+SAMPLED = Sampling(temperature=1.0, top_p=0.9, max_tokens=32, random_state=0)
+GREEDY = Sampling(temperature=0, top_p=1.0, max_tokens=32, random_state=0, numbers=True)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """The default's base model in 32 bits."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    shipped, folder = ROOT / "stages/microworld/base", tmp_path_factory.mktemp("model")
+    AutoModelForCausalLM.from_pretrained(shipped, dtype=torch.float32).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(shipped).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(base) -> TransformersEngine:
+    return TransformersEngine(base, 64)
+
+
+@pytest.fixture(scope="module")
+def server(base) -> Iterator[str]:
+    """The address of a vLLM server of the base model, in a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--model", str(base), "--served-model-name", name(digest(base)), "--dtype", "float32", "--enforce-eager"]
+    place = ["--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *options, *place]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(180):
+                assert process.poll() is None, "the server has ended"
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health")
+                    break
+                except OSError:
+                    time.sleep(1)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(ROOT)
+        return runtime()
+
+
+@pytest.fixture(scope="module", params=["vllm", "server"])
+def engine(request, base, settings):
+    if request.param == "server":
+        settings = {**settings, "server": {**settings["server"], "url": request.getfixturevalue("server")}}
+    return load(request.param, base, digest(base), settings)
+
+
+def test_greedy_completions_are_those_of_the_transformers_engine(engine, reference):
+    asked = requests(reference, draws=1)
+    found, expected = (dict(each.complete(asked, GREEDY)) for each in (engine, reference))
+    assert found == expected  # texts, finish reasons and counts
+
+
+def test_the_probabilities_at_numbers_are_those_of_the_transformers_engine(engine, reference):
+    asked = requests(reference, draws=1)
+    found, expected = (dict(each.complete(asked, GREEDY)) for each in (engine, reference))
+    for request in asked:
+        numbers, others = found[request].numbers, expected[request].numbers
+        assert [each.start for each in numbers] == [each.start for each in others]
+        for number, other in zip(numbers, others, strict=True):
+            likely = {token: each for token, each in other.logprobs.items() if each > -5}
+            assert {token: number.logprobs[token] for token in likely} == pytest.approx(likely, abs=1e-3)
+
+
+def test_what_a_request_samples_does_not_depend_on_the_order(engine, reference):
+    asked = requests(reference, draws=3)
+    expected = dict(engine.complete(asked, SAMPLED))
+    shuffled = random.Random(1).sample(asked, len(asked))
+    assert dict(engine.complete(shuffled, SAMPLED)) == expected
+    assert len({completion.text for completion in expected.values()}) > len(asked) / 3
+
+
+def test_a_cut_completion_says_so(engine, reference):
+    for _, completion in engine.complete(requests(reference, draws=1), Sampling(0, 1.0, 2, 0)):
+        assert (completion.finish, completion.tokens) == ("length", 2)
+
+
+def test_expected_reviews_tell_right_from_wrong(engine, base, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    judge = Model(base, "review@1", 0.5)
+    judge._engine = engine
+    right, wrong = scores(judge, [RIGHT, WRONG], EXPECTED)
+    assert right > 8
+    assert wrong < 4
+
+
+def test_an_endpoint_with_another_model_is_an_error_that_says_how_to_start_the_right_one(server, base, settings):
+    other = {**settings, "server": {**settings["server"], "url": server}}
+    with pytest.raises(
+        UserError,
+        match=r"serves lance-\w+, not the model of .*vllm serve .* --served-model-name lance-0{16} --dtype float32",
+    ):
+        load("server", base, "0" * 64, other)
+
+
+def test_a_model_that_vllm_cannot_load_is_an_error_in_one_line(tmp_path, settings):
+    with pytest.raises(UserError, match=r"vllm cannot start with model folder .*runtime\.vllm"):
+        load("vllm", tmp_path, "", settings)
