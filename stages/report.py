@@ -111,7 +111,7 @@ def funnel_of(row: Record) -> Record:
         steps |= {"review": row["review"]["rows"], "routing": generate["seed"]}
         steps |= {name.replace("_", " "): generate[name] for name in generate if name != "seed"}
         steps |= {"filter": row["filter"]["rows"], "assess": row["assess"]["rows"]}
-        steps |= {f"select {name}": select[name] for name in ("sft", "pairs", "seed")}
+        steps |= {f"select {name}".replace("_", " "): tally for name, tally in select.items()}
     return steps | {phase: row[phase]["rows"] for phase in ("sft", "dpo") if "rows" in row.get(phase, {})}
 
 

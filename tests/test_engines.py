@@ -1,6 +1,7 @@
 """What a request samples depends on the request alone."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,13 +26,23 @@ def requests(engine: TransformersEngine, prompts=PROMPTS, draws=2) -> list[Reque
     ]
 
 
-@pytest.mark.parametrize("sampling", [SAMPLED, GREEDY])
-def test_neither_the_batch_nor_the_order_changes_a_completion(tiny_model, sampling):
+@pytest.fixture
+def ending(tiny_model) -> TransformersEngine:
+    """An engine whose completions end at different lengths: every eighth token ends one."""
     engine = TransformersEngine(tiny_model, 64)
+    engine.ends = set(range(0, engine.model.config.vocab_size, 8))
+    return engine
+
+
+@pytest.mark.parametrize("sampling", [replace(SAMPLED, max_tokens=40), GREEDY])
+def test_neither_the_batch_nor_the_order_changes_a_completion(ending, sampling):
+    engine = ending
     asked = requests(engine)
+    engine.batch_rows = 1
     expected = dict(engine.complete(asked, sampling))
     assert set(expected) == set(asked)
-    for engine.batch_rows in (1, 5, 64):
+    assert not sampling.temperature or len({completion.tokens for completion in expected.values()}) > 5
+    for engine.batch_rows in (2, 5, 16, 64):
         shuffled = random.Random(engine.batch_rows).sample(asked, len(asked))
         assert dict(engine.complete(shuffled, sampling)) == expected
 
@@ -60,9 +71,9 @@ def test_greedy_agrees_with_generate_of_transformers(tiny_model):
     assert found[asked].text == expected
 
 
-def test_when_the_memory_is_out_half_as_many_rows_run_and_nothing_is_lost(tiny_model, monkeypatch):
+def test_when_the_memory_is_out_half_as_many_rows_run_and_nothing_is_lost(ending, monkeypatch):
     """The allocator's own error, for 8 and more rows at once."""
-    engine = TransformersEngine(tiny_model, 64)
+    engine = ending
     asked = requests(engine)
     expected = dict(engine.complete(asked, SAMPLED))
     forward, sizes = engine._forward, []
