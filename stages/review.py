@@ -13,7 +13,7 @@ from pathlib import Path
 
 from stages.core.completions import Model
 from stages.core.errors import UserError, run
-from stages.core.judge import Scored, reviews
+from stages.core.judge import Reviewed, reviews
 from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.prompts import Review, system
@@ -26,10 +26,11 @@ def to_review(rows: list[Record], refresh: str) -> list[Record]:
     return rows if refresh == "all" else [row for row in rows if row.get("score") is None]
 
 
-def reviewed(row: Record, scored: Scored) -> Record:
+def reviewed(row: Record, scored: list[Reviewed]) -> Record:
     """The row with its reviews and their mean score."""
-    written = [{"text": each.text, "score": verdict} for each, verdict in scored if each.finish != "too long"]
-    return {**row, "score": mean_score([verdict for _, verdict in scored]), "reviews": written}
+    kept = [each for each in scored if each.completion.finish != "too long"]
+    told = [{"text": each.completion.text, "score": each.score, "written": each.written} for each in kept]
+    return {**row, "score": mean_score([each.score for each in scored]), "reviews": told}
 
 
 def shuffle_scores(rows: list[Record], random_state: int) -> list[Record]:

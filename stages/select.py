@@ -133,7 +133,7 @@ def own_reviews(rows: list[Record], review: Review, spread: float, limit: int, t
     found: dict[bool, list[Record]] = {True: [], False: []}
     for row in rows:
         scores = verdicts(row)
-        if not consistent(scores, spread):
+        if not consistent([*scores, *(each["written"] for each in row["reviews"])], spread):
             tally.drop("its samples disagree or cannot be read")
             continue
         mean = sum(score for score in scores if score is not None) / len(scores)

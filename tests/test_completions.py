@@ -101,9 +101,16 @@ def test_a_missing_model_is_an_error_that_names_the_stage_the_folder_and_the_rem
         asked(folder=tmp_path / "nowhere")
 
 
-def test_a_broken_model_is_an_error_that_names_the_stage_and_the_remedy(asked, tiny_model, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("tokenizer.json", "{"), ("tokenizer.json", "[]"), ("tokenizer.json", None), ("config.json", "[]"),
+     ("chat_template.jinja", "{% if"), ("chat_template.jinja", None)],
+)  # fmt: skip
+def test_a_broken_model_is_an_error_that_names_the_stage_and_the_remedy(asked, tiny_model, tmp_path, file, content):
     shutil.copytree(tiny_model, tmp_path / "broken")
-    (tmp_path / "broken/tokenizer.json").write_text("{")
+    (tmp_path / "broken" / file).unlink()
+    if content is not None:
+        (tmp_path / "broken" / file).write_text(content)
     with pytest.raises(UserError, match=r"review@1: model folder .*broken is broken.*dvc checkout"):
         asked(folder=tmp_path / "broken")
 

@@ -5,7 +5,7 @@ from conftest import ROOT
 
 from stages.core.engines import Completion
 from stages.core.errors import UserError
-from stages.core.judge import read
+from stages.core.judge import sampled
 from stages.core.prompts import verdict
 from stages.review import count, need_readable, reviewed, shuffle_scores, to_review
 
@@ -16,10 +16,6 @@ def rule(monkeypatch):
     return verdict("micro")
 
 
-def judged(completion, rule):
-    return completion, read(completion, rule)
-
-
 def test_all_scores_every_row_anew_and_new_only_the_unscored():
     rows = [{"id": "a", "score": 3.0}, {"id": "b", "score": None}]
     assert to_review(rows, "all") == rows
@@ -28,21 +24,21 @@ def test_all_scores_every_row_anew_and_new_only_the_unscored():
 
 def test_a_score_is_the_mean_of_the_readable_verdicts(rule):
     texts = ["It is wrong. score: 2", "It is", "It is wrong. score: 1"]
-    row = reviewed({"id": "a"}, [judged(Completion(text, "stop"), rule) for text in texts])
+    row = reviewed({"id": "a"}, [sampled(Completion(text, "stop"), rule) for text in texts])
     assert row["score"] == 1.5
     assert [each["score"] for each in row["reviews"]] == [2, None, 1]
 
 
 def test_a_truncated_review_has_no_verdict(rule):
-    row = reviewed({"id": "a"}, [judged(Completion("It is correct. score: 1", "length"), rule)])
+    row = reviewed({"id": "a"}, [sampled(Completion("It is correct. score: 1", "length"), rule)])
     assert row["score"] is None
 
 
 def test_a_pair_that_does_not_fit_the_context_is_dropped_with_that_reason(rule):
     rows = [
-        reviewed({"id": "a"}, [judged(Completion("", "too long"), rule)]),
-        reviewed({"id": "b"}, [judged(Completion("no verdict", "stop"), rule)]),
-        reviewed({"id": "c"}, [judged(Completion("It is correct. score: 7", "stop"), rule)]),
+        reviewed({"id": "a"}, [sampled(Completion("", "too long"), rule)]),
+        reviewed({"id": "b"}, [sampled(Completion("no verdict", "stop"), rule)]),
+        reviewed({"id": "c"}, [sampled(Completion("It is correct. score: 7", "stop"), rule)]),
     ]
     counts = count(rows, asked=3, samples=1)
     assert counts["rows"] == {"in": 3, "out": 1, "dropped": {"does not fit the context": 1, "no readable verdict": 1}}

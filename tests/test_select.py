@@ -11,12 +11,12 @@ from stages.select import added, own_reviews, pairs_of, pools, preference_pairs,
 def assessed(name, score, route="new", prompt="Is 5 even or odd?"):
     return {
         "id": name, "route": route, "prompt": prompt, "response": f"response {name}", "score": score,
-        "lineage": {"seed": "s"}, "reviews": [{"text": f"score: {score}", "score": score}] * 3,
+        "lineage": {"seed": "s"}, "reviews": [{"text": f"score: {score}", "score": score, "written": score}] * 3,
     }  # fmt: skip
 
 
 SEED = {"id": "s", "prompt": "Is 4 even or odd?", "response": "is even", "score": None, "iteration": "0"}
-REVIEWED = {**SEED, "score": 9.0, "reviews": [{"text": "score: 9", "score": 9.0}]}
+REVIEWED = {**SEED, "score": 9.0, "reviews": [{"text": "score: 9", "score": 9.0, "written": 9.0}]}
 
 
 def test_an_sft_row_is_a_new_pair_scored_above_and_not_at_the_bound():
@@ -90,7 +90,12 @@ def test_a_seed_row_carries_its_newest_score_and_keeps_its_verdicts_when_it_is_n
 def test_the_replayed_reviews_are_consistent_and_half_high_half_low(monkeypatch):
     monkeypatch.chdir(ROOT)
     rows = [assessed(name, score) for name, score in (("a", 9.0), ("b", 8.0), ("c", 1.0))]
-    torn = assessed("d", 2.0) | {"reviews": [{"text": "score: 2", "score": 2.0}, {"text": "score: 9", "score": 9.0}]}
+    torn = assessed("d", 2.0) | {
+        "reviews": [
+            {"text": "score: 2", "score": 2.0, "written": 2.0},
+            {"text": "score: 9", "score": 9.0, "written": 9.0},
+        ]
+    }
     tally = Tally(4)
     found = own_reviews([*rows, torn], Review("micro"), 1, 10, tally)
     assert [row["lineage"]["reviewed"] in ("a", "b") for row in found] == [True, False]
@@ -104,3 +109,12 @@ def test_the_replayed_reviews_are_consistent_and_half_high_half_low(monkeypatch)
 @pytest.mark.parametrize("score", [None, 9.0])
 def test_no_pair_without_a_margin(score):
     assert preference_pairs(pools([], [assessed("a", 9.0), assessed("b", score)]), "1", 2.0, Tally(2)) == []
+
+
+def test_by_expected_a_review_is_replayed_only_if_its_own_verdict_is_near_the_mean(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    rows = [assessed("a", 9.0), assessed("b", 1.0), assessed("c", 2.0)]
+    rows[2]["reviews"] = [{"text": "score: 8", "score": 2.0, "written": 8.0}]
+    tally = Tally(3)
+    assert {row["lineage"]["reviewed"] for row in own_reviews(rows, Review("micro"), 1, 10, tally)} == {"a", "b"}
+    assert tally.counts(2)["dropped"] == {"its samples disagree or cannot be read": 1}

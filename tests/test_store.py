@@ -1,6 +1,7 @@
 """The completion store: nothing is computed twice, nothing damaged is served, nothing finished is lost."""
 
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -38,12 +39,15 @@ def test_a_truncated_completion_is_kept_as_such(path):
     assert store.find([key(1)])[key(1)].finish == "length"
 
 
-def test_a_torn_value_is_not_served(path):
+@pytest.mark.parametrize(
+    "torn", [b"{}", b'{"text": "It is right. score: 9", "finish": "stop"}', b"\xff\x00", "text", 7]
+)
+def test_a_torn_value_is_not_served(path, torn):
     store = Store(path, 1)
     for number in range(3):
         store.put(key(number), DONE)
     with sqlite3.connect(path) as database:
-        database.execute("UPDATE completions SET value = replace(value, 'wrong', 'right') WHERE key = ?", [key(1)])
+        database.execute("UPDATE completions SET value = ? WHERE key = ?", [torn, key(1)])
     assert set(store.find(map(key, range(3)))) == {key(0), key(2)}
     store.put(key(1), DONE)
     assert store.find([key(1)])[key(1)] == DONE
@@ -63,6 +67,50 @@ def test_a_damaged_file_is_put_aside_and_the_run_goes_on(path, capsys, damage):
     assert Store(path, 1).find([key(1)]) == {key(1): DONE}
     assert "is damaged" in capsys.readouterr().out
     assert path.with_name("completions.sqlite.damaged").exists()
+
+
+def test_random_damage_is_never_served_and_never_ends_a_run(path):
+    store = Store(path, 1)
+    for number in range(300):
+        store.put(key(number), Completion(f"text {number}", "stop"))
+    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.close()
+    whole, randomly = path.read_bytes(), random.Random(0)
+    for _ in range(40):
+        content = bytearray(whole)
+        for _ in range(30):
+            content[randomly.randrange(len(content))] = randomly.randrange(256)
+        path.write_bytes(content)
+        store = Store(path, 1)
+        for found, completion in store.find(map(key, range(300))).items():
+            assert completion.text == f"text {int.from_bytes(found, 'big')}"
+        store.put(key(1), DONE)
+        assert store.find([key(1)]) == {key(1): DONE}
+        assert store.totals()["completions"] > 0
+        store.close()
+        for left in path.parent.glob("completions.sqlite*"):
+            left.unlink()
+
+
+def test_of_two_processes_that_meet_the_same_damage_the_second_keeps_the_firsts_new_store(path):
+    Store(path, 1).put(key(0), DONE)
+    first, second = Store(path, 1), Store(path, 1)
+    damage = sqlite3.DatabaseError("database disk image is malformed")
+    first._replace_damaged(damage)
+    for number in range(1, 200):
+        first.put(key(number), DONE)
+    second._replace_damaged(damage)
+    second.put(key(200), DONE)
+    first.put(key(201), DONE)
+    assert len(Store(path, 1).find(map(key, range(1, 202)))) == 201
+
+
+def test_a_process_goes_over_to_the_new_store_that_another_one_has_begun(path):
+    first, second = Store(path, 1), Store(path, 1)
+    first._replace_damaged(sqlite3.DatabaseError("database disk image is malformed"))
+    for number in range(150):
+        second.put(key(number), DONE)
+    assert key(149) in Store(path, 1).find([key(149)])
 
 
 WRITER = """

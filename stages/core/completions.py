@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from stages.core.store import Store
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+PROBE = "Why?"
 KEYS = "1"  # the meaning of a key; another number where it changes
 
 
@@ -52,12 +53,13 @@ class Model:
         requests = self._requests(list(dict.fromkeys(rendered)), draws)
         fitting = [each for each in requests if len(each.tokens) + sampling.max_tokens <= self._context]
         self._need_fitting(len(fitting), len(requests), sampling.max_tokens)
-        keys = {self._key(each, sampling): each for each in fitting}
+        keys = {each: self._key(each, sampling) for each in fitting}
         with self._named():
-            found = {keys[key]: completion for key, completion in self._store.find(keys).items()}
+            stored = self._store.find(keys.values())
+            found = {each: stored[key] for each, key in keys.items() if key in stored}
             if found:
                 say(f"{task}: {len(found):,} of {len(fitting):,} completions were in the store")
-            missing = [each for each in fitting if each not in found]
+            missing = {each: key for each, key in keys.items() if each not in found}
             found |= self._computed(task, missing, sampling)
         done = {(each.prompt, each.draw): found.get(each, Completion("", "too long")) for each in requests}
         return [[done[prompt, draw] for draw in range(draws)] for prompt in rendered]
@@ -83,22 +85,21 @@ class Model:
 
     def _key(self, request: Request, sampling: Sampling) -> bytes:
         """The store's key: what decides the completion, and nothing else."""
-        return hashlib.sha256(
-            json.dumps([KEYS, self._digest, request.prompt, astuple(sampling), request.draw]).encode()
-        ).digest()
+        decides = [KEYS, self._digest, request.prompt, list(vars(sampling).values()), request.draw]
+        return hashlib.sha256(json.dumps(decides).encode()).digest()
 
-    def _computed(self, task: str, requests: list[Request], sampling: Sampling) -> dict[Request, Completion]:
-        """Completions from the engine, each stored as it finishes."""
-        if not requests:
+    def _computed(self, task: str, keys: dict[Request, bytes], sampling: Sampling) -> dict[Request, Completion]:
+        """Completions from the engine, each stored under its key as it finishes."""
+        if not keys:
             return {}
         self._engine = self._engine or engines.load(self._name, self.folder, self._digest, runtime())
         found, before = {}, time.monotonic()
-        with progress(task, len(requests)) as advance:
-            for request, completion in self._engine.complete(requests, sampling):
+        with progress(task, len(keys)) as advance:
+            for request, completion in self._engine.complete(list(keys), sampling):
                 now = time.monotonic()
                 found[request] = replace(completion, seconds=round(now - before, 6))
                 before = now
-                self._store.put(self._key(request, sampling), found[request])
+                self._store.put(keys[request], found[request])
                 advance(1)
         return found
 
@@ -131,8 +132,17 @@ def _tokenizer(folder: Path) -> "tuple[PreTrainedTokenizerBase, int]":
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder).max_position_embeddings
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        context = int(AutoConfig.from_pretrained(folder).max_position_embeddings)
+        read = tokenizer.decode(tokenizer(chat.rendered(tokenizer, PROBE), add_special_tokens=False)["input_ids"])
+    except Exception as error:  # a damaged file may raise anything
         raise UserError(
-            f"model folder {folder} is broken: {error}; remove the folder and run dvc checkout, or dvc repro -f"
-        ) from None
+            f"model folder {folder} is broken: {type(error).__name__}: {error}; remove it and run dvc checkout, or "
+            "dvc repro -f"
+        ) from error
+    if PROBE not in read:  # transformers makes a tokenizer of nothing where its file is missing
+        raise UserError(
+            f"model folder {folder} is broken: its tokenizer reads '{PROBE}' as {read!r}; remove it and run dvc "
+            "checkout, or dvc repro -f"
+        )
+    return tokenizer, context

@@ -5,7 +5,7 @@ greedily, and takes the mean score under the judge's own probabilities at the ve
 """
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from stages.core.completions import Model
 from stages.core.engines import Completion, Sampling
@@ -13,28 +13,37 @@ from stages.core.expectation import Part, Probabilities, expectation, parts, pro
 from stages.core.prompts import verdict, verdict_scale
 from stages.core.verdict import score
 
-Scored = list[tuple[Completion, float | None]]  # the reviews of one pair; None where no verdict can be read
+
+class Reviewed(NamedTuple):
+    """One review of a pair; None where no verdict can be read."""
+
+    completion: Completion
+    score: float | None
+    written: float | None  # the verdict as the judge wrote it; by `sampled` it is the score
+
+
 ONE_TOKEN = Sampling(temperature=0, top_p=1, max_tokens=1, random_state=0, numbers=True)
 
 
 def reviews(
     model: Model, task: str, rendered: list[str], prompts: str, settings: dict[str, Any], random_state: int
-) -> list[Scored]:
+) -> list[list[Reviewed]]:
     """The reviews of each rendered prompt, with their scores, by `review.estimator`."""
     rule = verdict(prompts)
     if settings["estimator"] == "sampled":
         sampling = Sampling(settings["temperature"], settings["top_p"], settings["max_tokens"], random_state)
         drawn = model.resume(task, rendered, settings["samples"], sampling)
-        return [[(each, read(each, rule)) for each in completions] for completions in drawn]
+        return [[sampled(each, rule) for each in completions] for completions in drawn]
     greedy = Sampling(temperature=0, top_p=1, max_tokens=settings["max_tokens"], random_state=0, numbers=True)
     written = [completion for (completion,) in model.resume(task, rendered, 1, greedy)]
     scores = expected(model, task, rendered, written, rule, verdict_scale(prompts))
-    return [[(completion, each)] for completion, each in zip(written, scores, strict=True)]
+    return [[Reviewed(each, mean, score(each.text, rule))] for each, mean in zip(written, scores, strict=True)]
 
 
-def read(completion: Completion, rule: re.Pattern[str]) -> float | None:
-    """The verdict; a truncated review has none."""
-    return score(completion.text, rule) if completion.finish == "stop" else None
+def sampled(completion: Completion, rule: re.Pattern[str]) -> Reviewed:
+    """A review with its verdict; a truncated one has none."""
+    verdict = score(completion.text, rule) if completion.finish == "stop" else None
+    return Reviewed(completion, verdict, verdict)
 
 
 def expected(

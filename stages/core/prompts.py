@@ -6,6 +6,7 @@ it, what would speak for the judge (the set's review/claims.yaml).
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from string import Template
 
@@ -15,7 +16,7 @@ from stages.core.errors import UserError
 from stages.core.records import need_text
 
 FOLDER = Path("prompts")
-_TAG = re.compile(r"<\s*/?\s*(\w+)\s*>")
+_TAG = re.compile(r"<[\s/]*(\w+)\b[^<>]*>")
 
 
 def load(path: Path, required: set[str], optional: frozenset[str] = frozenset()) -> Template:
@@ -45,8 +46,14 @@ def _tags(template: Template) -> set[str]:
 
 def _without_tags(text: str, names: set[str]) -> str:
     """The text without the template's tags, however written; cutting one out must not make another."""
-    found = _TAG.sub(lambda tag: "" if tag[1].lower() in names else tag[0], text)
-    return found if found == text else _without_tags(found, names)
+    return _settled(lambda each: _TAG.sub(lambda tag: "" if tag[1].lower() in names else tag[0], each), text)
+
+
+def _settled(change: Callable[[str], str], text: str) -> str:
+    """The text after the change, made again until it changes nothing."""
+    while (changed := change(text)) != text:
+        text = changed
+    return text
 
 
 def system(prompt_set: str) -> str:
@@ -105,9 +112,8 @@ class Review:
 
     def _plain(self, text: str) -> str:
         """The text without what would speak for the judge; tags go first, they could stand within a claim."""
-        tagless = _without_tags(text, _tags(self.template))
-        found = self.claims.sub("", tagless)
-        return found if found == text else self._plain(found)
+        tags = _tags(self.template)
+        return _settled(lambda each: self.claims.sub("", _without_tags(each, tags)), text)
 
 
 def constitution(path: Path) -> str:

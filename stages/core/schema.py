@@ -121,6 +121,10 @@ class Store(Section):
 
 
 class Vllm(Section):
+    """Arguments of `vllm.LLM`; those that are not named here are passed through too."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
     tensor_parallel_size: Positive
     pipeline_parallel_size: Positive
     data_parallel_size: Positive

@@ -13,10 +13,12 @@ import os
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from filelock import FileLock
 
 from stages.core.engines import Completion, Number
 from stages.core.errors import UserError, run
@@ -26,7 +28,7 @@ from stages.core.progress import say
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS completions (
   key BLOB PRIMARY KEY,          -- SHA-256 of what decides the completion
-  value TEXT NOT NULL,           -- the completion as JSON
+  value BLOB NOT NULL,           -- the completion as JSON in UTF-8
   checksum BLOB NOT NULL,        -- of key and value
   tokens INTEGER NOT NULL,       -- written by the model
   seconds REAL NOT NULL,         -- of computing
@@ -37,9 +39,10 @@ CREATE INDEX IF NOT EXISTS by_use ON completions (used);
 """
 GIGABYTE = 10**9
 CHUNK = 500  # keys per query
-WRITES_BETWEEN_SIZE_CHECKS = 100
+WRITES_BETWEEN_CHECKS = 100
 EVICTED = 0.1  # share of the completions that leave at once when the store is full
 WAIT = 60  # seconds for another writer
+DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 
 def place() -> Path:
@@ -53,23 +56,33 @@ def place() -> Path:
     return root / str(runtime()["store"]["path"])
 
 
-def _checksum(key: bytes, value: str) -> bytes:
-    return hashlib.blake2b(key + value.encode(), digest_size=16).digest()
+def _checksum(key: bytes, value: bytes) -> bytes:
+    return hashlib.blake2b(key + value, digest_size=16).digest()
 
 
-def _decoded(value: str) -> Completion:
+def _decoded(value: bytes) -> Completion:
     fields = json.loads(value)
     return Completion(**{**fields, "numbers": tuple(Number(**each) for each in fields["numbers"])})
+
+
+T = TypeVar("T")
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether the file is no longer the database that this module wrote: our own SQL cannot be at fault."""
+    code = getattr(error, "sqlite_errorcode", None)  # Python's own errors of decoding have none
+    return code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
 class Store:
     def __init__(self, path: Path, max_gb: float) -> None:
         self.path, self.max_bytes, self._writes = path, max_gb * GIGABYTE, 0
+        self._inode = 0
         with self._said():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._open()
-            except sqlite3.DatabaseError as error:
+            except DAMAGE as error:
                 self._replace_damaged(error)
 
     @classmethod
@@ -78,6 +91,7 @@ class Store:
 
     def _open(self) -> None:
         self._db = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)  # each statement is a transaction
+        self._inode = self.path.stat().st_ino
         self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._db.execute("PRAGMA journal_mode = WAL")  # readers and a writer do not wait for each other
         self._db.execute(
@@ -85,68 +99,86 @@ class Store:
         )  # a power cut may lose the last completions, never damage others
         self._db.executescript(SCHEMA)
 
-    def _replace_damaged(self, error: sqlite3.DatabaseError) -> None:
-        """Put a file that is no longer a database aside and begin anew; raises the error again if it is another one."""
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    def _replace_damaged(self, error: Exception) -> None:
+        """Put a damaged file aside, unless another process has done so already, and begin anew; raises the error again
+        if it is another one."""
+        if not _is_damage(error):
             raise error
-        aside = self.path.with_name(f"{self.path.name}.damaged")
-        say(f"completion store {self.path} is damaged ({error}): it is now {aside.name}, and completions are made anew")
         self._db.close()
-        self.path.replace(aside)
-        for journal in ("-wal", "-shm"):
-            self.path.with_name(self.path.name + journal).unlink(missing_ok=True)
-        self._open()
+        with FileLock(self._beside(".lock"), timeout=WAIT):
+            if self._moved():
+                self._open()
+                return
+            for journal in ("", "-wal", "-shm"):
+                if (damaged := self._beside(journal)).exists():
+                    damaged.replace(self._beside(f".damaged{journal}"))
+            self._open()
+        say(
+            f"completion store {self.path} is damaged ({error}): it is now {self.path.name}.damaged, and completions "
+            "are made anew"
+        )
+
+    def _beside(self, suffix: str) -> Path:
+        return self.path.with_name(self.path.name + suffix)
+
+    def _moved(self) -> bool:
+        """Whether the open file is no longer the one at the store's place."""
+        return not self.path.exists() or self.path.stat().st_ino != self._inode
 
     @contextmanager
     def _said(self) -> Iterator[None]:
         """An error of the disk as the user's: what is stored stays stored."""
         try:
             yield
-        except (sqlite3.OperationalError, OSError) as error:
+        except (sqlite3.DatabaseError, OSError) as error:
             raise UserError(
                 f"completion store {self.path}: {error}; free disk space, lower runtime.store.max_gb or set "
                 "runtime.store.path to another disk, then run again: what was completed is kept"
             ) from None
 
-    def find(self, keys: Iterable[bytes]) -> dict[bytes, Completion]:
-        """The completions that are here and whole; each counts as served."""
+    def _safely(self, action: Callable[[], T]) -> T:
+        """The action's result; on a damaged file once more, with a new one."""
         with self._said():
             try:
-                return self._found(list(keys))
-            except sqlite3.DatabaseError as error:
+                return action()
+            except DAMAGE as error:
                 self._replace_damaged(error)
-                return {}
+                return action()
+
+    def find(self, keys: Iterable[bytes]) -> dict[bytes, Completion]:
+        """The completions that are here and whole; each counts as served."""
+        found: dict[bytes, Completion] = {}
+        asked = list(keys)
+        for start in range(0, len(asked), CHUNK):
+            chunk = asked[start : start + CHUNK]
+            found |= self._safely(lambda chunk=chunk: self._found(chunk))  # type: ignore[misc]
+        return found
 
     def _found(self, keys: list[bytes]) -> dict[bytes, Completion]:
-        found: dict[bytes, Completion] = {}
-        for start in range(0, len(keys), CHUNK):
-            chunk = keys[start : start + CHUNK]
-            marks = ", ".join("?" * len(chunk))
-            rows = self._db.execute(f"SELECT key, value, checksum FROM completions WHERE key IN ({marks})", chunk)
-            whole = {key: value for key, value, checksum in rows if checksum == _checksum(key, value)}
-            found |= {key: _decoded(value) for key, value in whole.items()}
-            marks = ", ".join("?" * len(whole))
-            self._db.execute(
-                f"UPDATE completions SET served = served + 1, used = ? WHERE key IN ({marks})",
-                [int(time.time()), *whole],
-            )
-        return found
+        marks = ", ".join("?" * len(keys))
+        rows = self._db.execute(f"SELECT key, value, checksum FROM completions WHERE key IN ({marks})", keys)
+        whole = {key: value for key, value, sum_ in rows if isinstance(value, bytes) and sum_ == _checksum(key, value)}
+        marks = ", ".join("?" * len(whole))
+        self._db.execute(
+            f"UPDATE completions SET served = served + 1, used = ? WHERE key IN ({marks})", [int(time.time()), *whole]
+        )
+        return {key: _decoded(value) for key, value in whole.items()}
 
     def put(self, key: bytes, completion: Completion) -> None:
         """Keep a completion; it is safe from here on, whatever happens to this process."""
-        value = json.dumps(vars(completion), default=vars, ensure_ascii=False)
+        value = json.dumps(vars(completion), default=vars, ensure_ascii=False).encode()
         row = (key, value, _checksum(key, value), completion.tokens, completion.seconds, 0, int(time.time()))
-        with self._said():
-            try:
-                self._db.execute("INSERT OR REPLACE INTO completions VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-                if self._writes % WRITES_BETWEEN_SIZE_CHECKS == 0:
-                    self._evict()
-            except sqlite3.DatabaseError as error:
-                self._replace_damaged(error)
+        self._safely(lambda: self._db.execute("INSERT OR REPLACE INTO completions VALUES (?, ?, ?, ?, ?, ?, ?)", row))
+        if self._writes % WRITES_BETWEEN_CHECKS == 0:
+            self._safely(self._look_after)
         self._writes += 1
 
-    def _evict(self) -> None:
-        while self.bytes() > self.max_bytes:
+    def _look_after(self) -> None:
+        """Go over to the new file if another process has put this one aside as damaged; keep the bound."""
+        if self._moved():
+            self._db.close()
+            self._open()
+        while self._bytes() > self.max_bytes:
             (rows,) = self._db.execute("SELECT count(*) FROM completions").fetchone()
             if not rows:
                 return
@@ -155,6 +187,9 @@ class Store:
             self._db.execute("PRAGMA incremental_vacuum").fetchall()
 
     def bytes(self) -> int:
+        return self._safely(self._bytes)
+
+    def _bytes(self) -> int:
         pages, size, free = (
             self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size", "freelist_count")
         )
@@ -164,7 +199,7 @@ class Store:
         """Completions, tokens and seconds that are here, and those that were served instead of computed."""
         names = ("completions", "tokens", "seconds", "served", "served_tokens", "served_seconds")
         sums = "sum(tokens), sum(seconds), sum(served), sum(served * tokens), sum(served * seconds)"
-        row = self._db.execute(f"SELECT count(*), {sums} FROM completions").fetchone()
+        row = self._safely(lambda: self._db.execute(f"SELECT count(*), {sums} FROM completions").fetchone())
         return {name: value or 0 for name, value in zip(names, row, strict=True)}
 
     def close(self) -> None:

@@ -6,9 +6,10 @@ parameters and the draw's number, never by its batch or its place in the queue.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from math import exp, inf, log1p
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -71,6 +72,15 @@ def seed_of(prompt: str, sampling: Sampling, draw: int) -> int:
 def dtype(model: Path) -> str:
     """The type of a model's weights. vLLM must be told: by itself it would run 32-bit weights in 16 bits."""
     return str(json.loads((model / "config.json").read_text(encoding="utf-8"))["dtype"])
+
+
+def by_text(likely: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Log-probabilities by the token's text; tokens of the same text, such as 5 and the byte 0x35, add up."""
+    found: dict[str, float] = {}
+    for text, logprob in likely:
+        other = found.get(text, -inf)
+        found[text] = max(other, logprob) + log1p(exp(-abs(other - logprob)))
+    return {text: round(logprob, 6) for text, logprob in found.items()}
 
 
 def holds_digit(text: str) -> bool:

@@ -16,10 +16,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, DynamicLayer
 
-from stages.core.engines import ALTERNATIVES, Completion, Number, Request, Sampling, holds_digit, seed_of
+from stages.core.engines import ALTERNATIVES, Completion, Number, Request, Sampling, by_text, holds_digit, seed_of
 from stages.core.errors import UserError
 
-ALIVE = 0.7  # share of rows still running below which the finished ones leave the batch and waiting ones enter
+ALIVE = 0.85  # share of rows still running below which the finished ones leave the batch and waiting ones enter
 MOST_ROWS = {"cpu": 384, "cuda": 2048}  # by default; on the CPU, more rows at once are not faster
 SPARE_COLUMNS = 32  # of the slab, so that it is moved to the left only now and then
 PREFILL_TOKENS = 32_768  # prompt tokens read in one forward pass
@@ -123,11 +123,15 @@ class TransformersEngine:
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         try:
             self.model = AutoModelForCausalLM.from_pretrained(model).to(self.device).eval()
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"model folder {model} does not fit the GPU's memory ({error})") from error
         except Exception as error:  # safetensors, torch and transformers each raise their own
             raise UserError(
                 f"model folder {model} cannot be loaded ({error}); remove it and run dvc checkout, or dvc repro -f"
             ) from error
-        self.batch_rows = batch_rows
+        # these position embeddings depend on the longest row of the batch: a row of its own for each completion
+        alone = any(kind in str(self.model.config.to_dict().get("rope_parameters")) for kind in ("dynamic", "longrope"))
+        self.batch_rows = 1 if alone else batch_rows
         ends = self.model.generation_config.eos_token_id
         self.ends = set(ends) if isinstance(ends, list) else {ends}
         self._vocabulary: list[str] = []  # each token's text; filled when first needed
@@ -287,7 +291,7 @@ class TransformersEngine:
 
     def _number(self, row: Row, place: int, logprobs: dict[int, float]) -> Number:
         start = len(self.tokenizer.decode(row.written[:place], skip_special_tokens=True))
-        return Number(start, {self._vocabulary[token]: round(each, 6) for token, each in logprobs.items()})
+        return Number(start, by_text((self._vocabulary[token], each) for token, each in logprobs.items()))
 
     def _rows_that_fit(self, longest: int, sampling: Sampling) -> int:
         """How many rows the free memory holds, by the size of their keys and values and of what sampling works on."""
@@ -320,9 +324,11 @@ def _free_memory(device: torch.device) -> int:
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and (most := limit.read_text().strip()) != "max":
-        free = min(free, int(most) - int(used.read_text()))
+    group = Path("/sys/fs/cgroup")
+    if (group / "memory.max").exists() and (most := (group / "memory.max").read_text().strip()) != "max":
+        counted = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        files = int(counted["active_file"]) + int(counted["inactive_file"])  # cached, and given up when needed
+        free = min(free, int(most) - int((group / "memory.current").read_text()) + files)
     return free
 
 

@@ -15,7 +15,17 @@ from vllm import LLM, SamplingParams
 from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 
-from stages.core.engines import ALTERNATIVES, Completion, Number, Request, Sampling, dtype, holds_digit, seed_of
+from stages.core.engines import (
+    ALTERNATIVES,
+    Completion,
+    Number,
+    Request,
+    Sampling,
+    by_text,
+    dtype,
+    holds_digit,
+    seed_of,
+)
 from stages.core.errors import UserError
 
 
@@ -60,7 +70,7 @@ class VllmEngine:
             digit = holds_digit(likely[token].decoded_token)
             if digit or after:
                 start = len(self.tokenizer.decode(output.token_ids[:place], skip_special_tokens=True))
-                found.append(Number(start, {each.decoded_token: round(each.logprob, 6) for each in likely.values()}))
+                found.append(Number(start, by_text((each.decoded_token, each.logprob) for each in likely.values())))
             after = digit
         return tuple(found)
 
