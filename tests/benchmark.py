@@ -60,20 +60,6 @@ def repository() -> Iterator[Path]:
                 os.environ["DVC_ROOT"] = before
 
 
-def base_model(folder: Path) -> Path:
-    """The shipped base model with 32-bit weights, as the stage `base` writes it."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from stages.core.progress import quiet_transformers
-
-    quiet_transformers()
-    shipped = ROOT / "stages/microworld/base"
-    AutoModelForCausalLM.from_pretrained(shipped, dtype=torch.float32).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(shipped).save_pretrained(folder)
-    return folder
-
-
 def seeds() -> list[dict[str, str]]:
     from stages.core.records import content_id
 
@@ -103,7 +89,7 @@ def reviewed(model, rows: list[dict], settings: dict = REVIEW) -> list[dict]:
     return [with_score(row, each) for row, each in zip(rows, scored, strict=True)]
 
 
-def construct(model, threshold: float = 7.0) -> tuple[list[dict], list[dict]]:
+def construct(model, threshold: float = 7.0) -> None:
     """review, generate and assess of all seeds, by the stages' own functions; filter is not timed."""
     from stages.core.engines import Sampling
     from stages.core.prompts import FOLDER, load
@@ -119,7 +105,6 @@ def construct(model, threshold: float = 7.0) -> tuple[list[dict], list[dict]]:
     flawed, _ = writer.ask("flawed", "flawed", high, filled(load(folder / "flawed.md", fields), high))
     made = [new_record(each) for each in responses] + [flawed_record(each) for each in flawed]
     reviewed(model, made)
-    return rows, made
 
 
 class Asked:
@@ -175,16 +160,12 @@ def construction(base: Path) -> Iterator[Row]:
 
 
 def engine(base: Path) -> Iterator[Row]:
-    from stages.core.engines import Request, Sampling
-
     with repository():
         model = loaded(base)
         asked = Asked(model)
         reviewed(model, seeds())
         ((prompts, draws, sampling),) = asked.calls
         requests = model._requests(list(dict.fromkeys(prompts)), draws)
-        assert isinstance(requests[0], Request)
-        assert isinstance(sampling, Sampling)
         ours = min(timed(lambda: list(model._engine.complete(requests, sampling))) for _ in range(3))
         by_length = sorted(dict.fromkeys(prompts), key=len)
         best = float("inf"), 0
@@ -226,7 +207,6 @@ def order(base: Path) -> Iterator[Row]:
 
 
 def estimators(base: Path) -> Iterator[Row]:
-    from stages.core.verdict import mean_score
     from stages.measure import JUDGED_RIGHT, correct
 
     expected = {**REVIEW, "estimator": "expected"}
@@ -239,11 +219,10 @@ def estimators(base: Path) -> Iterator[Row]:
             reviewed(model, rows[:8], settings)
             found: list[dict] = []
             times[name] = timed(lambda m=model, s=settings, f=found: f.extend(reviewed(m, rows, s)))
-            scores = [mean_score([each["score"]]) for each in found]
-            truths = [correct(each["prompt"], each["response"]) for each in rows]
             agree = [
-                score is not None and (score >= JUDGED_RIGHT) == truth
-                for score, truth in zip(scores, truths, strict=True)
+                each["score"] is not None
+                and (each["score"] >= JUDGED_RIGHT) == correct(each["prompt"], each["response"])
+                for each in found
             ]
             right[name] = 100 * sum(agree) / len(agree)
     ratio = times["sampled"] / times["expected"]
@@ -270,8 +249,6 @@ def estimators(base: Path) -> Iterator[Row]:
 
 def long_rationales(base: Path) -> Iterator[Row]:
     """A rationale of 256 tokens, by a model that does not end: the default's with its end token taken out of reach."""
-    import torch
-
     from stages.core.engines import Sampling
 
     with repository():
@@ -283,7 +260,6 @@ def long_rationales(base: Path) -> Iterator[Row]:
         sampled = timed(lambda: list(model._engine.complete(model._requests(prompts, 3), Sampling(0.7, 0.9, 256, 0))))
         greedy = Sampling(0, 1.0, 256, 0, numbers=True)
         expected = timed(lambda: list(model._engine.complete(model._requests(prompts, 1), greedy)))
-        assert torch.is_tensor(model._engine.model.lm_head.weight)
         yield row(
             "expected, rationales of 256 tokens",
             f"sampled, 3 reviews ({sampled:.1f} s)",
@@ -345,7 +321,8 @@ def filtering(base: Path) -> Iterator[Row]:
 
 
 def filter_once(records: int) -> None:
-    """Length, ROUGE-L, decontamination and duplicates of synthetic records: four responses to each new instruction."""
+    """Length, ROUGE-L and decontamination of synthetic records, half of them flawed responses; duplicates among as many
+    instructions, in clusters of a hundred."""
     import numpy
 
     from stages.core.params import load
@@ -360,14 +337,16 @@ def filter_once(records: int) -> None:
         return " ".join(words[random.integers(5000, size=length)])
 
     rows = []
-    for number in range(records // 4):
-        seed = {"id": str(number // 4), "prompt": text(20), "response": text(40)}
-        rows += [{"route": "new", "prompt": (prompt := text(20)), "response": text(40), "seed": seed} for _ in range(1)]
-        rows += [{**rows[-1], "prompt": prompt, "response": text(40)} for _ in range(3)]
-    instructions = {row["prompt"]: row for row in rows}
-    centres = random.normal(size=(len(instructions), 128)).astype(numpy.float32)
-    centres[::10] = centres[1::10][: len(centres[::10])] + random.normal(scale=1e-4, size=(len(centres[::10]), 128))
-    vectors = centres / numpy.linalg.norm(centres, axis=1, keepdims=True)
+    for number in range(records // 8):
+        seed = {"id": str(number), "prompt": text(20), "response": text(40)}
+        new = text(20)
+        rows += [{"route": "new", "prompt": new, "response": text(40), "seed": seed} for _ in range(4)]
+        rows += [{"route": "flawed", "prompt": seed["prompt"], "response": text(40), "seed": seed} for _ in range(4)]
+    instructions = {row["prompt"]: row for row in rows if row["route"] == "new"}
+    corpus = random.normal(size=(records // 100, 128))[random.integers(records // 100, size=records)]  # in clusters
+    corpus = (corpus + random.normal(scale=0.3, size=corpus.shape)).astype(numpy.float32)
+    corpus[::10] = corpus[1::10][: len(corpus[::10])] + random.normal(scale=1e-4, size=(len(corpus[::10]), 128))
+    vectors = corpus / numpy.linalg.norm(corpus, axis=1, keepdims=True)
     benchmark = Benchmark(benchmark_items(Path("evaluation/micro/data")), settings["ngram"])
     started = time.perf_counter()
     faults = instruction_faults(instructions, settings, benchmark)
@@ -473,9 +452,11 @@ def main(*names: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from stages.base import materialised
+
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as folder:
-        base = base_model(Path(folder))
+        base = materialised(ROOT / "stages/microworld/base", "float32", Path(folder))
         rows = [row for name in names or PARTS for row in PARTS[name](base)]
     table = Table("what", "against", "measured", "ratio", "must reach", "")
     for each in rows:

@@ -131,3 +131,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Qwen2ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default's base model in 32 bits, as the pipeline uses it."""
+    from stages.base import materialised
+
+    return materialised(ROOT / "stages/microworld/base", "float32", tmp_path_factory.mktemp("base"))

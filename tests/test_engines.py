@@ -47,12 +47,18 @@ def test_neither_the_batch_nor_the_order_changes_a_completion(ending, sampling):
         assert dict(engine.complete(shuffled, sampling)) == expected
 
 
-def test_completions_come_as_they_finish_and_their_places_are_filled(tiny_model):
-    engine = TransformersEngine(tiny_model, 4)
-    asked = requests(engine, draws=1)
-    came = engine.complete(asked, SAMPLED)
+def test_completions_come_as_they_finish_and_their_places_are_filled(ending, monkeypatch):
+    step, steps = ending._step, []
+    monkeypatch.setattr(ending, "_step", lambda batch, *rest: (step(batch, *rest), steps.append(len(batch.rows)))[0])
+    ending.batch_rows = 4
+    asked = requests(ending, draws=1)
+    came = ending.complete(asked, replace(SAMPLED, max_tokens=40))
     next(came)
+    first = len(steps)
     assert sum(1 for _ in came) == len(asked) - 1
+    assert first < len(steps) / 3
+    assert max(steps) == 4
+    assert sum(rows == 4 for rows in steps) > len(steps) / 2  # places are filled, not left empty to the batch's end
 
 
 def test_draws_differ_and_more_draws_keep_the_first(tiny_model):
@@ -177,6 +183,7 @@ def test_every_part_of_a_request_decides_its_draws():
         seed_of("a", Sampling(0.9, 0.9, 12, 0), 0),
     }
     assert len(seeds) == 5
+    assert seed_of("a", replace(SAMPLED, temperature=1), 0) == seed_of("a", SAMPLED, 0)  # the same to DVC
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error_that_names_the_folder(tiny_model, tmp_path):

@@ -70,18 +70,11 @@ def test_without_a_scale_expected_is_an_error_that_names_the_file(monkeypatch, t
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory):
-    """The default's own base model, in 32 bits as the pipeline uses it."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+def judge(base, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(ROOT)
         patched.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("repository")))
-        base, folder = ROOT / "stages/microworld/base", tmp_path_factory.mktemp("model")
-        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(base).save_pretrained(folder)
-        yield Model(folder, "review@1", 0.5)
+        yield Model(base, "review@1", 0.5)
 
 
 def scores(judge: Model, pairs: list[tuple[str, str]], settings: dict) -> list[float | None]:

@@ -11,7 +11,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -34,18 +33,6 @@ pytestmark = pytest.mark.slow
 
 SAMPLED = Sampling(temperature=1.0, top_p=0.9, max_tokens=32, random_state=0)
 GREEDY = Sampling(temperature=0, top_p=1.0, max_tokens=32, random_state=0, numbers=True)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    """The default's base model in 32 bits."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    shipped, folder = ROOT / "stages/microworld/base", tmp_path_factory.mktemp("model")
-    AutoModelForCausalLM.from_pretrained(shipped, dtype=torch.float32).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(shipped).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """The embedded default's world: one right answer to each problem, held-out problems kept apart, roles as taught."""
 
 import json
+import subprocess
+import sys
 from itertools import islice
 from random import Random
 
@@ -139,3 +141,13 @@ def test_pre_training_gives_the_same_bytes_each_time(tmp_path):
     files = {path.name for path in (tmp_path / "one").iterdir()}
     assert "model.safetensors" in files
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)
+
+
+def test_pre_training_fixes_the_instruction_set_before_torch_is_imported():
+    """Else it would be without effect, and another kind of machine would give other bytes."""
+    code = (
+        "import os, sys, stages.pretrain as stage; assert 'torch' not in sys.modules; "
+        "os.environ.update(stage.INSTRUCTIONS); import torch; print(torch.backends.cpu.get_cpu_capability())"
+    )
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() in ("AVX2", "DEFAULT")  # the latter where the machine has less

@@ -52,9 +52,9 @@ class Model:
         """Like `complete`, of texts that are rendered already."""
         requests = self._requests(list(dict.fromkeys(rendered)), draws)
         fitting = [each for each in requests if len(each.tokens) + sampling.max_tokens <= self._context]
-        self._need_fitting(len(fitting), len(requests), sampling.max_tokens)
         keys = {each: self._key(each, sampling) for each in fitting}
         with self._named():
+            self._need_fitting(len(fitting), len(requests), sampling.max_tokens)
             stored = self._store.find(keys.values())
             found = {each: stored[key] for each, key in keys.items() if key in stored}
             if found:
@@ -68,7 +68,7 @@ class Model:
         unfit = 1 - fitting / asked if asked else 0.0
         if unfit > self.max_unfit:
             raise UserError(
-                f"{self.stage}: {unfit:.0%} of the prompts do not fit the model's context of {self._context:,} tokens, "
+                f"{unfit:.0%} of the prompts do not fit the model's context of {self._context:,} tokens, "
                 f"{max_tokens:,} of them for the completion, and max_unfit allows {self.max_unfit:.0%}; lower "
                 "max_tokens, shorten the prompts or the data, use a model with a longer context, or raise max_unfit"
             )

@@ -43,9 +43,7 @@ def unresolved(first: Probabilities, scale: int) -> list[str]:
     """Tokens that may be a score or the beginning of another one, such as 1 and 10."""
     scores = _scores(scale)
     return [
-        token
-        for token, share in first.items()
-        if token and share >= NEGLIGIBLE and any(each.startswith(token) and each != token for each in scores)
+        token for token, share in first.items() if share >= NEGLIGIBLE and any(_begins(token, each) for each in scores)
     ]
 
 

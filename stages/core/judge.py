@@ -37,7 +37,7 @@ def reviews(
     greedy = Sampling(temperature=0, top_p=1, max_tokens=settings["max_tokens"], random_state=0, numbers=True)
     written = [completion for (completion,) in model.resume(task, rendered, 1, greedy)]
     scores = expected(model, task, rendered, written, rule, verdict_scale(prompts))
-    return [[Reviewed(each, mean, score(each.text, rule))] for each, mean in zip(written, scores, strict=True)]
+    return [[sampled(each, rule)._replace(score=mean)] for each, mean in zip(written, scores, strict=True)]
 
 
 def sampled(completion: Completion, rule: re.Pattern[str]) -> Reviewed:

@@ -70,6 +70,8 @@ T = TypeVar("T")
 
 def _is_damage(error: Exception) -> bool:
     """Whether the file is no longer the database that this module wrote: our own SQL cannot be at fault."""
+    if isinstance(error, sqlite3.ProgrammingError):  # a mistake of ours, which must not cost a sound file
+        return False
     code = getattr(error, "sqlite_errorcode", None)  # Python's own errors of decoding have none
     return code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
@@ -94,9 +96,7 @@ class Store:
         self._inode = self.path.stat().st_ino
         self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._db.execute("PRAGMA journal_mode = WAL")  # readers and a writer do not wait for each other
-        self._db.execute(
-            "PRAGMA synchronous = NORMAL"
-        )  # a power cut may lose the last completions, never damage others
+        self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last ones, never damage others
         self._db.executescript(SCHEMA)
 
     def _replace_damaged(self, error: Exception) -> None:

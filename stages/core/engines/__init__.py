@@ -63,9 +63,14 @@ class Engine(Protocol):
 
 
 def seed_of(prompt: str, sampling: Sampling, draw: int) -> int:
-    """63 bits from what decides a draw."""
-    names = ("max_tokens", "random_state", "temperature", "top_p")
-    decides = f"{prompt}\0{[(name, getattr(sampling, name)) for name in names]}\0{draw}"
+    """63 bits from what decides a draw. A temperature of 1 is one of 1.0, as to DVC."""
+    parts = [
+        ("max_tokens", sampling.max_tokens),
+        ("random_state", sampling.random_state),
+        ("temperature", float(sampling.temperature)),
+        ("top_p", float(sampling.top_p)),
+    ]
+    decides = f"{prompt}\0{parts}\0{draw}"
     return int.from_bytes(hashlib.sha256(decides.encode()).digest()[:8], "big") >> 1
 
 
