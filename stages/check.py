@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ruamel.yaml.error import YAMLError
 
-from stages.core import engines
+from stages.core import engines, suite
 from stages.core.errors import UserError, run
 from stages.core.params import PARAMS_FILE, load
 from stages.core.schema import check
@@ -23,6 +23,7 @@ def main() -> None:
         raise UserError(f"params.yaml is not YAML: {error}") from None
     check(values)
     check_files(values)
+    suite.load(values["evaluate"]["suite"])
     engines.chosen(values["runtime"]["engine"])
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text("valid\n", encoding="utf-8")
@@ -32,7 +33,6 @@ def check_files(values: dict[str, dict[str, str]]) -> None:
     """The files and folders that the parameters name; those that a stage makes need not be there yet."""
     named = {
         "prompts": Path("prompts", str(values["prompts"])),
-        "evaluate.suite": Path("evaluation", values["evaluate"]["suite"]),
         "seed.path": Path(values["seed"]["path"]),
         "seed.reviews": Path(values["seed"]["reviews"]),
         "model.name": Path(values["model"]["name"]),

@@ -2,110 +2,130 @@
 
 `python -m stages.evaluate evaluate 1`   stage, iteration
 
-A suite is a folder of evaluation/ with lm-eval tasks: the groups `SUITE_validation`, by which an iteration may be
-chosen, and `SUITE_test`, which is reported, and apart from them how well the model judges, `SUITE_SPLIT_judging`.
+A suite is a folder of evaluation/. Its items are in two parts: the validation part chooses the best iteration, the test
+part is reported. Each item's score is kept, so that two iterations can be compared on the same items.
 """
 
-from collections.abc import Callable
+import json
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stages.core.errors import UserError, run
-from stages.core.params import declared, runtime
-from stages.core.progress import progress, quiet_transformers, say
+from stages.core import evaluator, suite
+from stages.core.errors import run
+from stages.core.params import declared
+from stages.core.progress import progress, say
 from stages.core.prompts import system
-from stages.core.records import write_json
-
-if TYPE_CHECKING:
-    from lm_eval.models.huggingface import HFLM
-
-SPLITS = ("validation", "test")
-BATCH_ROWS = 64  # where `runtime.batch_rows` is not set
+from stages.core.records import Record, read, write, write_json
 
 
-def load(model: Path, batch_rows: int, advance: Callable[[int], None]) -> "HFLM":
-    """lm-eval's own model class, reporting each batch."""
-    import torch
-    from lm_eval.models.huggingface import HFLM
-
-    class ReportingHFLM(HFLM):  # type: ignore[misc]
-        def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            return super().generate_until(requests, disable_tqdm=True)
-
-        def _model_generate(self, context: Any, *arguments: Any, **settings: Any) -> Any:
-            generated = super()._model_generate(context, *arguments, **settings)
-            advance(len(context))
-            return generated
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"  # lm-eval would ask for cuda on any machine
-    return ReportingHFLM(pretrained=str(model), batch_size=batch_rows, dtype="auto", device=device)
+def chosen(items: list[Record], limit: int | None) -> dict[str, list[int]]:
+    """{task: the indices of its items}: all of them, or the first `limit` of each part."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for item in items:
+        found.setdefault(item["task"], {}).setdefault(item["part"], []).append(item["index"])
+    return {task: sorted(chain.from_iterable(each[:limit] for each in parts.values())) for task, parts in found.items()}
 
 
-def items(tasks: dict[str, Any], limit: int | None) -> int:
-    """Items of all tasks, in the groups' nesting; at most `limit` of each."""
-    return sum(
-        items(task, limit) if isinstance(task, dict) else len(range(len(task.eval_docs))[:limit])
-        for task in tasks.values()
-    )
+def scores(items: list[Record], results: Record, benchmarks: dict[str, suite.Benchmark]) -> list[Record]:
+    """Each evaluated item's score in lm-eval's metric, between 0 and 1 and the higher the better."""
+    found = []
+    place = {(item["task"], item["index"]): item for item in items}
+    for task, samples in results["samples"].items():
+        for sample in samples:
+            item = place[task, sample["doc_id"]]
+            metric, by = benchmarks[item["benchmark"]].metric.split(",")
+            if sample["filter"] == by:
+                up = results["higher_is_better"][task][metric]
+                value = float(sample[metric]) if up else 1 - float(sample[metric])
+                found.append({**{key: item[key] for key in ("id", "benchmark", "part")}, "score": value})
+    return found
 
 
-def result(results: dict[str, Any], name: str) -> dict[str, float]:
-    """A task's or a group's exact match and its standard error, in percent."""
-    found = results["results"][name]
-    return {
-        "exact_match": round(100 * found["exact_match,answer"], 4),
-        "stderr": round(100 * found["exact_match_stderr,answer"], 4),
-    }
+def summary(rows: list[Record], benchmarks: dict[str, suite.Benchmark]) -> Record:
+    """The mean over the benchmarks and each one's own, in percent, with lm-eval's standard errors."""
+    from lm_eval.api.metrics import mean_stderr
+
+    each = {}
+    for benchmark in benchmarks:
+        values = [row["score"] for row in rows if row["benchmark"] == benchmark]
+        mean, stderr = 100 * sum(values) / len(values), 100 * mean_stderr(values)
+        each[benchmark] = {"score": round(mean, 4), "stderr": round(stderr, 4), "items": len(values)}
+    mean = sum(value["score"] for value in each.values()) / len(each)
+    stderr = sum(value["stderr"] ** 2 for value in each.values()) ** 0.5 / len(each)
+    items = sum(value["items"] for value in each.values())
+    return {"score": round(mean, 4), "stderr": round(stderr, 4), "items": items, "benchmarks": each}
+
+
+def write_lm_eval(folder: Path, results: Record) -> None:
+    """lm-eval's results and samples in its own formats and under its own names."""
+    from lm_eval.utils import handle_non_serializable, sanitize_list
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for task, samples in results.pop("samples").items():
+        for sample in samples:
+            calls = enumerate(sample["arguments"])
+            sample["arguments"] = {
+                f"gen_args_{call}": {f"arg_{i}": each for i, each in enumerate(a)} for call, a in calls
+            }
+            sample |= {key: sanitize_list(sample[key]) for key in ("resps", "filtered_resps")}
+            sample["target"] = str(sample["target"])
+        write(folder / f"samples_{task}.jsonl", samples)
+    text = json.dumps(results, indent=2, default=handle_non_serializable, ensure_ascii=False)
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+
+
+def evaluated(name: str, model: Path, items: list[Record], loaded: dict[str, Any], params: Any) -> Record:
+    """lm-eval's results of a model."""
+    from lm_eval import evaluate
+
+    tasks: Any = {kind: {} for kind in ("tasks", "groups", "group_map")}
+    for each in loaded.values():
+        for kind in tasks:
+            tasks[kind] |= each.get(kind, {})
+    limit = params["evaluate.limit"]
+    samples = chosen(items, limit)
+    with progress(name, calls(tasks["tasks"], samples)) as advance:
+        results: Record = evaluate(
+            evaluator.load(model, advance),
+            tasks,
+            samples=samples if limit else None,
+            bootstrap_iters=1,  # 0 would remove the standard errors, which have a closed form here
+            system_instruction=system(params["prompts"]) or None,
+            apply_chat_template=True,
+            fewshot_as_multiturn=True,
+        )
+    return results
+
+
+def calls(tasks: dict[str, Any], samples: dict[str, list[int]]) -> int:
+    """Model calls: one an item, or one a choice."""
+    total = 0
+    for name, task in tasks.items():
+        choices = task.OUTPUT_TYPE == "multiple_choice"
+        total += sum(len(task.doc_to_choice(task.eval_docs[i])) if choices else 1 for i in samples[name])
+    return total
 
 
 def main(stage: str, iteration: str) -> None:
     params = declared(stage)
-    suite = params["evaluate.suite"]
-    folder = Path("evaluation", suite)
-    if not list(folder.glob("*.yaml")):
-        raise UserError(f"evaluate.suite: {folder} has no lm-eval tasks (*.yaml); correct the suite's name")
-
-    quiet_transformers()
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager, get_task_dict
-
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
-    names = [f"{suite}_{split}{part}" for split in SPLITS for part in ("", "_judging")]
-    if missing := [name for name in names if name not in manager.all_tasks]:
-        raise UserError(f"evaluate.suite: {folder} has no task or group {', '.join(missing)}; add it or rename one")
-    limit = params["evaluate.limit"]
-    total = items(get_task_dict(names, manager), limit)
-    with progress(f"evaluate@{iteration}", total) as advance:
-        results = simple_evaluate(
-            model=load(Path("iterations", iteration, "model"), runtime()["batch_rows"] or BATCH_ROWS, advance),
-            tasks=names,
-            task_manager=manager,
-            apply_chat_template=True,
-            system_instruction=system(params["prompts"]) or None,
-            limit=limit,
-            log_samples=False,
-            bootstrap_iters=1,  # 0 would remove the standard errors, which have a closed form here
-        )
-    found: dict[str, Any] = {
-        split: {
-            **result(results, f"{suite}_{split}"),
-            "tasks": {
-                name: result(results, f"{suite}_{split}_{name}")
-                for name in sorted(
-                    each.removeprefix(f"{suite}_{split}_")
-                    for each in results["results"]
-                    if each.startswith(f"{suite}_{split}_")
-                )
-            },
-        }
-        for split in SPLITS
+    name = params["evaluate.suite"]
+    settings = suite.load(name)
+    items = read(Path("iterations/0/benchmark.jsonl"))
+    model, loaded = Path("iterations", iteration, "model"), suite.load_tasks(name, settings)
+    results = evaluated(f"evaluate@{iteration}", model, items, loaded, params)
+    rows = scores(items, results, {**settings.tasks, **settings.judging})
+    write_lm_eval(Path("iterations", iteration, "evaluation"), results)
+    write(Path("results", iteration, "scores.jsonl"), rows)
+    found: Record = {
+        part: summary([row for row in rows if row["part"] == part], settings.tasks) for part in suite.PARTS
     }
+    judged = [row for row in rows if row["benchmark"] in settings.judging]
+    found["judging"] = summary(judged, settings.judging) if judged else None
     write_json(Path("results", iteration, "evaluate.json"), found)
-    test, judge = found["test"], found["test"]["tasks"]["judging"]
-    say(
-        f"evaluate@{iteration}: test {test['exact_match']:.1f} ± {test['stderr']:.1f} %, "
-        f"judging {judge['exact_match']:.1f} ± {judge['stderr']:.1f} %"
-    )
+    judging = f", judging {found['judging']['score']:.1f} ± {found['judging']['stderr']:.1f} %" if judged else ""
+    test = found["test"]
+    say(f"evaluate@{iteration}: test {test['score']:.1f} ± {test['stderr']:.1f} %{judging}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.core.errors import UserError, run
+from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import progress, say
 from stages.core.records import Record, Tally, read, write, write_json
@@ -86,20 +86,12 @@ def embedding_faults(instructions: list[str], earlier: list[str], model: Path, c
     return {instructions[row - len(earlier)] for row in duplicates(vectors, len(earlier), cosine)}
 
 
-def benchmark_items(folder: Path) -> list[str]:
-    """The questions of the suite's items; without them nothing can be kept out of the training data."""
-    rows = [row for path in sorted(folder.glob("*.jsonl")) for row in read(path)]
-    if not rows or not all(row.get("question") for row in rows):
-        raise UserError(f"evaluate.suite: {folder} must hold the benchmark's items: *.jsonl with the field 'question'")
-    return [row["question"] for row in rows]
-
-
 def main(iteration: str, parent: str) -> None:
     params = declared("filter")
     settings = params["filter"]
     records = read(Path("iterations", iteration, "generated.jsonl"))
     seed = read(Path("iterations", parent, "seed.jsonl"))
-    items = benchmark_items(Path("evaluation", params["evaluate.suite"], "data"))
+    items = [item["text"] for item in read(Path("iterations/0/benchmark.jsonl"))]
     instructions = {record["prompt"]: record for record in reversed(records) if record["route"] == "new"}
     instructions = dict(reversed(instructions.items()))
     faults = instruction_faults(instructions, settings, Benchmark(items, settings["ngram"]))

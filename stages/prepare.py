@@ -1,7 +1,7 @@
 """prepare: the seed set, validated, and the warm start's training rows. `python -m stages.prepare`
 
-Every problem of a seed file is named with its line. The rows used are chosen by the hash of their content and
-`random_state`, so that a file in another order gives the same seed set.
+Every problem of a seed file is named with its line. A row whose prompt is an item of the benchmark is left out. The
+rows used are chosen by the hash of their content and `random_state`: a file in another order gives the same seed set.
 """
 
 import json
@@ -11,7 +11,8 @@ from stages.core.errors import UserError, run
 from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.prompts import Review
-from stages.core.records import Record, Tally, content_id, need_text, write, write_json
+from stages.core.records import Record, Tally, content_id, need_text, read, write, write_json
+from stages.core.similarity import words
 
 OUT, COUNTS = Path("iterations/0"), Path("results/0/prepare.json")
 
@@ -36,6 +37,13 @@ def parse(text: str, path: Path, parameter: str, fields: tuple[str, ...]) -> lis
                 raise UserError(f"{where}: half of a surrogate pair in the field '{field}'; correct the text") from None
         rows.append({field: row[field].strip() for field in fields})
     return rows
+
+
+def not_in_benchmark(rows: list[Record], items: set[tuple[str, ...]], tally: Tally) -> list[Record]:
+    """The rows whose prompt is no item, whatever its case and punctuation."""
+    clean = [row for row in rows if tuple(words(row["prompt"])) not in items]
+    tally.drop("in the benchmark", len(rows) - len(clean))
+    return clean
 
 
 def choose(rows: list[Record], limit: int, random_state: int) -> list[Record]:
@@ -83,14 +91,16 @@ def main() -> None:
         raise UserError(f"seed.path {path} has no rows; it needs JSON Lines with the fields prompt and response")
     judged = parse(need_text(reviews, "seed.reviews"), reviews, "seed.reviews", ("prompt", "response", "review"))
     review = Review(params["prompts"])
-    judge = [judge_row(row, review) for row in judged]
-    tally = Tally(len(rows))
-    seed = seed_set(rows, params["seed.limit"], params["random_state"], tally)
+    items = {tuple(words(item["text"])) for item in read(OUT / "benchmark.jsonl")}
+    tally, judge_tally = Tally(len(rows)), Tally(len(judged))
+    clean = not_in_benchmark(rows, items, tally)
+    seed = seed_set(clean, params["seed.limit"], params["random_state"], tally)
+    judge = [judge_row(row, review) for row in not_in_benchmark(judged, items, judge_tally)]
     write(OUT / "seed.jsonl", seed)
     write(OUT / "judge.jsonl", judge)
     write(OUT / "sft.jsonl", warm_start(seed, judge))
     write(OUT / "pairs.jsonl", [])
-    write_json(COUNTS, {"seed": tally.counts(len(seed)), "judge": len(judge)})
+    write_json(COUNTS, {"seed": tally.counts(len(seed)), "judge": judge_tally.counts(len(judge))})
     say(f"prepare: {len(seed):,} of {len(rows):,} seed rows, {len(judge):,} judge-training rows")
 
 

@@ -30,7 +30,7 @@ def counts_of(iteration: str, stage: str) -> Any:
 def gain(score: Record, baseline: Record) -> Record:
     """Points over the baseline, with the standard error of a difference of independent means."""
     return {
-        "points": round(score["exact_match"] - baseline["exact_match"], 4),
+        "points": round(score["score"] - baseline["score"], 4),
         "stderr": round((score["stderr"] ** 2 + baseline["stderr"] ** 2) ** 0.5, 4),
     }
 
@@ -41,10 +41,7 @@ def row_of(iteration: str, parent: str | None, baseline: Record) -> Record:
     stages = WARM_START if parent is None else LOOP
     return {
         "parent": parent,
-        "test": {key: evaluation["test"][key] for key in ("exact_match", "stderr")},
-        "validation": {key: evaluation["validation"][key] for key in ("exact_match", "stderr")},
-        "judging": evaluation["test"]["tasks"]["judging"],
-        "tasks": evaluation["test"]["tasks"],
+        **{name: evaluation[name] for name in ("test", "validation", "judging")},
         "gain": gain(evaluation["test"], baseline["test"]),
         **{stage: counts_of(iteration, stage) for stage in stages},
     }
@@ -81,10 +78,13 @@ COLUMNS = (
 )  # fmt: skip
 
 
+def scored(score: Record | None) -> str:
+    return "" if score is None else f"{score['score']:.1f} ± {score['stderr']:.1f}"
+
+
 def cells(key: str, row: Record) -> list[str]:
     """One row of the table; the last two columns are the world's ground truth."""
-    scores = [f"{row[split]['exact_match']:.1f} ± {row[split]['stderr']:.1f}" for split in ("validation", "judging")]
-    test = f"{row['test']['exact_match']:.1f} ± {row['test']['stderr']:.1f}"
+    test, *scores = (scored(row[name]) for name in ("test", "validation", "judging"))
     if row["parent"] is None:
         return [key, "base", test, "", *scores, f"{row['prepare']['seed']['out']:,}", "", "", "", "", "", ""]
     select, rows = row["select"], row["filter"]["rows"]
@@ -128,7 +128,7 @@ def markdown(summary: Record) -> str:
     rows = summary["iterations"]
     lines = ["# Summary", "", "| " + " | ".join(COLUMNS) + " |", "|" + " ---: |" * len(COLUMNS)]
     lines += ["| " + " | ".join(cells(key, row)) + " |" for key, row in rows.items()]
-    lines += ["", "Scores are exact match in percent ± one standard error; a gain is over iteration 0.", ""]
+    lines += ["", "Scores are in percent ± one standard error; a gain is over iteration 0.", ""]
     lines += ["## Warnings", "", *(f"- {line}" for line in summary["warnings"] or ["none"]), "", "## Funnel", ""]
     for key, row in rows.items():
         lines += funnel_lines(key, row)
@@ -156,7 +156,7 @@ def metrics(summary: Record) -> Record:
     """What `dvc exp show` and `dvc metrics show` read: percent, and points over iteration 0."""
     rows = summary["iterations"]
     return {
-        "test": {key: round(row["test"]["exact_match"], 2) for key, row in rows.items()},
+        "test": {key: round(row["test"]["score"], 2) for key, row in rows.items()},
         "gain": {key: round(row["gain"]["points"], 2) for key, row in rows.items() if row["parent"] is not None},
     }
 

@@ -5,7 +5,7 @@ three share no problem with one another or with the base model's corpus, whateve
 """
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from random import Random
 
@@ -59,10 +59,10 @@ def unique(rows: Iterator[Record]) -> Iterator[Record]:
 def main() -> None:
     write(DATA / "seeds.jsonl", islice(unique(seed_pairs(Random("seeds"))), SEEDS))
     write(DATA / "reviews.jsonl", islice(unique(judge_training(Random("reviews"))), REVIEWS))
-    for split, items in HELD_OUT.items():
-        for family in FAMILIES:
-            write(BENCHMARK / f"{family}_{split}.jsonl", islice(answer_items(split, family), items))
-        write(BENCHMARK / f"judging_{split}.jsonl", judging_items(split))
+    for family in FAMILIES:
+        items = (islice(answer_items(split, family), number) for split, number in HELD_OUT.items())
+        write(BENCHMARK / f"{family}.jsonl", chain.from_iterable(items))
+    write(BENCHMARK / "judging.jsonl", chain.from_iterable(judging_items(split) for split in JUDGED))
 
 
 if __name__ == "__main__":

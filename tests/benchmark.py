@@ -326,8 +326,9 @@ def filter_once(records: int) -> None:
     import numpy
 
     from stages.core.params import load
+    from stages.core.records import read
     from stages.core.similarity import Benchmark, duplicates
-    from stages.filter import benchmark_items, instruction_faults, response_faults
+    from stages.filter import instruction_faults, response_faults
 
     settings = load(Path("params.yaml"))["filter"]
     random = numpy.random.default_rng(0)
@@ -347,7 +348,8 @@ def filter_once(records: int) -> None:
     corpus = (corpus + random.normal(scale=0.3, size=corpus.shape)).astype(numpy.float32)
     corpus[::10] = corpus[1::10][: len(corpus[::10])] + random.normal(scale=1e-4, size=(len(corpus[::10]), 128))
     vectors = corpus / numpy.linalg.norm(corpus, axis=1, keepdims=True)
-    benchmark = Benchmark(benchmark_items(Path("evaluation/micro/data")), settings["ngram"])
+    items = [row["question"] for path in Path("evaluation/micro/data").glob("*.jsonl") for row in read(path)]
+    benchmark = Benchmark(items, settings["ngram"])
     started = time.perf_counter()
     faults = instruction_faults(instructions, settings, benchmark)
     repeated = duplicates(vectors, 0, settings["embedding"])

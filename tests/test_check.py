@@ -87,7 +87,10 @@ def test_a_parent_may_be_a_number_as_dvc_writes_it():
         ({"treshold": 7.0}, "did you mean 'threshold'"),
         ({"seed": {"path": "nowhere.jsonl"}}, "seed.path: nowhere.jsonl does not exist; create it"),
         ({"prompts": "haiku"}, "prompts: prompts/haiku does not exist"),
-        ({"evaluate": {"suite": "chess"}}, "evaluate.suite: evaluation/chess does not exist"),
+        (
+            {"evaluate": {"suite": "chess"}},
+            "evaluate.suite: evaluation/chess/suite.yaml does not exist; name one of leaderboard, math, micro, safety",
+        ),
     ],
 )
 def test_the_stage_ends_with_one_line(project, changes, said):

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Project, error_line
 
-from stages.core.completions import Model, digest
+from stages.core.completions import Model
+from stages.core.digest import digest
 from stages.core.engines import Sampling
 from stages.core.errors import UserError
 
@@ -151,7 +152,7 @@ def unbroken(tmp_path_factory) -> Project:
     """The base model's review, generate and assess, each run once without a break."""
     settings = {"seed": {"limit": 80}, "runtime": {"batch_rows": 16}}
     project = Project(tmp_path_factory.mktemp("unbroken") / "project", settings)
-    for stage in (["stages.check"], ["stages.prepare"], ["stages.base"]):
+    for stage in (["stages.check"], ["stages.benchmark"], ["stages.prepare"], ["stages.base"]):
         project.run("python", "-m", *stage)
     shutil.copytree(project.folder / "iterations/0/base", project.folder / "iterations/0/model")
     for arguments in STAGES.values():

@@ -44,7 +44,9 @@ def test_the_output_is_ours_alone(first):
 
 
 def test_the_totals_of_every_stage_add_up(first):
-    with_rows = {path.stem for path in (first.folder / "results/1").iterdir() if tallies(json.loads(path.read_text()))}
+    with_rows = {
+        path.stem for path in (first.folder / "results/1").glob("*.json") if tallies(json.loads(path.read_text()))
+    }
     assert with_rows == {"review", "generate", "filter", "assess", "select", "sft", "dpo"}
     for path in sorted((first.folder / "results").rglob("*.json")):
         for tally in tallies(json.loads(path.read_text(encoding="utf-8"))):

@@ -164,7 +164,7 @@ TABLE = {
     "dpo.batch_size": (8, since("dpo")),
     "dpo.beta": (0.2, since("dpo")),
     "dpo.nll": (0.1, since("dpo")),
-    "evaluate.suite": ("another", {"evaluate-0"} | since("filter")),
+    "evaluate.suite": ("another", {"benchmark", "prepare"} | WARM_START),
     "evaluate.limit": (10, EVALUATIONS),
     "microworld.steps": (10, {"pretrain"} | {"base"} | WARM_START),
     "microworld.batch_size": (8, {"pretrain"} | {"base"} | WARM_START),

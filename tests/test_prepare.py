@@ -42,18 +42,40 @@ def test_a_folder_is_not_a_seed_file(project):
     assert "seed.path stages cannot be read: Is a directory; name a file" in error_line(project.stage("stages.prepare"))
 
 
-def test_the_default_seed_set_and_its_judge_rows_are_written(project):
+@pytest.fixture
+def with_benchmark(project):
+    assert project.stage("stages.benchmark").returncode == 0
+    return project
+
+
+def test_the_default_seed_set_and_its_judge_rows_are_written(with_benchmark):
+    project = with_benchmark
     assert project.stage("stages.prepare").returncode == 0
     seed = [json.loads(line) for line in project.read("iterations/0/seed.jsonl").splitlines()]
     rows = [json.loads(line) for line in project.read("iterations/0/sft.jsonl").splitlines()]
     counts = json.loads(project.read("results/0/prepare.json"))
     assert len(seed) == project.params["seed"]["limit"] == counts["seed"]["out"]
     assert counts["seed"]["in"] == counts["seed"]["out"] + sum(counts["seed"]["dropped"].values())
-    assert [row["kind"] for row in rows] == ["seed"] * len(seed) + ["judge"] * counts["judge"]
+    assert [row["kind"] for row in rows] == ["seed"] * len(seed) + ["judge"] * counts["judge"]["out"]
     assert all(set(row["lineage"]) == {"reviewed", "review_prompt_hash"} for row in rows[len(seed) :])
 
 
-def test_an_empty_file_of_judge_training_is_allowed(project):
+def test_a_row_that_is_an_item_of_the_benchmark_is_left_out_and_counted(with_benchmark):
+    project = with_benchmark
+    (item, *_) = [json.loads(line) for line in project.read("iterations/0/benchmark.jsonl").splitlines()]
+    leaked = {"prompt": item["text"].upper() + "!", "response": "is so", "review": "Fine. score: 9"}
+    for name in ("seeds.jsonl", "reviews.jsonl"):
+        (project.folder / name).write_text(f"{json.dumps(leaked)}\n{json.dumps(leaked | {'prompt': 'Why so?'})}\n")
+    project.change({"seed": {"path": "seeds.jsonl", "reviews": "reviews.jsonl"}})
+    assert project.stage("stages.prepare").returncode == 0
+    counts = json.loads(project.read("results/0/prepare.json"))
+    dropped = {"in": 2, "out": 1, "dropped": {"in the benchmark": 1}}
+    assert counts == {"seed": dropped, "judge": dropped}
+    assert item["text"].upper() not in project.read("iterations/0/sft.jsonl")
+
+
+def test_an_empty_file_of_judge_training_is_allowed(with_benchmark):
+    project = with_benchmark
     (project.folder / "none.jsonl").write_text("")
     project.change({"seed": {"reviews": "none.jsonl"}})
     assert project.stage("stages.prepare").returncode == 0

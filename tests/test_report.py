@@ -13,9 +13,9 @@ def tally(rows_in=10, out=10, **dropped):
 def iteration(**changes):
     row = {
         "parent": "0",
-        "test": {"exact_match": 70.0, "stderr": 3.0},
-        "validation": {"exact_match": 71.0, "stderr": 4.0},
-        "judging": {"exact_match": 90.0, "stderr": 2.0},
+        "test": {"score": 70.0, "stderr": 3.0},
+        "validation": {"score": 71.0, "stderr": 4.0},
+        "judging": {"score": 90.0, "stderr": 2.0},
         "gain": {"points": 10.0, "stderr": 5.0},
         "review": {"rows": tally()},
         "generate": {
@@ -36,12 +36,12 @@ def iteration(**changes):
 
 
 def test_a_gain_carries_the_error_of_a_difference():
-    found = gain({"exact_match": 70.0, "stderr": 3.0}, {"exact_match": 60.0, "stderr": 4.0})
+    found = gain({"score": 70.0, "stderr": 3.0}, {"score": 60.0, "stderr": 4.0})
     assert found == {"points": 10.0, "stderr": pytest.approx(5.0)}
 
 
 def test_metrics_are_the_test_average_and_the_gain_of_each_iteration():
-    baseline = iteration(parent=None, test={"exact_match": 60.0, "stderr": 4.0})
+    baseline = iteration(parent=None, test={"score": 60.0, "stderr": 4.0})
     found = metrics({"iterations": {"0": baseline, "1": iteration()}})
     assert found == {"test": {"0": 60.0, "1": 70.0}, "gain": {"1": 10.0}}
 

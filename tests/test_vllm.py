@@ -22,7 +22,8 @@ pytest.importorskip("vllm")
 from test_engines import requests
 from test_judge import EXPECTED, RIGHT, WRONG, scores
 
-from stages.core.completions import Model, digest
+from stages.core.completions import Model
+from stages.core.digest import digest
 from stages.core.engines import Sampling, load
 from stages.core.engines.server import name
 from stages.core.engines.transformers import TransformersEngine

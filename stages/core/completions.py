@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.core import chat, engines
+from stages.core.digest import digest
 from stages.core.engines import Completion, Engine, Request, Sampling
 from stages.core.errors import UserError
 from stages.core.params import runtime
@@ -110,20 +111,6 @@ class Model:
             yield
         except UserError as error:
             raise UserError(f"{self.stage}: {error}") from error
-
-
-def digest(folder: Path) -> str:
-    """The content of a model folder: weights, configuration, tokenizer, chat template; not where it lies."""
-    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
-        raise UserError(
-            f"model folder {folder} is missing or broken (it needs config.json and *.safetensors); "
-            "run dvc repro to make it, or dvc checkout if it was made before"
-        )
-    total = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        with path.open("rb") as content:
-            total.update(f"{path.name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\0".encode())
-    return total.hexdigest()
 
 
 def _tokenizer(folder: Path) -> "tuple[PreTrainedTokenizerBase, int]":

@@ -1,0 +1,25 @@
+"""benchmark: the items of the suite, each in its part; nothing of them is trained on. `python -m stages.benchmark`"""
+
+from pathlib import Path
+
+from stages.core import suite
+from stages.core.errors import run
+from stages.core.params import declared
+from stages.core.progress import quiet_transformers, say
+from stages.core.records import write
+
+OUT = Path("iterations/0/benchmark.jsonl")
+
+
+def main() -> None:
+    quiet_transformers()
+    name = declared("benchmark")["evaluate.suite"]
+    settings = suite.load(name)
+    items = suite.items(settings, suite.load_tasks(name, settings))
+    write(OUT, items)
+    counts = ", ".join(f"{sum(item['part'] == part for item in items):,} {part}" for part in suite.PARTS)
+    say(f"benchmark: {counts} items of {len(settings.tasks) + len(settings.judging)} benchmarks")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,20 @@
+"""What a model is: the hash of its content, under which its completions are kept."""
+
+import hashlib
+from pathlib import Path
+
+from stages.core.errors import UserError
+
+
+def digest(folder: Path) -> str:
+    """The content of a model folder: weights, configuration, tokenizer, chat template; not where it lies."""
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise UserError(
+            f"model folder {folder} is missing or broken (it needs config.json and *.safetensors); "
+            "run dvc repro to make it, or dvc checkout if it was made before"
+        )
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        with path.open("rb") as content:
+            total.update(f"{path.name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\0".encode())
+    return total.hexdigest()

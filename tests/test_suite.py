@@ -1,0 +1,191 @@
+"""The suites: valid for the installed lm-eval without a network, in two parts that share no item, and offline once
+their data is in the cache."""
+
+import json
+import shutil
+from contextlib import chdir
+from functools import cache
+
+import pytest
+from conftest import ROOT, error_line
+
+from stages.core import suite
+from stages.core.errors import UserError
+from stages.core.suite import Suite, items, load_tasks, part_of
+
+SUITES = sorted(path.parent.name for path in (ROOT / "evaluation").glob("*/suite.yaml"))
+MICRO_FAMILIES = 8
+
+
+@pytest.fixture(autouse=True)
+def in_the_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@cache
+def index(name: str):
+    with chdir(ROOT):
+        return suite.manager(name, suite.load(name))
+
+
+def leaves(name: str, benchmark: str) -> list[dict]:
+    """The configurations of a benchmark's tasks: its own, or those of its group or tag."""
+    entry = index(name).task_index[benchmark]
+    if entry.kind.name == "TASK":
+        return [entry.cfg]
+    if entry.kind.name == "TAG":
+        return [each.cfg for each in index(name).task_index.values() if benchmark in each.tags]
+    return [leaf for child in entry.cfg["task"] for leaf in leaves(name, child)]
+
+
+def test_there_are_the_four_suites():
+    assert SUITES == ["leaderboard", "math", "micro", "safety"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SUITES)
+def test_every_task_metric_and_shot_count_is_known_to_the_installed_lm_eval(name):
+    """Without a network: from lm-eval's own configurations."""
+    described = suite.load(name)
+    for benchmark, settings in {**described.tasks, **described.judging}.items():
+        metric, by = settings.metric.split(",")
+        configs = leaves(name, benchmark)
+        assert configs
+        for config in configs:
+            assert metric in {each["metric"] for each in config["metric_list"]}, benchmark
+            assert by in {each["name"] for each in config.get("filter_list", [{"name": "none"}])}, benchmark
+            shots_from = config.get("fewshot_split") or config.get("training_split") or config.get("validation_split")
+            assert not settings.shots or shots_from or config.get("fewshot_config"), benchmark
+
+
+def test_the_leaderboard_has_the_leaderboards_shots():
+    shots = {name: each.shots for name, each in suite.load("leaderboard").tasks.items()}
+    assert shots == {
+        "arc_challenge": 25, "hellaswag": 10, "mmlu": 5, "truthfulqa_mc2": 0, "gsm8k": 5, "winogrande": 5,
+    }  # fmt: skip
+
+
+@cache
+def micro_items():
+    described = suite.load("micro")
+    return items(described, load_tasks("micro", described))
+
+
+def test_the_parts_share_no_item_and_have_their_shares():
+    rows = micro_items()
+    texts = {part: {row["text"] for row in rows if row["part"] == part} for part in suite.PARTS}
+    assert not texts["validation"] & texts["test"]
+    assert len(rows) == len({row["id"] for row in rows}) == MICRO_FAMILIES * 130 + 240
+    assert len(texts["validation"]) / len(texts["validation"] | texts["test"]) == pytest.approx(0.3, abs=0.03)
+
+
+def test_a_part_depends_on_the_items_content_alone():
+    assert [part_of(f"item {number}", 0.3) for number in range(100)].count("validation") == pytest.approx(30, abs=12)
+    assert part_of("item", 0.3) == part_of("item", 0.3)
+    grown = [number for number in range(100) if part_of(f"item {number}", 0.4) == "validation"]
+    assert all(number in grown for number in range(100) if part_of(f"item {number}", 0.3) == "validation")
+
+
+def principle(**changes) -> Suite:
+    task = {"shots": 0, "metric": "acc,none", "item": "{{question}}"}
+    return Suite.model_validate({"validation": 0.5, "tasks": {"safety_principle": task | changes}})
+
+
+def test_items_of_one_split_key_are_in_one_part():
+    """As the same problem in several languages is."""
+    described = principle(split='{{safe == "I can\'t help with that."}}')
+    with pytest.raises(UserError, match=r"safety_principle has .*: 0.* needs 2 of each part"):
+        items(described, load_tasks("safety", described))
+
+
+def test_a_local_task_needs_no_network():
+    described = principle()
+    assert len(items(described, load_tasks("safety", described))) == 40
+
+
+def test_data_that_is_not_here_is_one_line_with_the_command_that_fetches_it(project):
+    project.change({"evaluate": {"suite": "leaderboard"}})
+    said = error_line(project.stage("stages.benchmark"))
+    assert "the data of arc_challenge is not here" in said
+    assert "python -m stages.core.suite leaderboard" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("validation: 0.2\ntasks: {}\n", "tasks: dictionary should have at least 1 item"),
+        ('validation: 2\ntasks: {a: {shots: 0, metric: "acc,none", item: x}}\n', "validation: input should be less"),
+        ("validation: 0.2\ntasks: {a: {shots: 0, metric: acc, item: x}}\n", "tasks.a.metric: string should match"),
+    ],
+)
+def test_a_suite_that_cannot_be_read_is_one_line(project, text, said):
+    folder = project.folder / "evaluation/mine"
+    folder.mkdir()
+    (folder / "suite.yaml").write_text(text)
+    project.change({"evaluate": {"suite": "mine"}})
+    assert said in error_line(project.stage("stages.check"))
+
+
+def test_a_task_that_lm_eval_does_not_have_is_named(project):
+    path = project.folder / "evaluation/micro/suite.yaml"
+    path.write_text(path.read_text().replace("micro_count", "micro_cuont"))
+    assert "micro/suite.yaml names micro_cuont, which lm-eval does not have" in error_line(
+        project.stage("stages.benchmark")
+    )
+
+
+# ---- hub data, from the cache ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cached_gsm8k(tmp_path, monkeypatch):
+    """A Hugging Face cache as one load of openai/gsm8k with a network leaves it, holding 30 problems of ours."""
+    import datasets
+
+    rows = [{"question": f"What is {n} plus {n}?", "answer": f"{n} + {n} = {2 * n}\n#### {2 * n}"} for n in range(30)]
+    source = tmp_path / "gsm8k"
+    for split in ("train", "test"):
+        (source / "main").mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_list(rows).to_parquet(source / f"main/{split}-00000-of-00001.parquet")
+    files = "".join(f"  - split: {split}\n    path: main/{split}-*\n" for split in ("train", "test"))
+    (source / "README.md").write_text(f"---\nconfigs:\n- config_name: main\n  data_files:\n{files}---\n")
+    cache_folder = tmp_path / "cache"
+    datasets.load_dataset(str(source), "main", cache_dir=str(cache_folder))
+    shutil.move(cache_folder / "gsm8k", cache_folder / "openai___gsm8k")
+    shutil.rmtree(source)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache_folder)
+
+
+@pytest.mark.slow
+def test_a_hub_benchmark_works_offline_once_its_data_is_in_the_cache(cached_gsm8k):
+    gsm8k = suite.load("leaderboard").tasks["gsm8k"]
+    described = Suite(validation=0.2, tasks={"gsm8k": gsm8k})
+    rows = items(described, load_tasks("leaderboard", described))
+    assert len(rows) == 30
+    assert rows[0]["text"] == "What is 0 plus 0?"
+
+
+# ---- grading of mathematics ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("document", "completion", "right"),
+    [
+        ({"answer": "\\frac{1}{2}"}, "So it is \\boxed{0.5}.", 1.0),
+        ({"answer": "\\frac{1}{2}"}, "So it is \\boxed{2}.", 0.0),
+        ({"final_answer": ["$12$"]}, "We get $\\boxed{12}$.", 1.0),
+        ({"solution": "It follows that $\\boxed{x^2+1}$."}, "The answer is $\\boxed{1+x^2}$.", 1.0),
+        ({"solution": "It follows that $\\boxed{x^2+1}$."}, "I do not know.", 0.0),
+    ],
+)
+def test_mathematics_is_graded_in_whatever_notation(document, completion, right, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "evaluation/math")
+    from grade import process_results
+
+    assert process_results(document, [completion]) == {"math_verify": right}
+
+
+def test_every_row_of_the_safety_set_is_whole():
+    rows = [json.loads(line) for line in (ROOT / "evaluation/safety/data/principle.jsonl").read_text().splitlines()]
+    assert all(row["safe"].strip() and row["unsafe"].strip() and row["safe"] != row["unsafe"] for row in rows)
+    assert len({row["question"] for row in rows}) == len(rows)
