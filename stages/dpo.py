@@ -70,10 +70,10 @@ def main(iteration: str) -> None:
             train_dataset=Dataset.from_list(chats),
             processing_class=tokenizer,
         )
-        losses = training.train(trainer, advance)
+        log = training.train(trainer, advance, counts_file)
     training.save(trainer, tokenizer, out)
-    write_json(counts_file, {"rows": tally.counts(len(chats)), "steps": len(losses), "loss": training.curve(losses)})
-    say(f"{name}: {len(chats):,} pairs, {len(losses):,} steps, loss {losses[0]:.3f} → {losses[-1]:.3f}")
+    write_json(counts_file, {"rows": tally.counts(len(chats)), "steps": len(log), "log": training.curve(log)})
+    say(f"{name}: {len(chats):,} pairs, {len(log):,} steps, loss {log[0]['loss']:.3f} → {log[-1]['loss']:.3f}")
 
 
 if __name__ == "__main__":

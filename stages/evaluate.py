@@ -1,9 +1,10 @@
 """evaluate: lm-eval on the suite's tasks, with its standard errors, in the chat format of training and generation.
 
-`python -m stages.evaluate evaluate 1`   stage, iteration
+`python -m stages.evaluate evaluate 1 0`   stage, iteration, parent
 
 A suite is a folder of evaluation/. Its items are in two parts: the validation part chooses the best iteration, the test
-part is reported. Each item's score is kept, so that two iterations can be compared on the same items.
+part is reported. Each item's score is kept, so that two iterations can be compared on the same items. An iteration that
+is worse than the best one before it may stop the chain (`evaluate.stop_on`): what follows then has nothing to do.
 """
 
 import json
@@ -11,9 +12,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from stages.core import evaluator, suite
+from stages.core import cost, evaluator, suite
+from stages.core.comparison import difference, mean_score
+from stages.core.engines import Completion
 from stages.core.errors import run
-from stages.core.params import declared
+from stages.core.params import Params, declared
 from stages.core.progress import progress, say
 from stages.core.prompts import system
 from stages.core.records import Record, read, write, write_json
@@ -75,8 +78,10 @@ def write_lm_eval(folder: Path, results: Record) -> None:
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
 
 
-def evaluated(name: str, model: Path, items: list[Record], loaded: dict[str, Any], params: Any) -> Record:
-    """lm-eval's results of a model."""
+def evaluated(
+    name: str, model: Path, items: list[Record], loaded: dict[str, Any], params: Params
+) -> tuple[Record, list[Completion]]:
+    """lm-eval's results of a model, and the answers that they rest on."""
     from lm_eval import evaluate
 
     tasks: Any = {kind: {} for kind in ("tasks", "groups", "group_map")}
@@ -86,8 +91,9 @@ def evaluated(name: str, model: Path, items: list[Record], loaded: dict[str, Any
     limit = params["evaluate.limit"]
     samples = chosen(items, limit)
     with progress(name, calls(tasks["tasks"], samples)) as advance:
+        lm, answers = evaluator.load(model, advance)
         results: Record = evaluate(
-            evaluator.load(model, advance),
+            lm,
             tasks,
             samples=samples if limit else None,
             bootstrap_iters=1,  # 0 would remove the standard errors, which have a closed form here
@@ -95,7 +101,7 @@ def evaluated(name: str, model: Path, items: list[Record], loaded: dict[str, Any
             apply_chat_template=True,
             fewshot_as_multiturn=True,
         )
-    return results
+    return results, answers.used
 
 
 def calls(tasks: dict[str, Any], samples: dict[str, list[int]]) -> int:
@@ -107,15 +113,32 @@ def calls(tasks: dict[str, Any], samples: dict[str, list[int]]) -> int:
     return total
 
 
-def main(stage: str, iteration: str) -> None:
+def follow(here: Path, before: Path | None, own: list[Record], stop_on: str | None, confidence: float) -> None:
+    """Write the validation scores of the best iteration so far on this path, and whether the chain ends here."""
+    best, stopped = own, False
+    if before:
+        best = read(before / "best.jsonl")
+        stopped = json.loads((before / "stop.json").read_text(encoding="utf-8"))["stopped"]
+    declined = stop_on == "decline" and difference(own, best, confidence).high < 0
+    write(here / "best.jsonl", own if mean_score(own) > mean_score(best) else best)
+    write_json(here / "stop.json", {"stopped": stopped or declined})
+    if declined and not stopped:
+        say(f"{here}: worse than the best iteration before it; the chain is stopped (evaluate.stop_on: decline)")
+
+
+def main(stage: str, iteration: str, parent: str | None = None) -> None:
     params = declared(stage)
     name = params["evaluate.suite"]
     settings = suite.load(name)
     items = read(Path("iterations/0/benchmark.jsonl"))
     model, loaded = Path("iterations", iteration, "model"), suite.load_tasks(name, settings)
-    results = evaluated(f"evaluate@{iteration}", model, items, loaded, params)
+    results, used = evaluated(f"evaluate@{iteration}", model, items, loaded, params)
+    cost.write("evaluate", iteration, cost.of_completions(used))
     rows = scores(items, results, {**settings.tasks, **settings.judging})
-    write_lm_eval(Path("iterations", iteration, "evaluation"), results)
+    here, before = Path("iterations", iteration), Path("iterations", parent) if parent else None
+    own = [row for row in rows if row["part"] == "validation" and row["benchmark"] in settings.tasks]
+    follow(here, before, own, params["evaluate.stop_on"], params["alarms.decline"])
+    write_lm_eval(here / "evaluation", results)
     write(Path("results", iteration, "scores.jsonl"), rows)
     found: Record = {
         part: summary([row for row in rows if row["part"] == part], settings.tasks) for part in suite.PARTS

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stages.core import examples
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import progress, say
 from stages.core.records import Record, Tally, read, write, write_json
-from stages.core.similarity import Benchmark, duplicates, embed, rouge_l
+from stages.core.similarity import Benchmark, distinct, duplicates, embed, mean_distance, mean_words, rouge_l
 
 Settings = dict[str, Any]
 
@@ -76,14 +77,26 @@ def response_faults(records: list[Record], settings: Settings) -> Iterator[str |
             advance(1)
 
 
-def embedding_faults(instructions: list[str], earlier: list[str], model: Path, cosine: float) -> set[str]:
-    """The new instructions that repeat an earlier one, of the seed set or of another record."""
+def embedding_faults(
+    instructions: list[str], earlier: list[str], model: Path, cosine: float
+) -> tuple[set[str], float | None]:
+    """The new instructions that repeat an earlier one, of the seed set or of another record; and the mean distance of
+    those that do not."""
     if not instructions:
-        return set()
+        return set(), None
     with progress("filter embeddings", len(earlier) + len(instructions)) as advance:
         vectors = embed(earlier + instructions, model)
         advance(len(vectors))
-    return {instructions[row - len(earlier)] for row in duplicates(vectors, len(earlier), cosine)}
+    repeated = {row - len(earlier) for row in duplicates(vectors, len(earlier), cosine)}
+    fresh = [len(earlier) + row for row in range(len(instructions)) if row not in repeated]
+    return {instructions[row] for row in repeated}, mean_distance(vectors[fresh])
+
+
+def diversity(instructions: list[str], distance: float | None, near: int, of: int) -> Record:
+    """How different the kept new instructions are, and which share of the compared ones repeats an earlier one."""
+    shares = {f"distinct_{size}": distinct(instructions, size) for size in (1, 2)}
+    known = {"distance": distance, **shares, "near_duplicates": near / of if of else None}
+    return {key: None if value is None else round(value, 4) for key, value in known.items()}
 
 
 def main(iteration: str, parent: str) -> None:
@@ -97,7 +110,7 @@ def main(iteration: str, parent: str) -> None:
     faults = instruction_faults(instructions, settings, Benchmark(items, settings["ngram"]))
     standing = [each for each in instructions if each not in faults]
     earlier = list(dict.fromkeys(row["prompt"] for row in seed))
-    repeated = embedding_faults(standing, earlier, Path("iterations/0/base"), settings["embedding"])
+    repeated, distance = embedding_faults(standing, earlier, Path("iterations/0/base"), settings["embedding"])
     faults |= dict.fromkeys(repeated, "instruction like an earlier one")
 
     tally, dropped = Tally(len(records)), []
@@ -117,7 +130,14 @@ def main(iteration: str, parent: str) -> None:
         tally.drop(record["reason"])
     write(Path("iterations", iteration, "filtered.jsonl"), kept)
     write(Path("iterations", iteration, "dropped.jsonl"), dropped)
-    write_json(Path("results", iteration, "filter.json"), {"rows": tally.counts(len(kept))})
+    new = [each for each in instructions if each not in faults]
+    counts = {
+        "rows": tally.counts(len(kept)),
+        "diversity": diversity(new, distance, len(repeated), len(standing)),
+        "words": {"instruction": mean_words(new), "response": mean_words([record["response"] for record in kept])},
+        "examples": examples.dropped(dropped),
+    }
+    write_json(Path("results", iteration, "filter.json"), counts)
     warning = "; nothing is left, training passes its input on" if not kept else ""
     say(f"filter@{iteration}: {len(kept):,} of {len(records):,} rows kept{warning}")
 

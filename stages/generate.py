@@ -9,6 +9,7 @@ responses to its own instruction.
 from pathlib import Path
 from string import Template
 
+from stages.core import cost
 from stages.core.completions import Model
 from stages.core.engines import Sampling
 from stages.core.errors import run
@@ -126,6 +127,7 @@ def main(iteration: str, parent: str) -> None:
         "flawed_responses": flawed_counts,
     }
     write_json(Path("results", iteration, "generate.json"), counts)
+    cost.write("generate", iteration, cost.of_completions(model.used.values()))
     say(f"{name}: {len(low):,} low, {len(high):,} high seeds gave {len(responses):,} new pairs, {len(flawed):,} flawed")
 
 

@@ -12,7 +12,7 @@ from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.prompts import Review
 from stages.core.records import Record, Tally, content_id, need_text, read, write, write_json
-from stages.core.similarity import words
+from stages.core.similarity import mean_words, words
 
 OUT, COUNTS = Path("iterations/0"), Path("results/0/prepare.json")
 
@@ -100,7 +100,11 @@ def main() -> None:
     write(OUT / "judge.jsonl", judge)
     write(OUT / "sft.jsonl", warm_start(seed, judge))
     write(OUT / "pairs.jsonl", [])
-    write_json(COUNTS, {"seed": tally.counts(len(seed)), "judge": judge_tally.counts(len(judge))})
+    length = {
+        "instruction": mean_words([row["prompt"] for row in seed]),
+        "response": mean_words([row["response"] for row in seed]),
+    }
+    write_json(COUNTS, {"seed": tally.counts(len(seed)), "judge": judge_tally.counts(len(judge)), "words": length})
     say(f"prepare: {len(seed):,} of {len(rows):,} seed rows, {len(judge):,} judge-training rows")
 
 

@@ -1,77 +1,18 @@
-"""report: what the loop did, per iteration, as a table in the terminal and as report/summary.{json,md}.
+"""report: did the model get better, is it real, and what did it cost? `python -m stages.report`
 
-`python -m stages.report`
-
-Test scores are reported and validation scores shown beside them, so that nobody has to choose an iteration on the
-number that is reported. ± is one standard error; a gain's treats its two scores as independent, which overstates it a
-little, since both models answer the same items.
+A table in the terminal, report/report.html (one page, no network), summary.{md,json}, the data of the plots, and the
+metrics that `dvc exp show` compares. What differs from run to run, the cost, has its own file, report/cost.json.
 """
 
-import json
 from pathlib import Path
-from typing import Any
 
-from stages.core.errors import UserError, run
+from stages.core import alarms, page, plots
+from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.records import Record, write_json
+from stages.core.summary import collect, costs, funnel, interval, verdict, warnings
 
-OUT, RESULTS = Path("report"), Path("results")
-WARM_START = ("prepare", "sft")
-LOOP = ("review", "generate", "filter", "assess", "select", "sft", "dpo", "measure")
-
-
-def counts_of(iteration: str, stage: str) -> Any:
-    path = RESULTS / iteration / f"{stage}.json"
-    if not path.exists():
-        raise UserError(f"{path} is missing; run dvc repro to make it")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def gain(score: Record, baseline: Record) -> Record:
-    """Points over the baseline, with the standard error of a difference of independent means."""
-    return {
-        "points": round(score["score"] - baseline["score"], 4),
-        "stderr": round((score["stderr"] ** 2 + baseline["stderr"] ** 2) ** 0.5, 4),
-    }
-
-
-def row_of(iteration: str, parent: str | None, baseline: Record) -> Record:
-    """Everything about one iteration: its scores and the counts of its stages."""
-    evaluation = counts_of(iteration, "evaluate")
-    stages = WARM_START if parent is None else LOOP
-    return {
-        "parent": parent,
-        **{name: evaluation[name] for name in ("test", "validation", "judging")},
-        "gain": gain(evaluation["test"], baseline["test"]),
-        **{stage: counts_of(iteration, stage) for stage in stages},
-    }
-
-
-def warnings_of(iteration: str, row: Record) -> list[str]:
-    """What the user should know before believing the iteration."""
-    found = []
-    for phase in ("sft", "dpo"):
-        if "passed_on" in row.get(phase, {}):
-            found.append(f"{phase} passed its model on, {row[phase]['passed_on']}")
-        elif lost := row.get(phase, {}).get("rows", {}).get("dropped", {}).get("does not fit the context"):
-            found.append(f"{lost:,} rows of {phase} did not fit the context")
-    for stage in ("review", "assess"):
-        if stage in row and (lost := sum(row[stage]["rows"]["dropped"].values())):
-            reasons = ", ".join(f"{reason} {number:,}" for reason, number in row[stage]["rows"]["dropped"].items())
-            found.append(f"{lost:,} of {row[stage]['rows']['in']:,} rows in {stage} have no score: {reasons}")
-    if "filter" in row and not row["filter"]["rows"]["out"]:
-        found.append("nothing was left after the filter")
-    return [f"iteration {iteration}: {line}" for line in found]
-
-
-def summary_of(iterations: Record) -> Record:
-    baseline = counts_of("0", "evaluate")
-    rows = {"0": row_of("0", None, baseline)}
-    rows |= {key: row_of(key, str(iteration["parent"]), baseline) for key, iteration in iterations.items()}
-    warnings = [line for key, row in rows.items() for line in warnings_of(key, row)]
-    return {"iterations": rows, "warnings": warnings}
-
-
+OUT = Path("report")
 COLUMNS = (
     "iteration", "from", "test %", "gain", "validation %", "judging %",
     "seeds", "generated", "kept", "SFT rows", "pairs", "judge right %", "pairs in order %",
@@ -93,7 +34,7 @@ def cells(key: str, row: Record) -> list[str]:
         key,
         row["parent"],
         test,
-        f"{row['gain']['points']:+.1f} ± {row['gain']['stderr']:.1f}",
+        interval(row["gain"]),
         *scores,
         *(f"{number:,}" for number in (select["seed"]["total"], rows["in"], rows["out"])),
         *(f"{select[name]['total']:,} (+{select[name]['new']:,})" for name in ("sft", "pairs")),
@@ -101,41 +42,108 @@ def cells(key: str, row: Record) -> list[str]:
     ]
 
 
-def funnel_of(row: Record) -> Record:
-    """{step: its tally}, in the order of the pipeline; a phase that passed its model on has none."""
-    steps = {}
-    if "prepare" in row:
-        steps["prepare"] = row["prepare"]["seed"]
-    if "review" in row:
-        generate, select = row["generate"], row["select"]
-        steps |= {"review": row["review"]["rows"], "routing": generate["seed"]}
-        steps |= {name.replace("_", " "): generate[name] for name in generate if name != "seed"}
-        steps |= {"filter": row["filter"]["rows"], "assess": row["assess"]["rows"]}
-        steps |= {f"select {name}".replace("_", " "): tally for name, tally in select.items()}
-    return steps | {phase: row[phase]["rows"] for phase in ("sft", "dpo") if "rows" in row.get(phase, {})}
+def made(row: Record) -> int:
+    """New SFT rows and preference pairs: what people would have been paid for."""
+    return 0 if row["parent"] is None else row["select"]["sft"]["new"] + row["select"]["pairs"]["new"]
 
 
-def funnel_lines(key: str, row: Record) -> list[str]:
-    """Where the rows of an iteration went, a line per step."""
-    lines = [f"### Iteration {key}", "", "| step | in | out | dropped |", "| --- | ---: | ---: | --- |"]
-    for name, tally in funnel_of(row).items():
-        reasons = ", ".join(f"{reason} {number:,}" for reason, number in tally["dropped"].items()) or "–"
-        lines.append(f"| {name} | {tally['in']:,} | {tally['out']:,} | {reasons} |")
-    return [*lines, ""]
+def metrics(summary: Record) -> Record:
+    """What `dvc exp show` compares, of the best and the last iteration: percent, points over the warm start with the
+    ends of the 95 % interval, and rows."""
+    rows = summary["iterations"]
+    last = list(rows)[-1]
+    return {
+        name: {"iteration": key, **measured(rows[key])} for name, key in (("best", summary["best"]), ("last", last))
+    }
+
+
+def measured(row: Record) -> Record:
+    gain = row["gain"] or {"points": 0.0, "low": 0.0, "high": 0.0}
+    select = row.get("select")
+    return {
+        "test": round(row["test"]["score"], 2),
+        "gain": round(gain["points"], 2),
+        "low": round(gain["low"], 2),
+        "high": round(gain["high"], 2),
+        "judge": round(row["judging"]["score"], 2) if row["judging"] else None,
+        "kept": row["filter"]["rows"]["out"] if select else 0,
+        "sft": select["sft"]["total"] if select else row["sft"].get("rows", {}).get("out", 0),
+        "pairs": select["pairs"]["total"] if select else 0,
+    }
+
+
+def cost_metrics(spent: Record) -> Record:
+    return {"Mtokens": round(spent["tokens"] / 1e6, 3), f"{spent['device']}_hours": round(spent["hours"], 4)}
 
 
 def markdown(summary: Record) -> str:
     rows = summary["iterations"]
-    lines = ["# Summary", "", "| " + " | ".join(COLUMNS) + " |", "|" + " ---: |" * len(COLUMNS)]
+    lines = [f"# {summary['verdict']}", "", "| " + " | ".join(COLUMNS) + " |", "|" + " ---: |" * len(COLUMNS)]
     lines += ["| " + " | ".join(cells(key, row)) + " |" for key, row in rows.items()]
-    lines += ["", "Scores are in percent ± one standard error; a gain is over iteration 0.", ""]
+    lines += ["", "Scores are in percent ± one standard error; a gain is over iteration 0, with its 95 % interval.", ""]
+    told = [f"iteration {a['iteration']}, {a['name']}: {a['said']}. {a['advice']}" for a in summary["alarms"]]
+    lines += ["## Alarms", "", *(f"- {line}" for line in told or ["none"]), ""]
     lines += ["## Warnings", "", *(f"- {line}" for line in summary["warnings"] or ["none"]), "", "## Funnel", ""]
     for key, row in rows.items():
         lines += funnel_lines(key, row)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def show(summary: Record) -> None:
+def funnel_lines(key: str, row: Record) -> list[str]:
+    """Where the rows of an iteration went, a line per step."""
+    lines = [f"### Iteration {key}", "", "| step | in | out | dropped |", "| --- | ---: | ---: | --- |"]
+    for name, tally in funnel(row).items():
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in tally["dropped"].items()) or "–"
+        lines.append(f"| {name} | {tally['in']:,} | {tally['out']:,} | {reasons} |")
+    return [*lines, ""]
+
+
+def html(summary: Record, drawn: dict[str, list[Record]], spent: Record, prices: Record) -> str:
+    rows = summary["iterations"]
+    loop = {key: row for key, row in rows.items() if row["parent"] is not None}
+    best = rows[summary["best"]]
+    total = sum(made(row) for row in rows.values())
+    dollars, by_hand = spent["hours"] * prices["price_per_hour"], total * prices["price_per_row"]
+    stages = ["review", "generate", "assess", "sft", "dpo", "evaluate"]
+    return page.render(
+        verdict=summary["verdict"],
+        ran=f"{len(loop)} iterations after the warm start; {best['test']['items']:,} test and "
+        f"{best['validation']['items']:,} validation items.",
+        best=summary["best"],
+        tiles=[
+            (f"{best['test']['score']:.1f} %", f"test score of iteration {summary['best']}"),
+            *([gain_tile(best["gain"])] if best["gain"] else []),
+            (f"{best['judging']['score']:.1f} %" if best["judging"] else "–", "of its verdicts are right"),
+            (f"{total:,}", "SFT rows and pairs made"),
+            (f"{spent['hours']:.2f}", f"{spent['device']}-hours, {spent['tokens'] / 1e6:.1f} M tokens"),
+            (f"${dollars:,.2f}", f"against ${by_hand:,.0f} by hand"),
+        ],
+        alarms=summary["alarms"],
+        warnings=summary["warnings"],
+        columns=COLUMNS,
+        table=[(key, cells(key, row)) for key, row in rows.items()],
+        pictures=plots.pictures(drawn),
+        costs=spent,
+        stages=stages,
+        cost_table=[cost_line(key, row, spent["iterations"][key], stages, prices) for key, row in rows.items()],
+        **prices,
+        examples=[(key, row["select"]["examples"]) for key, row in loop.items()],
+        dropped=[(key, row) for key in loop for row in rows[key]["filter"]["examples"]],
+    )
+
+
+def gain_tile(gain: Record) -> tuple[str, str]:
+    return f"{gain['points']:+.1f}", f"points over the warm start, between {gain['low']:+.1f} and {gain['high']:+.1f}"
+
+
+def cost_line(key: str, row: Record, spent: Record, stages: list[str], prices: Record) -> list[str]:
+    hours = [f"{spent['stages'][stage]:.3f}" if stage in spent["stages"] else "" for stage in stages]
+    dollars, by_hand = spent["hours"] * prices["price_per_hour"], made(row) * prices["price_per_row"]
+    counts = [f"{spent['tokens']:,}", f"{made(row):,}"]
+    return [key, f"{spent['hours']:.3f}", *hours, *counts, f"{dollars:,.3f}", f"{by_hand:,.0f}"]
+
+
+def show(summary: Record, spent: Record) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -146,27 +154,34 @@ def show(summary: Record) -> None:
     for column in COLUMNS:
         table.add_column(column, justify="right")
     for key, row in summary["iterations"].items():
-        table.add_row(*cells(key, row))
+        table.add_row(*cells(key, row), style="bold" if key == summary["best"] else "")
     console.print(table)
     for line in summary["warnings"]:
         console.print(f"warning: {line}", style="yellow", highlight=False)
-
-
-def metrics(summary: Record) -> Record:
-    """What `dvc exp show` and `dvc metrics show` read: percent, and points over iteration 0."""
-    rows = summary["iterations"]
-    return {
-        "test": {key: round(row["test"]["score"], 2) for key, row in rows.items()},
-        "gain": {key: round(row["gain"]["points"], 2) for key, row in rows.items() if row["parent"] is not None},
-    }
+    for each in summary["alarms"]:
+        line = f"alarm: iteration {each['iteration']}, {each['name']}: {each['said']}. {each['advice']}"
+        console.print(line, style="red", highlight=False)
+    console.print(summary["verdict"], style="bold", highlight=False)
+    console.print(f"{spent['hours']:.2f} {spent['device']}-hours; {OUT / 'report.html'}", highlight=False)
 
 
 def main() -> None:
-    summary = summary_of(declared("report")["iterations"])
+    params = declared("report")
+    summary, scores = collect(params["iterations"])
+    rows = summary["iterations"]
+    summary["alarms"] = alarms.found(rows, scores, params["alarms"])
+    summary["warnings"] = warnings(rows)
+    declined = [alarm["iteration"] for alarm in summary["alarms"] if alarm["name"] == "decline"]
+    summary["verdict"] = verdict(summary, declined)
+    spent, drawn = costs(list(rows)), plots.data(rows)
+    for name, records in drawn.items():
+        write_json(OUT / "plots" / f"{name}.json", records)
     write_json(OUT / "summary.json", summary)
     write_json(OUT / "metrics.json", metrics(summary))
+    write_json(OUT / "cost.json", cost_metrics(spent))
     (OUT / "summary.md").write_text(markdown(summary), encoding="utf-8")
-    show(summary)
+    (OUT / "report.html").write_text(html(summary, drawn, spent, params["report"]), encoding="utf-8")
+    show(summary, spent)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """review and assess: the current model scores pairs of instruction and response 0–10 (paper, section 3.2).
 
-`python -m stages.review review 1 iterations/0/seed.jsonl iterations/0/model`   the seed set
+`python -m stages.review review 1 iterations/0/seed.jsonl iterations/0/model iterations/0/stop.json`   the seed set
 `python -m stages.review assess 1 iterations/1/filtered.jsonl iterations/0/model`   what was generated from it
 
 By `review.estimator: sampled` each pair gets `review.samples` reviews, and its score is the mean of the readable
@@ -8,9 +8,13 @@ verdicts; by `expected` it gets one, and its score is the mean under the judge's
 unreadable verdict is missing, counted, and an error above `review.max_unparsed`; the reference code counts it as 0.
 """
 
+import json
 import random
+from collections import Counter
 from pathlib import Path
+from statistics import fmean, pstdev
 
+from stages.core import cost
 from stages.core.completions import Model
 from stages.core.errors import UserError, run
 from stages.core.judge import Reviewed, reviews
@@ -53,8 +57,17 @@ def count(rows: list[Record], asked: int, samples: int) -> Record:
         "rows": tally.counts(len(scores)),
         "reviewed": asked,
         "verdicts": {"asked": asked * samples, "written": len(verdicts), "readable": read_ones},
-        "mean_score": round(sum(scores) / len(scores), 4) if scores else None,
+        "scores": distribution(scores),
     }
+
+
+def distribution(scores: list[float]) -> Record | None:
+    """Mean, standard deviation, and how many scores lie nearest to 0, 1, …, 10; None without any."""
+    if not scores:
+        return None
+    nearest = Counter(int(score + 0.5) for score in scores)
+    spread = pstdev(scores)
+    return {"mean": round(fmean(scores), 4), "spread": round(spread, 4), "nearest": [nearest[n] for n in range(11)]}
 
 
 def need_readable(stage: str, counts: Record, max_unparsed: float) -> None:
@@ -71,12 +84,14 @@ def need_readable(stage: str, counts: Record, max_unparsed: float) -> None:
         )
 
 
-def main(stage: str, iteration: str, source: str, model: str) -> None:
+def main(stage: str, iteration: str, source: str, model: str, stop: str | None = None) -> None:
     params = declared(stage)
+    stopped = bool(stop) and json.loads(Path(str(stop)).read_text(encoding="utf-8"))["stopped"]
     settings, prompts = params["review"], params["prompts"]
     name = f"{stage}@{iteration}"
     judge = Model(Path(model), name, params["max_unfit"])
-    rows, review = read(Path(source)), Review(prompts)
+    rows = [] if stopped else read(Path(source))  # without rows, the stages that follow have nothing to do
+    review = Review(prompts)
     asked = to_review(rows, settings["refresh"])
     rendered = [judge.render(review.prompt(row["prompt"], row["response"]), system(prompts)) for row in asked]
     scored = reviews(judge, name, rendered, prompts, settings, params["random_state"])
@@ -84,14 +99,15 @@ def main(stage: str, iteration: str, source: str, model: str) -> None:
     result = [done.get(row["id"], {**row, "reviews": []}) for row in rows]
     counts = count(result, len(asked), 1 if settings["estimator"] == "expected" else settings["samples"])
     need_readable(name, counts, settings["max_unparsed"])
+    counts |= {"stopped": True} if stopped else {}
     if settings["shuffled"]:
         result = shuffle_scores(result, params["random_state"])
     write(Path("iterations", iteration, f"{stage}.jsonl"), result)
     write_json(Path("results", iteration, f"{stage}.json"), counts)
-    say(
-        f"{name}: {len(rows):,} rows, {counts['verdicts']['readable']:,} of "
-        f"{counts['verdicts']['written']:,} verdicts readable, mean score {counts['mean_score']}"
-    )
+    cost.write(stage, iteration, cost.of_completions(judge.used.values()))
+    mean = f", mean score {counts['scores']['mean']:.2f}" if counts["scores"] else ""
+    readable, written = (counts["verdicts"][kind] for kind in ("readable", "written"))
+    say(f"{name}: {len(rows):,} rows, {readable:,} of {written:,} verdicts readable{mean}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ reference code loses earlier ones). Replay: judge-training rows, and the model's
 
 from pathlib import Path
 
+from stages.core import examples
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import say
@@ -166,6 +167,9 @@ def main(iteration: str, parent: str) -> None:
     earlier_sft = [row for row in read(before / "sft.jsonl") if row["kind"] == "new"]
     earlier_pairs, earlier_seed = read(before / "pairs.jsonl"), read(before / "seed.jsonl")
 
+    if not reviewed:
+        stop(here, earlier_seed, iteration)
+        return
     sft_tally = Tally(len(assessed))
     new_sft = sft_rows(assessed, iteration, settings["sft_score"], sft_tally)
     sft = added(earlier_sft, new_sft, settings["max_sft"], sft_tally)
@@ -194,9 +198,21 @@ def main(iteration: str, parent: str) -> None:
         "seed": counted(seed_tally, earlier_seed, seed),
         "replayed_reviews": review_tally.counts(len(reviews)),
         "replayed_judge_training": judge_tally.counts(len(judge)),
+        "examples": examples.lineages(reviewed, assessed, pairs, sft),
     }
     write_json(Path("results", iteration, "select.json"), counts)
     say(f"select@{iteration}: {len(sft):,} SFT rows, {len(pairs):,} pairs, {len(seed):,} seeds")
+
+
+def stop(here: Path, seed: list[Record], iteration: str) -> None:
+    """Where the chain was stopped, review wrote no row: the seed set is passed on, and nothing is trained on."""
+    write(here / "sft.jsonl", [])
+    write(here / "pairs.jsonl", [])
+    write(here / "seed.jsonl", seed)
+    nothing = {"new": 0, "earlier": 0, "total": 0, **Tally(0).counts(0)}
+    counts = {"sft": nothing, "pairs": nothing, "seed": nothing | {"earlier": len(seed), "total": len(seed)}}
+    write_json(Path("results", iteration, "select.json"), counts | {"examples": []})
+    say(f"select@{iteration}: the chain was stopped, nothing is selected")
 
 
 def counted(tally: Tally, earlier: list[Record], rows: list[Record]) -> Record:

@@ -69,12 +69,11 @@ def main(stage: str, model: str, rows_file: str, out: str, counts_file: str) -> 
             train_dataset=Dataset.from_list(chats),
             processing_class=tokenizer,
         )
-        losses = training.train(trainer, advance)
+        log = training.train(trainer, advance, Path(counts_file))
     training.save(trainer, tokenizer, Path(out))
-    write_json(
-        Path(counts_file), {"rows": tally.counts(len(chats)), "steps": len(losses), "loss": training.curve(losses)}
-    )
-    say(f"{name}: {len(chats):,} rows, {len(losses):,} steps, loss {losses[0]:.3f} → {losses[-1]:.3f}")
+    counts = {"rows": tally.counts(len(chats)), "steps": len(log), "log": training.curve(log)}
+    write_json(Path(counts_file), counts)
+    say(f"{name}: {len(chats):,} rows, {len(log):,} steps, loss {log[0]['loss']:.3f} → {log[-1]['loss']:.3f}")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,27 @@ def test_an_untrained_model_on_peoples_texts_ends_well_and_the_report_says_so(tm
     assert "does not fit the context 4" in project.read("report/summary.md")
 
 
+def test_a_chain_that_declines_is_stopped_and_the_rest_passes_through(tmp_path):
+    """A learning rate that destroys the model: iteration 1 declines, iteration 2 has nothing to do."""
+    chain = {"iterations": {"1": {"parent": "0"}, "2": {"parent": "1"}}}
+    ruinous = {"dpo": {"learning_rate": 0.05}, "evaluate": {"stop_on": "decline", "limit": 20}}
+    project = Project(tmp_path / "project", merged(SMALL, chain | ruinous))
+    ended = project.run("dvc", "repro")
+    assert "worse than the best iteration before it; the chain is stopped" in ended.stdout
+    assert json.loads(project.read("iterations/1/stop.json")) == {"stopped": True}
+    assert json.loads(project.read("iterations/2/stop.json")) == {"stopped": True}
+    assert project.read("iterations/2/review.jsonl") == project.read("iterations/2/sft.jsonl") == ""
+    assert project.read("iterations/2/seed.jsonl") == project.read("iterations/1/seed.jsonl")
+    models = [project.folder / f"iterations/{key}/model/model.safetensors" for key in "12"]
+    assert models[0].read_bytes() == models[1].read_bytes()
+    summary = json.loads(project.read("report/summary.json"))
+    assert summary["verdict"] == (
+        "No iteration is better on validation than the warm start; iteration 1 declined; "
+        "the chain was stopped before 2."
+    )
+    assert json.loads(project.read("best/iteration.json"))["iteration"] == "0"
+
+
 def test_a_broken_tree_of_iterations_stops_the_run_before_any_work(tmp_path):
     project = Project(tmp_path / "project", SMALL)
     text = (project.folder / "params.yaml").read_text()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from stages.core.similarity import Benchmark, duplicates, ngrams, rouge_l
+from stages.core.similarity import Benchmark, distinct, duplicates, mean_distance, mean_words, ngrams, rouge_l
 from stages.filter import instruction_faults, length_fault, likeness_fault, response_faults
 
 SETTINGS = {
@@ -145,3 +145,20 @@ def test_duplicates_over_several_blocks_are_those_of_the_definition(monkeypatch,
     found = duplicates(vectors, 40, cosine)
     assert found == plainly(vectors, 40, cosine)
     assert (len(found) > 20) == (cosine < 0.99)
+
+
+def test_the_mean_distance_is_that_of_all_pairs():
+    vectors = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    assert mean_distance(vectors) == pytest.approx(((1 - 0.0) + (1 - 0.6) + (1 - 0.8)) / 3)
+    assert mean_distance(vectors[:1]) is None
+
+
+def test_distinct_n_is_the_share_of_different_ngrams():
+    assert distinct(["a b a", "a b"], 1) == pytest.approx(2 / 5)
+    assert distinct(["a b a", "a b"], 2) == pytest.approx(2 / 3)
+    assert distinct([], 1) is None
+
+
+def test_lengths_are_means_of_words():
+    assert mean_words(["one two", "three four five six"]) == 3.0
+    assert mean_words([]) is None

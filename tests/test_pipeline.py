@@ -91,6 +91,9 @@ def iterations(*keys: str) -> set[str]:
     return {f"{stage}@{key}" for stage in ITERATION for key in keys}
 
 
+END = {"promote", "report"}
+
+
 def since(first: str) -> set[str]:
     """A stage of the loop in iteration 1 and all that follows from it, in every iteration."""
     of_the_first = {
@@ -103,18 +106,17 @@ def since(first: str) -> set[str]:
         "dpo": {f"{stage}@1" for stage in ("dpo", "evaluate")},
         "evaluate": {"evaluate@1"},
     }[first]
-    return of_the_first | iterations("2", "3") | {"report"}
+    return of_the_first | iterations("2", "3") | END
 
 
-EVALUATIONS = {"evaluate-0", "evaluate@1", "evaluate@2", "evaluate@3", "report"}
 WARM_START = {"sft-0", "evaluate-0"} | since("review")
 EVERYTHING = {"prepare", "base"} | WARM_START
 
 # parameter: (another valid value, what reruns). `check` looks at every change, and its out never changes.
 TABLE = {
     "iterations.1.parent": (None, set()),  # a root can have no other parent than 0
-    "iterations.2.parent": ("0", iterations("2", "3") | {"report"}),
-    "iterations.3.parent": ("1", iterations("3") | {"report"}),
+    "iterations.2.parent": ("0", iterations("2", "3") | END),
+    "iterations.3.parent": ("1", iterations("3") | END),
     "threshold": (6.0, since("generate")),
     "samples": (2, since("generate")),
     "max_unfit": (0.9, since("review")),
@@ -165,7 +167,21 @@ TABLE = {
     "dpo.beta": (0.2, since("dpo")),
     "dpo.nll": (0.1, since("dpo")),
     "evaluate.suite": ("another", {"benchmark", "prepare"} | WARM_START),
-    "evaluate.limit": (10, EVALUATIONS),
+    # An evaluation may stop the chain, so that the next iteration follows it; while it does not, dvc stops there
+    # (tests/test_end_to_end.py).
+    "evaluate.limit": (10, WARM_START - {"sft-0"}),
+    "evaluate.stop_on": ("decline", WARM_START - {"sft-0"}),
+    "alarms.decline": (0.9, WARM_START - {"sft-0"}),
+    "alarms.oscillation": (3, {"report"}),
+    "alarms.slow": (1.0, {"report"}),
+    "alarms.judge_spread": (0.5, {"report"}),
+    "alarms.judge_same": (0.8, {"report"}),
+    "alarms.duplicates": (0.9, {"report"}),
+    "alarms.length": (2.0, {"report"}),
+    "alarms.readable": (0.5, {"report"}),
+    "alarms.pairs": (10, {"report"}),
+    "report.price_per_row": (2.0, {"report"}),
+    "report.price_per_hour": (2.0, {"report"}),
     "microworld.steps": (10, {"pretrain"} | {"base"} | WARM_START),
     "microworld.batch_size": (8, {"pretrain"} | {"base"} | WARM_START),
     "microworld.learning_rate": (1.0e-4, {"pretrain"} | {"base"} | WARM_START),

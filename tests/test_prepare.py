@@ -70,7 +70,7 @@ def test_a_row_that_is_an_item_of_the_benchmark_is_left_out_and_counted(with_ben
     assert project.stage("stages.prepare").returncode == 0
     counts = json.loads(project.read("results/0/prepare.json"))
     dropped = {"in": 2, "out": 1, "dropped": {"in the benchmark": 1}}
-    assert counts == {"seed": dropped, "judge": dropped}
+    assert counts == {"seed": dropped, "judge": dropped, "words": {"instruction": 2.0, "response": 2.0}}
     assert item["text"].upper() not in project.read("iterations/0/sft.jsonl")
 
 

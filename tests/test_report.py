@@ -1,60 +1,132 @@
-"""report: gains over iteration 0 with their error, the funnel with its reasons, and what to know before believing."""
+"""report: the verdict in one sentence, the funnel with its reasons, what to know, and a page that draws."""
+
+import re
+import shutil
+from pathlib import Path
 
 import pytest
-from conftest import error_line
+from conftest import ROOT, error_line
 
-from stages.report import cells, funnel_of, gain, markdown, metrics, warnings_of
+from stages.core import page, plots
+from stages.core.summary import funnel, verdict, warnings
+from stages.report import cells, html, markdown, measured, metrics
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def tally(rows_in=10, out=10, **dropped):
     return {"in": rows_in, "out": out, "dropped": dropped}
 
 
+def score(percent, stderr=3.0):
+    return {"score": percent, "stderr": stderr, "items": 100}
+
+
+ATTACK = "<script>document.body.innerHTML = 'taken'</script> {{ 7 * 7 }}"  # generated text is untrusted
+EXAMPLE = {
+    "route": "new", "seed": {"id": "s", "prompt": "What?", "response": "is so", "score": 2.0, "review": "score: 2"},
+    "instruction": ATTACK, "response": "is red", "score": 9.0, "review": "Right. score: 9", "sft": True,
+    "pair": {"chosen": "is red", "rejected": "is blue", "margin": 7.0},
+}  # fmt: skip
+
+
+def warm_start():
+    return {
+        "parent": None, "test": score(60.0), "validation": score(61.0), "judging": score(98.0), "gain": None,
+        "prepare": {
+            "seed": tally(10, 9, duplicate=1), "judge": tally(), "words": {"instruction": 6.0, "response": 5.0},
+        },
+        "sft": {"rows": tally(9, 8, **{"does not fit the context": 1}), "log": [{"step": 1, "loss": 0.5}]},
+    }  # fmt: skip
+
+
 def iteration(**changes):
+    log = [{"step": step, "loss": 0.7 - step / 10, "margin": step / 10, "accuracy": 0.5} for step in (1, 2, 3)]
     row = {
         "parent": "0",
-        "test": {"score": 70.0, "stderr": 3.0},
-        "validation": {"score": 71.0, "stderr": 4.0},
-        "judging": {"score": 90.0, "stderr": 2.0},
-        "gain": {"points": 10.0, "stderr": 5.0},
+        "test": score(70.0),
+        "validation": score(71.0),
+        "judging": score(90.0),
+        "gain": {"points": 10.0, "low": 4.0, "high": 16.0},
         "review": {"rows": tally()},
         "generate": {
             "seed": tally(), "new_instructions": tally(), "responses": tally(8, 7, truncated=1),
             "flawed_responses": tally(),
         },
-        "filter": {"rows": tally(12, 9, **{"response too short": 3})},
-        "assess": {"rows": tally(9, 9), "verdicts": {"asked": 9, "written": 9, "readable": 9}},
+        "filter": {
+            "rows": tally(12, 9, **{"response too short": 3}),
+            "diversity": {"distance": 0.3, "near_duplicates": 0.1, "distinct_1": 0.2, "distinct_2": None},
+            "words": {"instruction": 6.0, "response": 5.0},
+            "examples": [{"route": "new", "prompt": ATTACK, "response": "is", "reason": "response too short"}],
+        },
+        "assess": {
+            "rows": tally(9, 9), "verdicts": {"asked": 9, "written": 9, "readable": 9},
+            "scores": {"mean": 6.0, "spread": 3.0, "nearest": [1, 2, 1, 0, 0, 0, 1, 0, 0, 3, 1]},
+        },
         "select": {
             "sft": {"total": 5, "new": 3, **tally(9, 3, unscored=6)}, "pairs": {"total": 4, "new": 4, **tally()},
-            "seed": {"total": 20, "new": 2, **tally()},
+            "seed": {"total": 20, "new": 2, **tally()}, "examples": [EXAMPLE],
         },
-        "sft": {"rows": tally()},
-        "dpo": {"rows": tally()},
+        "sft": {"rows": tally(), "log": log},
+        "dpo": {"rows": tally(), "log": log},
         "measure": {"judge_right": {"percent": 88.0, "of": 9}, "pairs_in_order": {"percent": None, "of": 0}},
     }  # fmt: skip
     return row | changes
 
 
-def test_a_gain_carries_the_error_of_a_difference():
-    found = gain({"score": 70.0, "stderr": 3.0}, {"score": 60.0, "stderr": 4.0})
-    assert found == {"points": 10.0, "stderr": pytest.approx(5.0)}
+def summary(best="1", **rows):
+    found = {"0": warm_start(), "1": iteration(), **rows}
+    return {"best": best, "iterations": found, "alarms": [], "warnings": [], "verdict": "It is better."}
 
 
-def test_metrics_are_the_test_average_and_the_gain_of_each_iteration():
-    baseline = iteration(parent=None, test={"score": 60.0, "stderr": 4.0})
-    found = metrics({"iterations": {"0": baseline, "1": iteration()}})
-    assert found == {"test": {"0": 60.0, "1": 70.0}, "gain": {"1": 10.0}}
+# ---- what is said ----------------------------------------------------------------------------------------------------
+
+
+def test_the_verdict_names_the_best_its_gain_with_the_interval_and_what_declined():
+    said = verdict(summary(**{"2": iteration(parent="1")}), declined=["2"])
+    assert said == (
+        "Iteration 1 is best on validation: test +10.0 [+4.0, +16.0] points over the warm start; iteration 2 declined."
+    )
+
+
+def test_a_gain_that_may_be_chance_is_called_that():
+    chance = iteration(gain={"points": 1.0, "low": -2.0, "high": 4.0})
+    assert "[-2.0, +4.0] points over the warm start, which may be chance." in verdict(summary(**{"1": chance}), [])
+
+
+def test_no_gain_is_said_as_plainly():
+    assert verdict(summary(best="0"), ["1"]) == (
+        "No iteration is better on validation than the warm start; iteration 1 declined."
+    )
+
+
+def test_a_chain_that_was_stopped_is_said():
+    stopped = iteration(parent="1", review={"rows": tally(0, 0), "stopped": True})
+    assert verdict(summary(**{"2": stopped}), ["1"]).endswith("iteration 1 declined; the chain was stopped before 2.")
+    assert warnings({"2": stopped}) == ["iteration 2: did not run, the chain was stopped (evaluate.stop_on)"]
+
+
+def test_metrics_are_those_of_the_best_and_the_last_iteration():
+    found = metrics(summary(**{"2": iteration(parent="1", test=score(65.0))}))
+    assert found["best"] == {
+        "iteration": "1", "test": 70.0, "gain": 10.0, "low": 4.0, "high": 16.0, "judge": 90.0,
+        "kept": 9, "sft": 5, "pairs": 4,
+    }  # fmt: skip
+    assert (found["last"]["iteration"], found["last"]["test"]) == ("2", 65.0)
+
+
+def test_the_warm_start_has_metrics_too():
+    assert measured(warm_start())["gain"] == 0.0
 
 
 def test_a_healthy_iteration_has_no_warning():
-    assert warnings_of("1", iteration()) == []
+    assert warnings({"1": iteration()}) == []
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"dpo": {"passed_on": "no pairs were found"}}, "iteration 1: dpo passed its model on, no pairs were found"),
-        ({"filter": {"rows": tally(3, 0, x=3)}}, "iteration 1: nothing was left after the filter"),
         ({"sft": {"rows": tally(9, 7, **{"does not fit the context": 2})}}, "iteration 1: 2 rows of sft did not fit"),
         (
             {"review": {"rows": tally(9, 6, **{"no readable verdict": 3})}},
@@ -62,26 +134,29 @@ def test_a_healthy_iteration_has_no_warning():
         ),
     ],
 )
-def test_what_the_user_should_know_is_a_warning(changes, said):
-    (line,) = warnings_of("1", iteration(**changes))
+def test_what_was_lost_is_a_warning(changes, said):
+    (line,) = warnings({"1": iteration(**changes)})
     assert line.startswith(said)
 
 
-def test_the_markdown_has_the_scores_the_funnel_and_its_reasons():
-    text = markdown({"iterations": {"1": iteration()}, "warnings": ["look"]})
-    assert "+10.0 ± 5.0" in text
+def test_an_empty_filter_is_a_warning():
+    nothing = iteration()["filter"] | {"rows": tally(3, 0, x=3)}
+    assert warnings({"1": iteration(filter=nothing)}) == ["iteration 1: nothing was left after the filter"]
+
+
+def test_the_summary_shows_scores_errors_and_every_reason():
+    text = markdown(summary())
+    assert "| 70.0 ± 3.0 | +10.0 [+4.0, +16.0] |" in text
     assert "| filter | 12 | 9 | response too short 3 |" in text
-    assert "| select sft | 9 | 3 | unscored 6 |" in text
-    assert "- look" in text
+    assert text.startswith("# It is better.")
 
 
-def test_iteration_0_has_its_funnel_too():
-    row = {
-        "prepare": {"seed": tally(10, 9, duplicate=1)},
-        "sft": {"rows": tally(9, 8, **{"does not fit the context": 1})},
-    }
-    assert list(funnel_of(row)) == ["prepare", "sft"]
-    assert warnings_of("0", row) == ["iteration 0: 1 rows of sft did not fit the context"]
+def test_the_funnel_has_every_step_of_the_pipeline():
+    assert list(funnel(warm_start())) == ["seed rows", "judge-training rows", "sft"]
+    assert list(funnel(iteration())) == [
+        "review", "routing", "new instructions", "responses", "flawed responses", "filter", "assess",
+        "select sft", "select pairs", "select seed", "sft", "dpo",
+    ]  # fmt: skip
 
 
 def test_what_the_world_does_not_know_is_a_dash():
@@ -89,4 +164,92 @@ def test_what_the_world_does_not_know_is_a_dash():
 
 
 def test_a_report_without_results_says_which_are_missing(project):
-    assert "results/0/evaluate.json" in error_line(project.stage("stages.report"))
+    assert "results/0/evaluate.json is missing" in error_line(project.stage("stages.report"))
+
+
+# ---- plots -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_funnels_bars_add_up_to_the_rows_of_each_step():
+    records = plots.data(summary()["iterations"])["funnel"]
+    of_filter = [record for record in records if (record["iteration"], record["step"]) == ("1", "filter")]
+    assert {record["outcome"]: record["rows"] for record in of_filter} == {"kept": 9, "length": 3}
+
+
+def test_every_reason_of_a_drop_has_its_colour():
+    """A reason that a stage gives and the funnel does not know would hide among the others."""
+    reasons = set()
+    for path in (ROOT / "stages").glob("*.py"):
+        code = path.read_text()
+        reasons |= set(re.findall(r'\.drop\(\s*"([^"]+)"', code))
+        reasons |= {reason.replace("{what}", "response") for reason in re.findall(r'f"(\{what\} [a-z ]+)"', code)}
+    assert len(reasons) > 15
+    known = tuple(plots.OUTCOMES)
+    assert {reason for reason in reasons if not reason.startswith(known)} == set()
+
+
+def test_dvc_and_the_page_draw_the_same_plots():
+    import yaml
+
+    declared = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    drawn = plots.data(summary()["iterations"])
+    assert [Path(name).stem for each in declared for name in each] == ["scores", "reviews", "funnel", *list(drawn)[3:]]
+    for each in declared:
+        for path, settings in each.items():
+            assert Path(settings["template"]).stem == Path(path).stem
+            assert {settings["x"], settings["y"]} <= set(drawn[Path(path).stem][0])
+    assert set(page.PLOTS) == set(drawn)
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+SPENT = {
+    "device": "CPU", "devices": 2, "hours": 0.5, "tokens": 3_000_000,
+    "iterations": {key: {"hours": 0.25, "tokens": 1_500_000, "stages": {"sft": 0.25}} for key in ("0", "1")},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    found = summary()
+    text = html(found, plots.data(found["iterations"]), SPENT, {"price_per_row": 1.0, "price_per_hour": 0.05})
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_page_is_self_contained_and_escapes_the_data(written):
+    text = written.read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "{{ 7 * 7 }}" in text
+    assert not re.search(r'(?:src|href)="(?!#)', text)
+    assert "against $7 by hand" in text  # 3 SFT rows and 4 pairs at a dollar each
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not BROWSER, reason="needs Chromium, as Debian's package of that name")
+def test_every_plot_is_drawn_in_a_browser_without_a_network(written):
+    from playwright.sync_api import sync_playwright
+
+    asked, faults = [], []
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
+        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.on("console", lambda message: faults.append(message.text))
+        tab.goto(written.as_uri())
+        drawn = tab.evaluate(
+            """() => Object.fromEntries([...document.querySelectorAll('figure')].map(figure => {
+                 const marks = [...figure.querySelectorAll('.role-mark path, .role-mark rect, .role-mark line')]
+                 const seen = marks.filter(mark => { const box = mark.getBBox(); return box.width + box.height > 1 })
+                 const box = figure.querySelector('svg').getBoundingClientRect()
+                 return [figure.id, {marks: seen.length, width: box.width, height: box.height}] }))"""
+        )
+        wider = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        browser.close()
+    assert asked == [written.as_uri()]
+    assert faults == []
+    assert wider <= 0
+    assert set(drawn) == {f"plot-{name}" for name in page.PLOTS}
+    assert all(each["marks"] >= 2 and each["width"] > 200 and each["height"] > 100 for each in drawn.values()), drawn

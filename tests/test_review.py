@@ -7,7 +7,7 @@ from stages.core.engines import Completion
 from stages.core.errors import UserError
 from stages.core.judge import sampled
 from stages.core.prompts import verdict
-from stages.review import count, need_readable, reviewed, shuffle_scores, to_review
+from stages.review import count, distribution, need_readable, reviewed, shuffle_scores, to_review
 
 
 @pytest.fixture
@@ -75,3 +75,10 @@ def test_the_shuffled_control_deals_out_the_same_scores():
     assert sorted(row["score"] for row in shuffled) == list(range(20))
     assert shuffled != rows
     assert shuffled == shuffle_scores(rows, 0)
+
+
+def test_a_distribution_has_mean_spread_and_the_nearest_whole_scores():
+    assert distribution([0.0, 0.4, 9.5, 10.0]) == {
+        "mean": 4.975, "spread": 4.7804, "nearest": [2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2],
+    }  # fmt: skip
+    assert distribution([]) is None

@@ -90,8 +90,13 @@ def test_dpo_without_work_passes_its_model_on(prepared, change, pairs, reason):
     assert json.loads(prepared.read("results/1/dpo.json")) == {"passed_on": reason}
 
 
-def test_steps_and_loss_curve():
+def test_a_log_is_kept_as_means_of_consecutive_steps():
     assert steps(33, {"batch_size": 16, "epochs": 2}) == 6
-    assert curve([1.0, 2.0]) == [1.0, 2.0]
-    assert len(curve([1.0] * 95)) == 19
-    assert curve([]) == []
+    log = [{"loss": float(step), "rewards/margins": 0.5, "rewards/accuracies": 1.0, "epoch": 1} for step in range(250)]
+    assert curve(log[:2]) == [
+        {"step": 1, "loss": 0.0, "margin": 0.5, "accuracy": 1.0},
+        {"step": 2, "loss": 1.0, "margin": 0.5, "accuracy": 1.0},
+    ]
+    assert curve(log)[0] == {"step": 3, "loss": 1.0, "margin": 0.5, "accuracy": 1.0}
+    assert curve(log)[-1]["step"] == 250
+    assert len(curve(log)) == 84

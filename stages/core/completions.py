@@ -30,6 +30,7 @@ class Model:
 
     def __init__(self, folder: Path, stage: str, max_unfit: float) -> None:
         self.folder, self.stage, self.max_unfit = folder, stage, max_unfit
+        self.used: dict[bytes, Completion] = {}  # every completion that was given out, stored or computed
         self._engine: Engine | None = None
         with self._named():
             self._name = engines.chosen(runtime()["engine"])
@@ -62,6 +63,7 @@ class Model:
                 say(f"{task}: {len(found):,} of {len(fitting):,} completions were in the store")
             missing = {each: key for each, key in keys.items() if each not in found}
             found |= self._computed(task, missing, sampling)
+        self.used |= {keys[request]: completion for request, completion in found.items()}
         done = {(each.prompt, each.draw): found.get(each, Completion("", "too long")) for each in requests}
         return [[done[prompt, draw] for draw in range(draws)] for prompt in rendered]
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lm_eval.api.model import LM, CachingLM
 
 BATCH_ROWS = 64  # where `runtime.batch_rows` is not set
+ALL_AT_ONCE = 10**9
 KEYS = "evaluate 1"  # the meaning of a key; another number where it changes
 
 
@@ -30,13 +31,14 @@ class Answers:
     def __init__(self, model: str, tokens: Callable[[str], list[int]], advance: Callable[[int], None]) -> None:
         self._store, self._model, self._tokens, self._advance = Store.of_the_repository(), model, tokens, advance
         self._answers: dict[str, Any] = {}  # of this process
+        self.used: list[Completion] = []  # every answer that was given out, stored or computed
         self._before = time.monotonic()
 
     def __contains__(self, request: str) -> bool:
         if request not in self._answers and (found := self._store.find([self._key(request)])):
             (completion,) = found.values()
             answer = json.loads(completion.text)
-            self._remember(request, tuple(answer) if isinstance(answer, list) else answer)
+            self._remember(request, tuple(answer) if isinstance(answer, list) else answer, completion)
         return request in self._answers
 
     def __getitem__(self, request: str) -> Any:
@@ -48,22 +50,24 @@ class Answers:
         now = time.monotonic()
         written = len(self._tokens(answer)) if isinstance(answer, str) else 0
         seconds = round(now - self._before, 6)
-        self._store.put(self._key(request), Completion(json.dumps(answer), "stop", tokens=written, seconds=seconds))
+        completion = Completion(json.dumps(answer), "stop", tokens=written, seconds=seconds)
+        self._store.put(self._key(request), completion)
         self._before = now
-        self._remember(request, answer)
+        self._remember(request, answer, completion)
 
     def commit(self) -> None:
         """Nothing to do: an answer is safe as soon as it is kept."""
 
-    def _remember(self, request: str, answer: Any) -> None:
+    def _remember(self, request: str, answer: Any, completion: Completion) -> None:
         self._answers[request] = answer
+        self.used.append(completion)
         self._advance(1)
 
     def _key(self, request: str) -> bytes:
         return hashlib.sha256(json.dumps([KEYS, self._model, request]).encode()).digest()
 
 
-def load(model: Path, advance: Callable[[int], None]) -> "CachingLM":
+def load(model: Path, advance: Callable[[int], None]) -> "tuple[CachingLM, Answers]":
     """The model in lm-eval, behind the store. An endpoint cannot be asked everything that a benchmark asks, so
     `runtime.engine: server` evaluates with the engine that this machine has."""
     os.environ["TQDM_DISABLE"] = "1"  # before lm-eval imports it
@@ -78,7 +82,8 @@ def load(model: Path, advance: Callable[[int], None]) -> "CachingLM":
     configured = runtime()["engine"]
     engine = engines.chosen("auto" if configured == "server" else configured)
     lm = _vllm(model) if engine == "vllm" else _transformers(model)
-    return StoredLM(lm, Answers(digest(model), lm.tok_encode, advance))
+    answers = Answers(digest(model), lm.tok_encode, advance)
+    return StoredLM(lm, answers), answers
 
 
 def _transformers(model: Path) -> "LM":
@@ -105,4 +110,5 @@ def _transformers(model: Path) -> "LM":
 def _vllm(model: Path) -> "LM":
     from lm_eval.models.vllm_causallms import VLLM
 
-    return VLLM(pretrained=str(model), dtype=engines.dtype(model), **runtime()["vllm"])
+    # lm-eval hands over so many requests at once, and draws no bar of vLLM's only where that is a number
+    return VLLM(pretrained=str(model), dtype=engines.dtype(model), batch_size=ALL_AT_ONCE, **runtime()["vllm"])

@@ -96,6 +96,24 @@ class Dpo(Section):
 class Evaluate(Section):
     suite: Annotated[str, Field(min_length=1)]
     limit: Annotated[int, Field(ge=2)] | None  # one item has no standard error
+    stop_on: Literal["decline"] | None
+
+
+class Alarms(Section):
+    decline: Annotated[float, Field(ge=0.5, lt=1)]
+    oscillation: Positive
+    slow: Annotated[float, Field(ge=0)]
+    judge_spread: Annotated[float, Field(ge=0)]
+    judge_same: Mass
+    duplicates: Share
+    length: Annotated[float, Field(gt=1)]
+    readable: Share
+    pairs: Count
+
+
+class Report(Section):
+    price_per_row: Annotated[float, Field(ge=0)]
+    price_per_hour: Annotated[float, Field(ge=0)]
 
 
 class Microworld(Section):
@@ -162,6 +180,8 @@ class Parameters(Section):
     sft: Sft
     dpo: Dpo
     evaluate: Evaluate
+    alarms: Alarms
+    report: Report
     microworld: Microworld
     runtime: Runtime
 

@@ -18,6 +18,11 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+def mean_words(texts: list[str]) -> float | None:
+    """The mean length of texts, in words; None without any."""
+    return round(sum(len(text.split()) for text in texts) / len(texts), 4) if texts else None
+
+
 def rouge_l(text: str, other: str) -> float:
     """ROUGE-L F1 (Lin 2004): the longest common subsequence of words against both lengths. As the rouge-score package
     has it, for letters of every alphabet."""
@@ -30,8 +35,11 @@ def rouge_l(text: str, other: str) -> float:
 
 def ngrams(text: str, size: int) -> set[tuple[str, ...]]:
     """The word n-grams of a text; a text shorter than that is one n-gram."""
-    each = words(text)
-    return {tuple(each[start : start + size]) for start in range(max(1, len(each) - size + 1))} if each else set()
+    return set(_ngrams(words(text), size))
+
+
+def _ngrams(each: list[str], size: int) -> list[tuple[str, ...]]:
+    return [tuple(each[start : start + size]) for start in range(max(1, len(each) - size + 1))] if each else []
 
 
 class Benchmark:
@@ -69,6 +77,21 @@ def embed(texts: list[str], model: Path) -> "numpy.ndarray":
     embedder = SentenceTransformer(modules=[transformer, pooling], device="cpu")
     vectors = embedder.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False)
     return numpy.asarray(vectors)
+
+
+def mean_distance(vectors: "numpy.ndarray") -> float | None:
+    """The mean cosine distance of two different rows of unit vectors; None for fewer than two."""
+    count = len(vectors)
+    if count < 2:
+        return None
+    total = float((vectors.sum(axis=0, dtype="float64") ** 2).sum())
+    return 1 - (total - count) / (count * (count - 1))
+
+
+def distinct(texts: list[str], size: int) -> float | None:
+    """The share of the texts' word n-grams that are different (Li et al. 2016, "distinct-n"); None without any."""
+    grams = [gram for text in texts for gram in _ngrams(words(text), size)]
+    return len(set(grams)) / len(grams) if grams else None
 
 
 def duplicates(vectors: "numpy.ndarray", earlier: int, cosine: float) -> set[int]:

@@ -1,23 +1,28 @@
 """What SFT and DPO share: loading, trl's settings, the progress bar, and saving the weights without what varies."""
 
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.core import cost
 from stages.core.progress import quiet_transformers, say
-from stages.core.records import write_json
+from stages.core.records import Record, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
-LOSS_POINTS = 20  # of a loss curve that the counts keep
+LOG_POINTS = 100  # of a run's log that the counts keep
+LOGGED = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}  # trl's names, and ours
 
 
 def pass_on(name: str, reason: str, model: Path, out: Path, counts_file: Path) -> None:
     """End a phase that has nothing to do: its model is the one that came in."""
     shutil.copytree(model, out, dirs_exist_ok=True)
     write_json(counts_file, {"passed_on": reason})
+    write_cost(counts_file, 0.0, 0)
     say(f"{name}: the model is passed on, {reason}")
 
 
@@ -55,14 +60,26 @@ def arguments(settings: dict[str, Any], random_state: int, folder: str, context:
     }
 
 
-def train(trainer: "Trainer", advance: Callable[[int], None]) -> list[float]:
-    """Run a trl trainer with our progress bar; the training loss of each step."""
+def train(trainer: "Trainer", advance: Callable[[int], None], counts_file: Path) -> list[Record]:
+    """Run a trl trainer with our progress bar, and write what it cost; trl's log of each step."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_bar(advance))
+    started = time.monotonic()
     trainer.train()
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    write_cost(counts_file, time.monotonic() - started, int(log[-1]["num_tokens"]))
+    return log
+
+
+def write_cost(counts_file: Path, seconds: float, tokens: int) -> None:
+    """{"seconds", "tokens" trained on, "device", "devices"}: cpu cores, or all the GPUs that are visible."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    device = {"device": "GPU" if gpus else "CPU", "devices": gpus or len(os.sched_getaffinity(0))}
+    cost.write(counts_file.stem, counts_file.parent.name, {"seconds": round(seconds, 3), "tokens": tokens, **device})
 
 
 def _bar(advance: Callable[[int], None]) -> "TrainerCallback":
@@ -85,11 +102,20 @@ def save(trainer: "Trainer", tokenizer: "PreTrainedTokenizerBase", out: Path) ->
     tokenizer.save_pretrained(out)
 
 
-def curve(losses: list[float]) -> list[float]:
-    """At most LOSS_POINTS means of consecutive steps."""
-    width = -(-len(losses) // LOSS_POINTS) or 1
-    chunks = [losses[start : start + width] for start in range(0, len(losses), width)]
-    return [round(sum(chunk) / len(chunk), 4) for chunk in chunks]
+def curve(log: list[Record]) -> list[Record]:
+    """At most LOG_POINTS means of consecutive steps, each with its last step: {"step", "loss"}, and of DPO also the
+    rewards' "margin" and "accuracy"."""
+    width = -(-len(log) // LOG_POINTS)
+    points = []
+    for start in range(0, len(log), width):
+        chunk = log[start : start + width]
+        means = {
+            ours: round(sum(entry[name] for entry in chunk) / len(chunk), 4)
+            for name, ours in LOGGED.items()
+            if name in chunk[0]
+        }
+        points.append({"step": start + len(chunk), **means})
+    return points
 
 
 def length(tokenizer: "PreTrainedTokenizerBase", conversation: list[dict[str, str]]) -> int:

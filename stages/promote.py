@@ -1,0 +1,29 @@
+"""promote: the best iteration's model, in one fixed place. `python -m stages.promote`
+
+Best by validation, never by test: the test score that is reported is then that of an item set on which nothing was
+chosen. Of equals the earliest; the warm start itself, if no iteration is better.
+"""
+
+import shutil
+from pathlib import Path
+
+from stages.core.errors import run
+from stages.core.params import declared
+from stages.core.progress import say
+from stages.core.records import write_json
+from stages.core.summary import Scores, judging_tasks
+
+OUT = Path("best")
+
+
+def main() -> None:
+    iterations = declared("promote")["iterations"]
+    scores = Scores(iterations, judging_tasks())
+    best = scores.best_of(["0", *iterations])
+    shutil.copytree(Path("iterations", best, "model"), OUT, dirs_exist_ok=True)
+    write_json(OUT / "iteration.json", {"iteration": best, "validation": round(scores.validation(best), 4)})
+    say(f"promote: iteration {best} is best on validation ({scores.validation(best):.1f} %); its model is in {OUT}/")
+
+
+if __name__ == "__main__":
+    run(main)

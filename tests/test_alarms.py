@@ -1,0 +1,131 @@
+"""Each signature of a failure, built from synthetic counts and scores, raises its alarm; a healthy run raises none."""
+
+from copy import deepcopy
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from stages.core import alarms
+from stages.core.summary import Scores
+
+THRESHOLDS = yaml.safe_load((ROOT / "params.yaml").read_text())["alarms"]
+ITEMS = 400
+
+
+def tally(rows_in=100, out=100, **dropped):
+    return {"in": rows_in, "out": out, "dropped": dropped}
+
+
+WARM_START = {"parent": None, "prepare": {"words": {"instruction": 6.0, "response": 5.0}}}
+HEALTHY = {
+    "review": {"verdicts": {"asked": 300, "written": 300, "readable": 299}},
+    "filter": {"diversity": {"near_duplicates": 0.1}, "words": {"instruction": 6.0, "response": 5.4}},
+    "assess": {
+        "verdicts": {"asked": 300, "written": 300, "readable": 300},
+        "scores": {"mean": 6.0, "spread": 3.1, "nearest": [5, 10, 20, 5, 5, 5, 5, 5, 10, 20, 10]},
+    },
+    "select": {"pairs": {"new": 200, **tally()}},
+    "dpo": {"rows": tally()},
+}
+
+
+def chain(percents: list[float], monkeypatch) -> tuple[dict, Scores]:
+    """A run whose iterations have these validation scores: a model that is right on the first so many of the items."""
+    scored = {
+        str(key): [
+            {"id": str(item), "benchmark": "b", "part": "validation", "score": float(item < percent / 100 * ITEMS)}
+            for item in range(ITEMS)
+        ]
+        for key, percent in enumerate(percents)
+    }
+    monkeypatch.setattr("stages.core.summary.read", lambda path: scored[path.parent.name])
+    iterations = {str(key): {"parent": str(key - 1)} for key in range(1, len(percents))}
+    rows = {key: {"parent": each["parent"], **deepcopy(HEALTHY)} for key, each in iterations.items()}
+    return {"0": WARM_START, **rows}, Scores(iterations, set())
+
+
+def names(rows: dict, scores: Scores) -> list[tuple[str, str]]:
+    return [(alarm["iteration"], alarm["name"]) for alarm in alarms.found(rows, scores, THRESHOLDS)]
+
+
+@pytest.fixture
+def healthy(monkeypatch):
+    return chain([57, 76, 84, 86], monkeypatch)
+
+
+def test_a_healthy_run_raises_no_alarm(healthy):
+    assert names(*healthy) == []
+
+
+def test_a_healthy_run_may_fall_a_little_by_chance(monkeypatch):
+    assert names(*chain([57, 76, 84, 83.75], monkeypatch)) == []
+
+
+def test_decline_is_against_the_best_so_far(monkeypatch):
+    rows, scores = chain([57, 86, 84, 82], monkeypatch)
+    found = alarms.found(rows, scores, THRESHOLDS)
+    assert [(alarm["iteration"], alarm["name"]) for alarm in found] == [("2", "decline"), ("3", "decline")]
+    assert found[1]["said"].startswith("validation -4.0 [")
+    assert found[1]["said"].endswith("points against iteration 1")
+    assert "stop_on" in found[1]["advice"]
+
+
+def test_oscillation(monkeypatch):
+    assert ("4", "oscillation") in names(*chain([57, 70, 60, 72, 61], monkeypatch))
+    assert ("2", "oscillation") not in names(*chain([57, 70, 60], monkeypatch))
+
+
+def test_slow_improvement(monkeypatch):
+    assert names(*chain([57, 57.25, 57.5, 57.5], monkeypatch)) == [("3", "slow improvement")]
+    assert names(*chain([57, 57.25], monkeypatch)) == []  # one iteration says little
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (
+            {"assess": {"scores": {"mean": 5.0, "spread": 0.3, "nearest": [0] * 5 + [98, 2] + [0] * 4}}},
+            "judge collapse",
+        ),
+        ({"assess": {"scores": {"mean": 8.9, "spread": 2.0, "nearest": [5] + [0] * 8 + [95, 0]}}}, "judge collapse"),
+        ({"filter": {"diversity": {"near_duplicates": 0.7}}}, "duplicates"),
+        ({"filter": {"words": {"instruction": 6.0, "response": 9.0}}}, "length drift"),
+        ({"filter": {"words": {"instruction": 6.0, "response": 2.0}}}, "length drift"),
+        ({"assess": {"verdicts": {"asked": 300, "written": 300, "readable": 240}}}, "unreadable verdicts"),
+        ({"review": {"verdicts": {"asked": 300, "written": 300, "readable": 240}}}, "unreadable verdicts"),
+        ({"select": {"pairs": {"new": 10, **tally()}}}, "few pairs"),
+    ],
+)
+def test_a_signature_in_the_counts_raises_its_alarm_alone(healthy, change, name):
+    rows, scores = healthy
+    for stage, counts in change.items():
+        rows["2"][stage] = rows["2"][stage] | counts
+    found = alarms.found(rows, scores, THRESHOLDS)
+    assert [(alarm["iteration"], alarm["name"]) for alarm in found] == [("2", name)]
+    assert found[0]["advice"] == alarms.ADVICE[name]
+
+
+def test_many_duplicates_that_fall_are_no_alarm(healthy):
+    rows, scores = healthy
+    for key, share in (("1", 0.8), ("2", 0.7), ("3", 0.6)):
+        rows[key]["filter"] = rows[key]["filter"] | {"diversity": {"near_duplicates": share}}
+    assert names(rows, scores) == [("1", "duplicates")]
+
+
+def test_few_pairs_are_none_where_dpo_is_off(healthy):
+    rows, scores = healthy
+    rows["2"]["select"] = {"pairs": {"new": 0, **tally()}}
+    rows["2"]["dpo"] = {"passed_on": "dpo.enabled is false"}
+    assert names(rows, scores) == []
+
+
+def test_an_iteration_that_did_not_run_raises_none(healthy):
+    rows, scores = healthy
+    rows["3"] = {"parent": "2", "review": {"stopped": True}}
+    assert names(rows, scores) == []
+
+
+def test_every_threshold_is_used_and_every_alarm_has_its_advice():
+    source = (ROOT / "stages/core/alarms.py").read_text()
+    assert all(f'thresholds["{name}"]' in source for name in THRESHOLDS)

@@ -1,0 +1,55 @@
+"""Two iterations are compared item by item: the interval covers the truth, and pairing narrows it."""
+
+import random
+
+import pytest
+
+from stages.core.comparison import difference, mean_score
+
+
+def rows(scores: list[float], benchmark="b"):
+    return [{"id": f"{benchmark}{item}", "benchmark": benchmark, "score": score} for item, score in enumerate(scores)]
+
+
+def test_the_points_are_the_difference_of_the_means_over_benchmarks():
+    before = rows([0, 0, 1, 1], "a") + rows([0, 0], "b")
+    after = rows([1, 0, 1, 1], "a") + rows([1, 1], "b")
+    assert difference(after, before).points == pytest.approx((25 + 100) / 2)
+    assert mean_score(after) - mean_score(before) == pytest.approx(difference(after, before).points)
+
+
+def test_the_same_scores_differ_by_nothing():
+    found = difference(rows([0, 1, 1]), rows([0, 1, 1]))
+    assert (found.points, found.low, found.high) == (0, 0, 0)
+
+
+def test_only_the_same_items_can_be_compared():
+    with pytest.raises(ValueError, match="same items"):
+        difference(rows([0, 1]), rows([0, 1, 1]))
+
+
+def test_the_order_of_the_items_does_not_matter():
+    draw = random.Random(0)
+    before, after = ([draw.random() for _ in range(50)] for _ in range(2))
+    assert difference(rows(after)[::-1], rows(before)) == difference(rows(after), rows(before))
+
+
+def test_pairing_narrows_the_interval_to_what_changed():
+    """Ten of 200 items got better: independent scores would have an interval of ±10 points."""
+    before = [item % 2 for item in range(200)]
+    after = [1 if item < 20 else score for item, score in enumerate(before)]
+    found = difference(rows(after), rows(before))
+    assert found.points == pytest.approx(5)
+    assert 1.5 < found.low < 3
+    assert 7 < found.high < 8.5
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    """True difference 5 points; of 200 experiments about 95 % have an interval that covers it."""
+    draw, covered = random.Random(1), 0
+    for _ in range(200):
+        before = [draw.random() < 0.6 for _ in range(150)]
+        after = [score if draw.random() < 0.75 else draw.random() < 0.8 for score in before]
+        found = difference(rows(after), rows(before))
+        covered += found.low <= 5 <= found.high
+    assert 0.9 < covered / 200 < 0.99
