@@ -3,8 +3,10 @@
 pytest -n 0 tests/test_vllm.py
 """
 
+import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
+import yaml
 from conftest import ROOT
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GB, of the build without GPU
@@ -130,3 +133,43 @@ def test_an_endpoint_with_another_model_is_an_error_that_says_how_to_start_the_r
 def test_a_model_that_vllm_cannot_load_is_an_error_in_one_line(tmp_path, settings):
     with pytest.raises(UserError, match=r"vllm cannot start with model folder .*runtime\.vllm"):
         load("vllm", tmp_path, "", settings)
+
+
+@pytest.fixture
+def with_vllm(project, base) -> dict[str, str]:
+    """The environment of a stage with vLLM: lm-eval asks for its package by name, which the CPU build does not have."""
+    shutil.copytree(base, project.folder / "iterations/0/model")
+    project.change({"runtime": {"engine": "vllm", "vllm": {"enforce_eager": True}}})
+    package = project.folder / "packages/vllm-0.31.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.31.0+cpu\n")
+    return os.environ | {"PYTHONPATH": str(package.parent)}
+
+
+def test_a_stage_ends_with_its_work(project, with_vllm):
+    """Python would wait for vLLM's own processes for ever."""
+    row = {"id": "a", "prompt": "Which is larger, 4 or 5?", "response": "is 5", "score": None}
+    (project.folder / "seed.jsonl").write_text(json.dumps(row) + "\n")
+    command = ["-m", "stages.review", "review", "1", "seed.jsonl", "iterations/0/model"]
+    subprocess.run([sys.executable, *command], cwd=project.folder, env=with_vllm, check=True, timeout=300)
+    assert len(json.loads(project.read("iterations/1/review.jsonl"))["reviews"]) == 3
+
+
+def test_an_evaluation_gives_the_scores_of_the_transformers_engine(project, with_vllm):
+    """Generated answers and choices, in lm-eval's own vLLM class."""
+    folder = project.folder / "evaluation/both"
+    shutil.copytree(project.folder / "evaluation/micro", folder)
+    shutil.copytree(project.folder / "evaluation/safety", folder, dirs_exist_ok=True)
+    principle = {"shots": 0, "metric": "acc,none", "item": "{{question}}"}
+    count = {"shots": 0, "metric": "exact_match,answer", "item": "{{question}}"}
+    described = {"validation": 0.3, "tasks": {"safety_principle": principle, "micro_count": count}}
+    (folder / "suite.yaml").write_text(yaml.safe_dump(described))
+    found = {}
+    for engine in ("vllm", "transformers"):
+        store = {"path": f".dvc/{engine}.sqlite"}
+        project.change({"evaluate": {"suite": "both"}, "runtime": {"engine": engine, "store": store}})
+        project.run("python", "-m", "stages.benchmark")
+        told = project.run("python", "-m", "stages.evaluate", "evaluate-0", "0", env=with_vllm).stdout
+        assert "evaluate@0: 210 of 210 in" in told
+        found[engine] = project.read("results/0/scores.jsonl")
+    assert found["vllm"] == found["transformers"]

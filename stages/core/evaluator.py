@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from lm_eval.api.model import LM, CachingLM
 
 BATCH_ROWS = 64  # where `runtime.batch_rows` is not set
-ALL_AT_ONCE = 10**9
+AT_ONCE = 512  # requests of one call: what a killed evaluation loses at most
+CALLS = ("generate_until", "loglikelihood", "loglikelihood_rolling")
 KEYS = "evaluate 1"  # the meaning of a key; another number where it changes
 
 
@@ -45,11 +47,9 @@ class Answers:
         return self._answers[request]
 
     def __setitem__(self, request: str, answer: Any) -> None:
-        if request in self._answers:  # lm-eval tells each one twice: as it finishes, and at the end
-            return
         now = time.monotonic()
         written = len(self._tokens(answer)) if isinstance(answer, str) else 0
-        seconds = round(now - self._before, 6)
+        seconds = round(now - self._before, 6)  # the first answer of a call has all of its time
         completion = Completion(json.dumps(answer), "stop", tokens=written, seconds=seconds)
         self._store.put(self._key(request), completion)
         self._before = now
@@ -72,43 +72,51 @@ def load(model: Path, advance: Callable[[int], None]) -> "tuple[CachingLM, Answe
     `runtime.engine: server` evaluates with the engine that this machine has."""
     os.environ["TQDM_DISABLE"] = "1"  # before lm-eval imports it
     quiet_transformers()
-    from lm_eval.api.model import CacheHook, CachingLM
+    from lm_eval.api.model import CachingLM
 
     class StoredLM(CachingLM):  # type: ignore[misc]
+        """lm-eval's cache keeps the answers when a call ends, so each call has some of the requests only."""
+
         def __init__(self, lm: "LM", answers: Answers) -> None:
             self.lm, self.cache_db, self.dbdict = lm, "the completion store", answers
-            lm.set_cache_hook(CacheHook(self))
+
+        def __getattr__(self, name: str) -> Any:
+            found = super().__getattr__(name)
+            return in_parts(found) if name in CALLS else found
 
     configured = runtime()["engine"]
     engine = engines.chosen("auto" if configured == "server" else configured)
     lm = _vllm(model) if engine == "vllm" else _transformers(model)
+    for name in CALLS:  # lm-eval draws bars whatever the environment says
+        setattr(lm, name, partial(getattr(lm, name), disable_tqdm=True))
     answers = Answers(digest(model), lm.tok_encode, advance)
     return StoredLM(lm, answers), answers
+
+
+def in_parts(call: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], list[Any]]:
+    """The same call, for AT_ONCE requests at a time."""
+
+    def calls(requests: list[Any]) -> list[Any]:
+        parts = (requests[start : start + AT_ONCE] for start in range(0, len(requests), AT_ONCE))
+        return [answer for part in parts for answer in call(part)]
+
+    return calls
 
 
 def _transformers(model: Path) -> "LM":
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    class QuietHFLM(HFLM):  # type: ignore[misc]
-        """lm-eval draws its bars whatever the environment says."""
-
-        def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            return super().generate_until(requests, disable_tqdm=True)
-
-        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            return super().loglikelihood(requests, disable_tqdm=True)
-
-        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            return super().loglikelihood_rolling(requests, disable_tqdm=True)
-
     rows = runtime()["batch_rows"] or BATCH_ROWS
     device = "cuda" if torch.cuda.is_available() else "cpu"  # lm-eval would ask for cuda on any machine
-    return QuietHFLM(pretrained=str(model), batch_size=rows, dtype="auto", device=device)
+    return HFLM(pretrained=str(model), batch_size=rows, dtype="auto", device=device)
 
 
 def _vllm(model: Path) -> "LM":
     from lm_eval.models.vllm_causallms import VLLM
 
-    # lm-eval hands over so many requests at once, and draws no bar of vLLM's only where that is a number
-    return VLLM(pretrained=str(model), dtype=engines.dtype(model), batch_size=ALL_AT_ONCE, **runtime()["vllm"])
+    from stages.core.engines.vllm import end_with_this_process
+
+    lm = VLLM(pretrained=str(model), dtype=engines.dtype(model), batch_size=AT_ONCE, **runtime()["vllm"])
+    end_with_this_process(lm.model)
+    return lm

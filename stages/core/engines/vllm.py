@@ -3,6 +3,7 @@
 All requests are handed over at once; the prefix cache reads the rubric and a prompt's draws once.
 """
 
+import atexit
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,11 @@ from stages.core.engines import (
 from stages.core.errors import UserError
 
 
+def end_with_this_process(llm: LLM) -> None:
+    """Python waits for vLLM's own processes before it lets go of the object that would end them: so, end them first."""
+    atexit.register(llm.llm_engine.engine_core.shutdown)
+
+
 class VllmEngine:
     def __init__(self, model: Path, settings: dict[str, Any]) -> None:
         """`settings`: arguments of `vllm.LLM`, from `runtime.vllm`."""
@@ -41,6 +47,7 @@ class VllmEngine:
                 f"vllm cannot start with model folder {model} ({type(error).__name__}: {error}); its own messages "
                 "stand above; see runtime.vllm, or use another runtime.engine"
             ) from error
+        end_with_this_process(self.llm)
         self.tokenizer = self.llm.get_tokenizer()
 
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
