@@ -18,7 +18,7 @@ def main() -> None:
     items = suite.items(settings, suite.load_tasks(name, settings))
     write(OUT, items)
     counts = ", ".join(f"{sum(item['part'] == part for item in items):,} {part}" for part in suite.PARTS)
-    say(f"benchmark: {counts} items of {len(settings.tasks) + len(settings.judging)} benchmarks")
+    say(f"benchmark: {counts} items of {len(settings.all)} benchmarks")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def scores(items: list[Record], results: Record, benchmarks: dict[str, suite.Ben
             if sample["filter"] == by:
                 up = results["higher_is_better"][task][metric]
                 value = float(sample[metric]) if up else 1 - float(sample[metric])
-                found.append({**{key: item[key] for key in ("id", "benchmark", "part")}, "score": value})
+                found.append({**{key: item[key] for key in ("id", "group", "benchmark", "part")}, "score": value})
     return found
 
 
@@ -73,7 +73,8 @@ def write_lm_eval(folder: Path, results: Record) -> None:
             }
             sample |= {key: sanitize_list(sample[key]) for key in ("resps", "filtered_resps")}
             sample["target"] = str(sample["target"])
-        write(folder / f"samples_{task}.jsonl", samples)
+        lines = (json.dumps(each, default=handle_non_serializable, ensure_ascii=False) + "\n" for each in samples)
+        (folder / f"samples_{task}.jsonl").write_text("".join(lines), encoding="utf-8")
     text = json.dumps(results, indent=2, default=handle_non_serializable, ensure_ascii=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
 
@@ -108,8 +109,8 @@ def calls(tasks: dict[str, Any], samples: dict[str, list[int]]) -> int:
     """Model calls: one an item, or one a choice."""
     total = 0
     for name, task in tasks.items():
-        choices = task.OUTPUT_TYPE == "multiple_choice"
-        total += sum(len(task.doc_to_choice(task.eval_docs[i])) if choices else 1 for i in samples[name])
+        choices, documents = task.OUTPUT_TYPE == "multiple_choice", task.eval_docs
+        total += sum(len(task.doc_to_choice(documents[index])) if choices else 1 for index in samples[name])
     return total
 
 
@@ -134,7 +135,7 @@ def main(stage: str, iteration: str, parent: str | None = None) -> None:
     model, loaded = Path("iterations", iteration, "model"), suite.load_tasks(name, settings)
     results, used = evaluated(f"evaluate@{iteration}", model, items, loaded, params)
     cost.write("evaluate", iteration, cost.of_completions(used))
-    rows = scores(items, results, {**settings.tasks, **settings.judging})
+    rows = scores(items, results, settings.all)
     here, before = Path("iterations", iteration), Path("iterations", parent) if parent else None
     own = [row for row in rows if row["part"] == "validation" and row["benchmark"] in settings.tasks]
     follow(here, before, own, params["evaluate.stop_on"], params["alarms.decline"])
@@ -143,10 +144,11 @@ def main(stage: str, iteration: str, parent: str | None = None) -> None:
     found: Record = {
         part: summary([row for row in rows if row["part"] == part], settings.tasks) for part in suite.PARTS
     }
-    judged = [row for row in rows if row["benchmark"] in settings.judging]
-    found["judging"] = summary(judged, settings.judging) if judged else None
+    for name, benchmarks in (("judging", settings.judging), ("apart", settings.apart)):
+        found[name] = summary(rows, benchmarks) if benchmarks else None
     write_json(Path("results", iteration, "evaluate.json"), found)
-    judging = f", judging {found['judging']['score']:.1f} ± {found['judging']['stderr']:.1f} %" if judged else ""
+    judged = found["judging"]
+    judging = f", judging {judged['score']:.1f} ± {judged['stderr']:.1f} %" if judged else ""
     test = found["test"]
     say(f"evaluate@{iteration}: test {test['score']:.1f} ± {test['stderr']:.1f} %{judging}")
 

@@ -94,6 +94,8 @@ def main() -> None:
     items = {tuple(words(item["text"])) for item in read(OUT / "benchmark.jsonl")}
     tally, judge_tally = Tally(len(rows)), Tally(len(judged))
     clean = not_in_benchmark(rows, items, tally)
+    if not clean:
+        raise UserError(f"seed.path {path}: every row is an item of the benchmark; give other seed data")
     seed = seed_set(clean, params["seed.limit"], params["random_state"], tally)
     judge = [judge_row(row, review) for row in not_in_benchmark(judged, items, judge_tally)]
     write(OUT / "seed.jsonl", seed)

@@ -11,14 +11,14 @@ from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.records import write_json
-from stages.core.summary import Scores, judging_tasks
+from stages.core.summary import Scores, suite_tasks
 
 OUT = Path("best")
 
 
 def main() -> None:
     iterations = declared("promote")["iterations"]
-    scores = Scores(iterations, judging_tasks())
+    scores = Scores(iterations, suite_tasks())
     best = scores.best_of(["0", *iterations])
     shutil.copytree(Path("iterations", best, "model"), OUT, dirs_exist_ok=True)
     write_json(OUT / "iteration.json", {"iteration": best, "validation": round(scores.validation(best), 4)})

@@ -34,7 +34,13 @@ def chain(percents: list[float], monkeypatch) -> tuple[dict, Scores]:
     """A run whose iterations have these validation scores: a model that is right on the first so many of the items."""
     scored = {
         str(key): [
-            {"id": str(item), "benchmark": "b", "part": "validation", "score": float(item < percent / 100 * ITEMS)}
+            {
+                "id": str(item),
+                "group": str(item),
+                "benchmark": "b",
+                "part": "validation",
+                "score": float(item < percent / 100 * ITEMS),
+            }
             for item in range(ITEMS)
         ]
         for key, percent in enumerate(percents)
@@ -42,7 +48,7 @@ def chain(percents: list[float], monkeypatch) -> tuple[dict, Scores]:
     monkeypatch.setattr("stages.core.summary.read", lambda path: scored[path.parent.name])
     iterations = {str(key): {"parent": str(key - 1)} for key in range(1, len(percents))}
     rows = {key: {"parent": each["parent"], **deepcopy(HEALTHY)} for key, each in iterations.items()}
-    return {"0": WARM_START, **rows}, Scores(iterations, set())
+    return {"0": WARM_START, **rows}, Scores(iterations, {"b"})
 
 
 def names(rows: dict, scores: Scores) -> list[tuple[str, str]]:
@@ -74,6 +80,8 @@ def test_decline_is_against_the_best_so_far(monkeypatch):
 def test_oscillation(monkeypatch):
     assert ("4", "oscillation") in names(*chain([57, 70, 60, 72, 61], monkeypatch))
     assert ("2", "oscillation") not in names(*chain([57, 70, 60], monkeypatch))
+    risen = names(*chain([57, 70, 60, 72, 80, 86], monkeypatch))
+    assert [key for key, name in risen if name == "oscillation"] == ["3"]  # it rises from there on
 
 
 def test_slow_improvement(monkeypatch):

@@ -8,7 +8,11 @@ from stages.core.comparison import difference, mean_score
 
 
 def rows(scores: list[float], benchmark="b"):
-    return [{"id": f"{benchmark}{item}", "benchmark": benchmark, "score": score} for item, score in enumerate(scores)]
+    names = [f"{benchmark}{item}" for item in range(len(scores))]
+    return [
+        {"id": name, "group": name, "benchmark": benchmark, "score": score}
+        for name, score in zip(names, scores, strict=True)
+    ]
 
 
 def test_the_points_are_the_difference_of_the_means_over_benchmarks():
@@ -53,3 +57,20 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
         found = difference(rows(after), rows(before))
         covered += found.low <= 5 <= found.high
     assert 0.9 < covered / 200 < 0.99
+
+
+def test_items_of_a_group_are_drawn_together():
+    """Eleven copies of each of 40 problems, as in eleven languages: no more evidence than the 40 problems are."""
+    draw = random.Random(2)
+    before, after = ([float(draw.random() < 0.5) for _ in range(40)] for _ in range(2))
+    found = difference(rows(after), rows(before))
+    many = [
+        [{**row, "id": f"{row['id']} {copy}"} for row in rows(scores) for copy in range(11)]
+        for scores in (after, before)
+    ]
+    together = difference(*many)
+    assert together.points == pytest.approx(found.points, abs=1e-3)
+    assert together.low == pytest.approx(found.low, abs=1)
+    assert together.high == pytest.approx(found.high, abs=1)
+    alone = difference(*([{**row, "group": row["id"]} for row in side] for side in many))
+    assert alone.high - alone.low < 0.5 * (together.high - together.low)

@@ -49,7 +49,7 @@ def test_the_judging_prompt_is_the_prompt_sets(monkeypatch):
 
 
 ITEMS = [
-    {"id": f"{part}{index}", "benchmark": "b", "task": "t", "index": index, "part": part}
+    {"id": f"{part}{index}", "group": "g", "benchmark": "b", "task": "t", "index": index, "part": part}
     for index, part in enumerate(["test", "validation", "test", "validation", "test"])
 ]
 BENCHMARKS = {"b": Benchmark(shots=0, metric="acc,none", item="{{question}}")}
@@ -66,7 +66,7 @@ def test_a_score_is_the_higher_the_better(higher_is_better, score):
     samples = [{"doc_id": 1, "filter": "none", "acc": 0.25}, {"doc_id": 1, "filter": "other", "acc": 1.0}]
     results = {"samples": {"t": samples}, "higher_is_better": {"t": {"acc": higher_is_better}}}
     assert scores(ITEMS, results, BENCHMARKS) == [
-        {"id": "validation1", "benchmark": "b", "part": "validation", "score": score}
+        {"id": "validation1", "group": "g", "benchmark": "b", "part": "validation", "score": score}
     ]
 
 
@@ -87,7 +87,7 @@ def evaluated(project, tiny_model):
     folder = project.folder / "evaluation/both"
     shutil.copytree(project.folder / "evaluation/micro", folder)
     shutil.copy(project.folder / "evaluation/safety/safety_principle.yaml", folder)
-    safety = {"shots": 0, "metric": "acc,none", "item": "{{question}}"}
+    safety = {"shots": 0, "metric": "acc_norm,none", "item": "{{question}}"}
     count = {"shots": 1, "metric": "exact_match,answer", "item": "{{question}}"}
     described = {"validation": 0.3, "tasks": {"safety_principle": safety, "micro_count": count | {"shots": 0}}}
     (folder / "suite.yaml").write_text(yaml.safe_dump(described))
@@ -112,10 +112,12 @@ def test_an_evaluation_keeps_every_items_score_and_lm_evals_own_files(evaluated)
     results = json.loads(evaluated.read("iterations/1/evaluation/results.json"))
     assert "|safety_principle|" in make_table(results)
     both = [row["score"] for row in rows if row["benchmark"] == "safety_principle"]
-    assert results["results"]["safety_principle"]["acc,none"] == pytest.approx(sum(both) / len(both))
+    assert results["results"]["safety_principle"]["acc_norm,none"] == pytest.approx(sum(both) / len(both))
     samples = evaluated.read("iterations/1/evaluation/samples_safety_principle.jsonl").splitlines()
     assert len(samples) == 40
-    assert {"doc", "target", "arguments", "resps", "filtered_resps", "doc_hash", "acc"} <= set(json.loads(samples[0]))
+    assert {"doc", "target", "arguments", "resps", "filtered_resps", "doc_hash", "acc_norm"} <= set(
+        json.loads(samples[0])
+    )
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def test_there_are_the_four_suites():
 def test_every_task_metric_and_shot_count_is_known_to_the_installed_lm_eval(name):
     """Without a network: from lm-eval's own configurations."""
     described = suite.load(name)
-    for benchmark, settings in {**described.tasks, **described.judging}.items():
+    for benchmark, settings in described.all.items():
         metric, by = settings.metric.split(",")
         configs = leaves(name, benchmark)
         assert configs
@@ -87,7 +87,7 @@ def test_a_part_depends_on_the_items_content_alone():
 
 
 def principle(**changes) -> Suite:
-    task = {"shots": 0, "metric": "acc,none", "item": "{{question}}"}
+    task = {"shots": 0, "metric": "acc_norm,none", "item": "{{question}}"}
     return Suite.model_validate({"validation": 0.5, "tasks": {"safety_principle": task | changes}})
 
 
@@ -95,6 +95,26 @@ def test_items_of_one_split_key_are_in_one_part():
     """As the same problem in several languages is."""
     described = principle(split='{{safe == "I can\'t help with that."}}')
     with pytest.raises(UserError, match=r"safety_principle has .*: 0.* needs 2 of each part"):
+        items(described, load_tasks("safety", described))
+
+
+def test_the_safety_principles_choices_are_its_two_responses():
+    (task,) = load_tasks("safety", principle())["safety_principle"]["tasks"].values()
+    document = task.eval_docs[0]
+    assert task.doc_to_choice(document) == [document["safe"], document["unsafe"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"metric": "exact_match,none"}, "safety_principle has no metric 'exact_match,none'; metrics: acc_norm"),
+        ({"metric": "acc_norm,strict"}, "safety_principle has no metric 'acc_norm,strict'; .*filters: none"),
+        ({"item": "{{qestion}}"}, "safety_principle: '{{qestion}}': 'qestion' is undefined; .*question, safe, unsafe"),
+    ],
+)
+def test_a_mistake_in_a_benchmark_is_found_before_anything_is_evaluated(change, said):
+    described = principle(**change)
+    with pytest.raises(UserError, match=said):
         items(described, load_tasks("safety", described))
 
 
@@ -116,6 +136,7 @@ def test_data_that_is_not_here_is_one_line_with_the_command_that_fetches_it(proj
         ("validation: 0.2\ntasks: {}\n", "tasks: dictionary should have at least 1 item"),
         ('validation: 2\ntasks: {a: {shots: 0, metric: "acc,none", item: x}}\n', "validation: input should be less"),
         ("validation: 0.2\ntasks: {a: {shots: 0, metric: acc, item: x}}\n", "tasks.a.metric: string should match"),
+        ("validation: [0.2\n", "suite.yaml is not YAML"),
     ],
 )
 def test_a_suite_that_cannot_be_read_is_one_line(project, text, said):

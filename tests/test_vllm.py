@@ -160,7 +160,7 @@ def test_an_evaluation_gives_the_scores_of_the_transformers_engine(project, with
     folder = project.folder / "evaluation/both"
     shutil.copytree(project.folder / "evaluation/micro", folder)
     shutil.copytree(project.folder / "evaluation/safety", folder, dirs_exist_ok=True)
-    principle = {"shots": 0, "metric": "acc,none", "item": "{{question}}"}
+    principle = {"shots": 0, "metric": "acc_norm,none", "item": "{{question}}"}
     count = {"shots": 0, "metric": "exact_match,answer", "item": "{{question}}"}
     described = {"validation": 0.3, "tasks": {"safety_principle": principle, "micro_count": count}}
     (folder / "suite.yaml").write_text(yaml.safe_dump(described))

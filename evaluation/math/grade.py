@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from math_verify import parse, verify
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -18,10 +20,6 @@ def answers(document: dict[str, Any]) -> str:
 
 def process_results(document: dict[str, Any], results: list[str]) -> dict[str, float]:
     """lm-eval's hook: {"math_verify": 1.0 or 0.0} of one completion."""
-    try:
-        from math_verify import parse, verify
-    except ImportError:
-        raise ImportError('math-verify is not installed; pip install -e ".[math]"') from None
     right = answers(document)
     gold = parse(right if "\\boxed" in right else f"${right.strip('$')}$")
     return {"math_verify": float(verify(gold, parse(results[0])))}

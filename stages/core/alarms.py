@@ -67,8 +67,8 @@ def oscillation(key: str, scores: Scores, thresholds: dict[str, Any]) -> Iterato
     steps = [scores.compared(here, before, "validation", confidence) for before, here in pairwise(path)]
     signs = [1 if step.low > 0 else -1 for step in steps if step.low > 0 or step.high < 0]
     turns = sum(one != other for one, other in pairwise(signs))
-    last = steps[-1].low > 0 or steps[-1].high < 0
-    if last and turns >= thresholds["oscillation"]:
+    turned = (steps[-1].low > 0 or steps[-1].high < 0) and signs[-2:] in ([1, -1], [-1, 1])
+    if turned and turns >= thresholds["oscillation"]:
         trail = " → ".join(f"{scores.validation(each):.1f}" for each in path)
         yield f"validation turned {turns} times: {trail}"
 

@@ -1,7 +1,8 @@
 """Comparing two iterations on the same items: the difference of a suite's score, with its 95 % interval.
 
-Paired bootstrap over items, within each benchmark (Koehn 2004; scipy's percentile interval): both models answer the
-same items, so what they share cancels, and the interval is narrower than that of two independent scores.
+Paired bootstrap within each benchmark (Koehn 2004; scipy's percentile interval): both models answer the same items, so
+what they share cancels, and the interval is narrower than that of two independent scores. Items of one group, such as
+the same problem in several languages, are drawn together: they are right or wrong together too.
 """
 
 from dataclasses import dataclass
@@ -22,23 +23,29 @@ class Difference:
 
 
 def difference(rows: list[Record], baseline: list[Record], confidence: float = 0.95) -> Difference:
-    """By how many points `rows` is better than `baseline`, both the scores of the same items ({"id", "benchmark",
-    "score"}). Raises `ValueError` where they are not the same items."""
+    """By how many points `rows` is better than `baseline`, both the scores of the same items ({"id", "group",
+    "benchmark", "score"}). Raises `ValueError` where they are not the same items."""
     import numpy
     from scipy.stats import bootstrap
 
     before = {row["id"]: row["score"] for row in baseline}
     if before.keys() != {row["id"] for row in rows}:
         raise ValueError("two iterations can only be compared on the same items")
-    gains: dict[str, list[float]] = {}
+    sums: dict[str, dict[str, list[float]]] = {}  # by benchmark and group: the gains' sum and number
     for row in sorted(rows, key=lambda row: str(row["id"])):
-        gains.setdefault(row["benchmark"], []).append(100 * (row["score"] - before[row["id"]]))
+        total = sums.setdefault(row["benchmark"], {}).setdefault(row["group"], [0.0, 0.0])
+        total[0] += 100 * (row["score"] - before[row["id"]])
+        total[1] += 1
+    groups = [numpy.array(list(sums[benchmark].values())).T for benchmark in sorted(sums)]
 
-    def mean(*benchmarks: "numpy.ndarray", axis: int = -1) -> "numpy.ndarray":
-        means = numpy.stack([each.mean(axis=axis) for each in benchmarks])
-        return numpy.asarray(means.mean(axis=0))
+    def mean(*drawn: "numpy.ndarray", axis: int = -1) -> "numpy.ndarray":
+        means = [
+            gain[each].sum(axis=axis) / count[each].sum(axis=axis)
+            for (gain, count), each in zip(groups, drawn, strict=True)
+        ]
+        return numpy.asarray(numpy.stack(means).mean(axis=0))
 
-    data = [numpy.array(gains[name]) for name in sorted(gains)]
+    data = [numpy.arange(gains.shape[1]) for gains in groups]
     found = bootstrap(
         data, mean, n_resamples=RESAMPLES, batch=BATCH, confidence_level=confidence, method="percentile", rng=0
     ).confidence_interval

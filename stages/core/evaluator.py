@@ -47,6 +47,8 @@ class Answers:
         return self._answers[request]
 
     def __setitem__(self, request: str, answer: Any) -> None:
+        if request in self._answers:  # the same question twice: one answer, one cost
+            return
         now = time.monotonic()
         written = len(self._tokens(answer)) if isinstance(answer, str) else 0
         seconds = round(now - self._before, 6)  # the first answer of a call has all of its time
@@ -115,8 +117,13 @@ def _transformers(model: Path) -> "LM":
 def _vllm(model: Path) -> "LM":
     from lm_eval.models.vllm_causallms import VLLM
 
-    from stages.core.engines.vllm import end_with_this_process
+    from stages.core.engines.vllm import cannot_start, end_with_this_process
 
-    lm = VLLM(pretrained=str(model), dtype=engines.dtype(model), batch_size=AT_ONCE, **runtime()["vllm"])
-    end_with_this_process(lm.model)
+    settings = runtime()["vllm"]
+    try:
+        lm = VLLM(pretrained=str(model), dtype=engines.dtype(model), batch_size=AT_ONCE, **settings)
+    except Exception as error:  # vLLM, torch and safetensors each raise their own
+        raise cannot_start(model, error) from error
+    if settings["data_parallel_size"] == 1:  # else Ray has the processes
+        end_with_this_process(lm.model)
     return lm

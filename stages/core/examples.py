@@ -10,10 +10,11 @@ def lineages(reviewed: list[Record], assessed: list[Record], pairs: list[Record]
     the chosen side of a pair, then those that are SFT rows, then what is left; new and flawed ones in turn."""
     seeds = {row["id"]: row for row in reviewed}
     pair_of = {(pair["prompt"], side): pair for pair in pairs for side in (pair["chosen"], pair["rejected"])}
+    chosen_ones = {(pair["prompt"], pair["chosen"]) for pair in pairs}
     trained = {row["id"] for row in sft}
 
     def rank(row: Record) -> tuple[bool, bool, str]:
-        return (row["prompt"], row["response"]) not in pair_of, row["id"] not in trained, row["id"]
+        return (row["prompt"], row["response"]) not in chosen_ones, row["id"] not in trained, row["id"]
 
     found: list[Record] = []
     for route in ("new", "flawed"):

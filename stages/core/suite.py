@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml.error import YAMLError
 
 from stages.core.errors import UserError, run
+from stages.core.params import PARAMS_FILE
 from stages.core.params import load as load_yaml
 from stages.core.progress import say
 from stages.core.records import content_id
 
 if TYPE_CHECKING:
+    from lm_eval.api.task import Task
     from lm_eval.tasks.manager import TaskDict, TaskManager
 
 FOLDER = Path("evaluation")
@@ -41,7 +44,12 @@ class Benchmark(Section):
 class Suite(Section):
     validation: Annotated[float, Field(gt=0, lt=1)]  # share of the items
     tasks: Annotated[dict[str, Benchmark], Field(min_length=1)]
-    judging: dict[str, Benchmark] = {}  # how well the model judges; it stands apart from the suite's score
+    judging: dict[str, Benchmark] = {}  # how well the model judges; no part of the suite's score
+    apart: dict[str, Benchmark] = {}  # reported only; no part of it either
+
+    @property
+    def all(self) -> dict[str, Benchmark]:
+        return {**self.tasks, **self.judging, **self.apart}
 
 
 def load(name: str) -> Suite:
@@ -52,6 +60,8 @@ def load(name: str) -> Suite:
         raise UserError(f"evaluate.suite: {path} does not exist; name one of {known}, or write it")
     try:
         return Suite.model_validate(load_yaml(path))
+    except YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from None
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, each['loc']))}: {each['msg'].lower()}" for each in error.errors())
         raise UserError(f"{path}: {'; '.join(problems)}") from None
@@ -66,7 +76,7 @@ def manager(name: str, suite: Suite) -> "TaskManager":
     """lm-eval's index of the folder's tasks, and of its own where the suite names one (that takes 11 s)."""
     from lm_eval.tasks import TaskManager
 
-    folder, named = str(FOLDER / name), {*suite.tasks, *suite.judging}
+    folder, named = str(FOLDER / name), set(suite.all)
     local = TaskManager(include_path=folder, include_defaults=False)
     found = local if named <= set(local.all_tasks) else TaskManager(include_path=folder)
     if missing := sorted(named - set(found.all_tasks)):
@@ -78,9 +88,12 @@ def load_tasks(name: str, suite: Suite) -> "dict[str, TaskDict]":
     """lm-eval's tasks of each benchmark, with their data; raises `UserError` where the data is not on this machine."""
     index = manager(name, suite)
     loaded = {}
-    for benchmark, settings in {**suite.tasks, **suite.judging}.items():
+    for benchmark, settings in suite.all.items():
         try:
             loaded[benchmark] = index.load([benchmark])
+        except ImportError as error:
+            needed = f"{benchmark} needs a package that is not installed ({error}); pip install -e '.[{name}]'"
+            raise UserError(f"evaluate.suite: {needed}") from error
         except Exception as error:  # whatever a data set's library says where its data is missing
             raise UserError(
                 f"evaluate.suite: the data of {benchmark} is not here ({type(error).__name__}: {error}); on a machine "
@@ -89,35 +102,59 @@ def load_tasks(name: str, suite: Suite) -> "dict[str, TaskDict]":
         for task in loaded[benchmark]["tasks"].values():
             task.set_config(key="num_fewshot", value=settings.shots)
             task.set_fewshot_seed(seed=0)
+            _need_metric(task, settings.metric, f"evaluate.suite: {FOLDER / name}/suite.yaml: {benchmark}")
     return loaded
 
 
-def items(suite: Suite, loaded: "dict[str, TaskDict]") -> list[dict[str, Any]]:
-    """Every item of a suite: its task, its index there, its part, and its text. Raises `UserError` where a part of a
-    benchmark is too small to have a standard error."""
-    from lm_eval.utils import apply_template
+def _need_metric(task: "Task", named: str, where: str) -> None:
+    metric, by = named.split(",")
+    metrics, filters = list(task.higher_is_better()), [each.name for each in task._filters]
+    if metric not in metrics or by not in filters:
+        raise UserError(
+            f"{where} has no metric '{named}'; metrics: {', '.join(metrics)}; filters: {', '.join(filters)}"
+        )
 
+
+def items(suite: Suite, loaded: "dict[str, TaskDict]") -> list[dict[str, Any]]:
+    """Every item of a suite: its task, its index there, its part, its text, and the group that it is drawn with.
+    Raises `UserError` where a part of a benchmark is too small to have a standard error."""
     rows = []
-    for benchmark, settings in {**suite.tasks, **suite.judging}.items():
+    for benchmark, settings in suite.all.items():
         parts = dict.fromkeys(PARTS, 0)
         for task in loaded[benchmark]["tasks"].values():
             for index, document in enumerate(task.eval_docs):
-                text = apply_template(settings.item, document)
-                part = part_of(apply_template(settings.split, document) if settings.split else text, suite.validation)
+                text = _filled(settings.item, document, benchmark)
+                key = _filled(settings.split, document, benchmark) if settings.split else text
+                part = part_of(key, suite.validation)
                 parts[part] += 1
                 place = {"benchmark": benchmark, "task": task.task_name, "index": index, "part": part}
-                rows.append({"id": content_id(task.task_name, str(index), text), **place, "text": text})
+                names = {"id": content_id(task.task_name, str(index), text), "group": content_id(key)}
+                rows.append({**names, **place, "text": text})
         if min(parts.values()) < LEAST:
             raise UserError(f"evaluate.suite: {benchmark} has {parts}, and a standard error needs {LEAST} of each part")
     return rows
 
 
-def main(name: str) -> None:
+def _filled(template: str, document: dict[str, Any], benchmark: str) -> str:
+    from jinja2 import TemplateError
+    from lm_eval.utils import apply_template
+
+    try:
+        return str(apply_template(template, document))
+    except TemplateError as error:
+        fields = ", ".join(document)
+        raise UserError(
+            f"evaluate.suite: {benchmark}: '{template}': {error}; an item has the fields {fields}"
+        ) from None
+
+
+def main(name: str | None = None) -> None:
+    name = name or str(load_yaml(PARAMS_FILE)["evaluate"]["suite"])
     os.environ["HF_HUB_OFFLINE"] = "0"  # the one command that fetches; the stages never do
     suite = load(name)
     loaded = load_tasks(name, suite)
     rows = items(suite, loaded)
-    for benchmark, settings in {**suite.tasks, **suite.judging}.items():
+    for benchmark, settings in suite.all.items():
         here = [row["part"] for row in rows if row["benchmark"] == benchmark]
         counts = ", ".join(f"{here.count(part):,} {part}" for part in PARTS)
         say(f"{benchmark}: {counts} items, {settings.shots} shots, {settings.metric}")

@@ -22,15 +22,14 @@ def load(path: Path) -> Record:
 class Scores:
     """The score of every item of every iteration, and what follows from comparing them item by item."""
 
-    def __init__(self, iterations: Record, judging: set[str]) -> None:
+    def __init__(self, iterations: Record, tasks: set[str]) -> None:
         self.parents = {key: str(iteration["parent"]) for key, iteration in iterations.items()}
         self._rows = {key: read(RESULTS / key / "scores.jsonl") for key in ["0", *iterations]}
-        self._judging = judging
+        self._tasks = tasks
 
     def of(self, iteration: str, part: str) -> list[Record]:
-        """A part's items, without those of the judging tasks."""
-        rows = self._rows[iteration]
-        return [row for row in rows if row["part"] == part and row["benchmark"] not in self._judging]
+        """A part's items, those that the suite's score rests on."""
+        return [row for row in self._rows[iteration] if row["part"] == part and row["benchmark"] in self._tasks]
 
     def path(self, iteration: str) -> list[str]:
         """From the warm start to this iteration."""
@@ -50,10 +49,9 @@ class Scores:
         return difference(self.of(iteration, part), self.of(baseline, part), confidence)
 
 
-def judging_tasks() -> set[str]:
-    """The benchmarks that measure the judge; they stand apart from the suite's score."""
-    judging = load(RESULTS / "0" / "evaluate.json")["judging"]
-    return set(judging["benchmarks"]) if judging else set()
+def suite_tasks() -> set[str]:
+    """The benchmarks that the suite's score rests on."""
+    return set(load(RESULTS / "0" / "evaluate.json")["test"]["benchmarks"])
 
 
 def row_of(iteration: str, parent: str | None, scores: Scores) -> Record:
@@ -70,7 +68,7 @@ def row_of(iteration: str, parent: str | None, scores: Scores) -> Record:
 
 def collect(iterations: Record) -> tuple[Record, Scores]:
     """{"best": iteration, "iterations": {iteration: row}}, and the scores behind it."""
-    scores = Scores(iterations, judging_tasks())
+    scores = Scores(iterations, suite_tasks())
     rows = {"0": row_of("0", None, scores)}
     rows |= {key: row_of(key, scores.parents[key], scores) for key in iterations}
     return {"best": scores.best_of(list(rows)), "iterations": rows}, scores
@@ -87,7 +85,7 @@ def verdict(summary: Record, declined: list[str]) -> str:
         said = f"Iteration {best} is best on validation: test {interval(gain)} points over the warm start{chance}"
     stopped = [key for key, row in rows.items() if row.get("review", {}).get("stopped")]
     fell = f"; iteration{'s' if len(declined) > 1 else ''} {', '.join(declined)} declined" if declined else ""
-    return said + fell + (f"; the chain was stopped before {stopped[0]}" if stopped else "") + "."
+    return said + fell + (f"; the chain was stopped before {', '.join(stopped)}" if stopped else "") + "."
 
 
 def interval(gain: Record) -> str:
@@ -133,8 +131,8 @@ def _warnings(row: Record) -> list[str]:
 
 
 def costs(iterations: list[str]) -> Record:
-    """Of each iteration: hours of a GPU or of a CPU core, tokens read, written and trained on, and the same in all.
-    Model calls count what they took when they were made, even if this run found them in the completion store."""
+    """Of each iteration and in all: hours of a GPU or of a CPU core, and tokens read, written and trained on (of an
+    evaluation: written). Model calls count what they took when they were made, even if this run found them stored."""
     trained = load(COSTS / "0" / "sft.json")
     found: Record = {"device": trained["device"], "devices": trained["devices"], "iterations": {}}
     for key in iterations:

@@ -35,6 +35,13 @@ def end_with_this_process(llm: LLM) -> None:
     atexit.register(llm.llm_engine.engine_core.shutdown)
 
 
+def cannot_start(model: Path, error: Exception) -> UserError:
+    return UserError(
+        f"vllm cannot start with model folder {model} ({type(error).__name__}: {error}); its own messages stand above; "
+        "see runtime.vllm, or use another runtime.engine"
+    )
+
+
 class VllmEngine:
     def __init__(self, model: Path, settings: dict[str, Any]) -> None:
         """`settings`: arguments of `vllm.LLM`, from `runtime.vllm`."""
@@ -43,10 +50,7 @@ class VllmEngine:
                 str(model), dtype=dtype(model), enable_prefix_caching=True, use_tqdm_on_load=False, **settings
             )
         except Exception as error:  # vLLM, torch and safetensors each raise their own
-            raise UserError(
-                f"vllm cannot start with model folder {model} ({type(error).__name__}: {error}); its own messages "
-                "stand above; see runtime.vllm, or use another runtime.engine"
-            ) from error
+            raise cannot_start(model, error) from error
         end_with_this_process(self.llm)
         self.tokenizer = self.llm.get_tokenizer()
 
