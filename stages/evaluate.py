@@ -10,14 +10,12 @@ is worse than the best one before it may stop the chain (`evaluate.stop_on`): wh
 import json
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from stages.core import cost, evaluator, suite
 from stages.core.comparison import difference, mean_score
-from stages.core.engines import Completion
 from stages.core.errors import run
-from stages.core.params import Params, declared
-from stages.core.progress import progress, say
+from stages.core.params import declared
+from stages.core.progress import say
 from stages.core.prompts import system
 from stages.core.records import Record, read, write, write_json
 
@@ -60,60 +58,6 @@ def summary(rows: list[Record], benchmarks: dict[str, suite.Benchmark]) -> Recor
     return {"score": round(mean, 4), "stderr": round(stderr, 4), "items": items, "benchmarks": each}
 
 
-def write_lm_eval(folder: Path, results: Record) -> None:
-    """lm-eval's results and samples in its own formats and under its own names."""
-    from lm_eval.utils import handle_non_serializable, sanitize_list
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for task, samples in results.pop("samples").items():
-        for sample in samples:
-            calls = enumerate(sample["arguments"])
-            sample["arguments"] = {
-                f"gen_args_{call}": {f"arg_{i}": each for i, each in enumerate(a)} for call, a in calls
-            }
-            sample |= {key: sanitize_list(sample[key]) for key in ("resps", "filtered_resps")}
-            sample["target"] = str(sample["target"])
-        lines = (json.dumps(each, default=handle_non_serializable, ensure_ascii=False) + "\n" for each in samples)
-        (folder / f"samples_{task}.jsonl").write_text("".join(lines), encoding="utf-8")
-    text = json.dumps(results, indent=2, default=handle_non_serializable, ensure_ascii=False)
-    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
-
-
-def evaluated(
-    name: str, model: Path, items: list[Record], loaded: dict[str, Any], params: Params
-) -> tuple[Record, list[Completion]]:
-    """lm-eval's results of a model, and the answers that they rest on."""
-    from lm_eval import evaluate
-
-    tasks: Any = {kind: {} for kind in ("tasks", "groups", "group_map")}
-    for each in loaded.values():
-        for kind in tasks:
-            tasks[kind] |= each.get(kind, {})
-    limit = params["evaluate.limit"]
-    samples = chosen(items, limit)
-    with progress(name, calls(tasks["tasks"], samples)) as advance:
-        lm, answers = evaluator.load(model, advance)
-        results: Record = evaluate(
-            lm,
-            tasks,
-            samples=samples if limit else None,
-            bootstrap_iters=1,  # 0 would remove the standard errors, which have a closed form here
-            system_instruction=system(params["prompts"]) or None,
-            apply_chat_template=True,
-            fewshot_as_multiturn=True,
-        )
-    return results, answers.used
-
-
-def calls(tasks: dict[str, Any], samples: dict[str, list[int]]) -> int:
-    """Model calls: one an item, or one a choice."""
-    total = 0
-    for name, task in tasks.items():
-        choices, documents = task.OUTPUT_TYPE == "multiple_choice", task.eval_docs
-        total += sum(len(task.doc_to_choice(documents[index])) if choices else 1 for index in samples[name])
-    return total
-
-
 def follow(here: Path, before: Path | None, own: list[Record], stop_on: str | None, confidence: float) -> None:
     """Write the validation scores of the best iteration so far on this path, and whether the chain ends here."""
     best, stopped = own, False
@@ -129,23 +73,25 @@ def follow(here: Path, before: Path | None, own: list[Record], stop_on: str | No
 
 def main(stage: str, iteration: str, parent: str | None = None) -> None:
     params = declared(stage)
-    name = params["evaluate.suite"]
-    settings = suite.load(name)
+    here, before = Path("iterations", iteration), Path("iterations", parent) if parent else None
+    settings = suite.load(params["evaluate.suite"])
+    tasks = suite.load_tasks(params["evaluate.suite"], settings)
     items = read(Path("iterations/0/benchmark.jsonl"))
-    model, loaded = Path("iterations", iteration, "model"), suite.load_tasks(name, settings)
-    results, used = evaluated(f"evaluate@{iteration}", model, items, loaded, params)
+    samples = chosen(items, params["evaluate.limit"])
+    results, used = evaluator.ask(
+        f"evaluate@{iteration}", here / "model", list(tasks.values()), samples, system(params["prompts"])
+    )
     cost.write("evaluate", iteration, cost.of_completions(used))
     rows = scores(items, results, settings.all)
-    here, before = Path("iterations", iteration), Path("iterations", parent) if parent else None
     own = [row for row in rows if row["part"] == "validation" and row["benchmark"] in settings.tasks]
     follow(here, before, own, params["evaluate.stop_on"], params["alarms.decline"])
-    write_lm_eval(here / "evaluation", results)
+    evaluator.write(here / "evaluation", results)
     write(Path("results", iteration, "scores.jsonl"), rows)
     found: Record = {
         part: summary([row for row in rows if row["part"] == part], settings.tasks) for part in suite.PARTS
     }
-    for name, benchmarks in (("judging", settings.judging), ("apart", settings.apart)):
-        found[name] = summary(rows, benchmarks) if benchmarks else None
+    for kind, benchmarks in (("judging", settings.judging), ("apart", settings.apart)):
+        found[kind] = summary(rows, benchmarks) if benchmarks else None
     write_json(Path("results", iteration, "evaluate.json"), found)
     judged = found["judging"]
     judging = f", judging {judged['score']:.1f} ± {judged['stderr']:.1f} %" if judged else ""

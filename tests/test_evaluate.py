@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, Project
 
 from stages.core.suite import Benchmark
 from stages.evaluate import chosen, scores, summary
@@ -81,9 +81,10 @@ def test_a_suites_score_is_the_mean_of_its_benchmarks_with_its_error():
     assert found["items"] == 6
 
 
-@pytest.fixture
-def evaluated(project, tiny_model):
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, tiny_model):
     """The safety principle and a family of the default, by a model of one layer: choices and generated answers."""
+    project = Project(tmp_path_factory.mktemp("evaluated") / "project")
     folder = project.folder / "evaluation/both"
     shutil.copytree(project.folder / "evaluation/micro", folder)
     shutil.copy(project.folder / "evaluation/safety/safety_principle.yaml", folder)

@@ -8,8 +8,10 @@ import pytest
 from conftest import ROOT, error_line
 
 from stages.core import page, plots
+from stages.core.page import html
 from stages.core.summary import funnel, verdict, warnings
-from stages.report import cells, html, markdown, measured, metrics
+from stages.core.table import cells, markdown
+from stages.report import measured, metrics
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 

@@ -1,9 +1,9 @@
-"""lm-eval's model, as the runtime has it, with every answer in the completion store: an evaluation that was killed goes
-on where it was, and a model that was evaluated before (an iteration that passed its model on) is not asked again."""
+"""lm-eval on a model, as the runtime has it, with every answer in the completion store: an evaluation that was killed
+goes on where it was, and a model that was evaluated before (an iteration that passed its model on) is not asked again.
+"""
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,8 @@ from stages.core import engines
 from stages.core.digest import digest
 from stages.core.engines import Completion
 from stages.core.params import runtime
-from stages.core.progress import quiet_transformers
+from stages.core.progress import progress, quiet_transformers
+from stages.core.records import Record
 from stages.core.store import Store
 
 if TYPE_CHECKING:
@@ -69,10 +70,63 @@ class Answers:
         return hashlib.sha256(json.dumps([KEYS, self._model, request]).encode()).digest()
 
 
+def ask(
+    name: str, model: Path, benchmarks: list[Any], samples: dict[str, list[int]], asked: str
+) -> tuple[Record, list[Completion]]:
+    """lm-eval's results of a model on the `samples` of the benchmarks' tasks ({task: indices}), with `asked` as its
+    system prompt; and the answers that they rest on."""
+    tasks: Any = {kind: {} for kind in ("tasks", "groups", "group_map")}
+    for benchmark in benchmarks:
+        for kind in tasks:
+            tasks[kind] |= benchmark.get(kind, {})
+    with progress(name, calls(tasks["tasks"], samples)) as advance:
+        lm, answers = load(model, advance)
+        from lm_eval import evaluate
+
+        results: Record = evaluate(
+            lm,
+            tasks,
+            samples=samples,
+            bootstrap_iters=1,  # 0 would remove the standard errors, which have a closed form here
+            system_instruction=asked or None,
+            apply_chat_template=True,
+            fewshot_as_multiturn=True,
+        )
+    return results, answers.used
+
+
+def calls(tasks: dict[str, Any], samples: dict[str, list[int]]) -> int:
+    """Model calls: one an item, or one a choice."""
+    total = 0
+    for name, task in tasks.items():
+        choices, documents = task.OUTPUT_TYPE == "multiple_choice", task.eval_docs
+        total += sum(len(task.doc_to_choice(documents[index])) if choices else 1 for index in samples[name])
+    return total
+
+
+def write(folder: Path, results: Record) -> None:
+    """lm-eval's results and samples in its own formats and under its own names."""
+    from lm_eval.utils import handle_non_serializable, sanitize_list
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for task, samples in results.pop("samples").items():
+        for sample in samples:
+            requests = enumerate(sample["arguments"])
+            sample["arguments"] = {
+                f"gen_args_{number}": {f"arg_{i}": each for i, each in enumerate(request)}
+                for number, request in requests
+            }
+            sample |= {key: sanitize_list(sample[key]) for key in ("resps", "filtered_resps")}
+            sample["target"] = str(sample["target"])
+        lines = (json.dumps(each, default=handle_non_serializable, ensure_ascii=False) + "\n" for each in samples)
+        (folder / f"samples_{task}.jsonl").write_text("".join(lines), encoding="utf-8")
+    text = json.dumps(results, indent=2, default=handle_non_serializable, ensure_ascii=False)
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+
+
 def load(model: Path, advance: Callable[[int], None]) -> "tuple[CachingLM, Answers]":
     """The model in lm-eval, behind the store. An endpoint cannot be asked everything that a benchmark asks, so
     `runtime.engine: server` evaluates with the engine that this machine has."""
-    os.environ["TQDM_DISABLE"] = "1"  # before lm-eval imports it
     quiet_transformers()
     from lm_eval.api.model import CachingLM
 

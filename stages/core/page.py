@@ -1,9 +1,15 @@
-"""report.html: one self-contained page, without scripts or network. Every text of the data is escaped."""
+"""report/report.html: one self-contained page, without scripts or network. Every text of the data is escaped."""
 
 from pathlib import Path
 from typing import Any
 
+from stages.core import plots
+from stages.core.records import Record
+from stages.core.table import COLUMNS, cells
+
 TEMPLATE = Path(__file__).parent / "templates/page.html"
+
+STAGES = ("review", "generate", "assess", "sft", "dpo", "evaluate")  # what costs
 
 PLOTS = {
     "scores": "Chosen by validation, reported on test. Judging: how often the model's verdict is the known one.",
@@ -16,10 +22,58 @@ PLOTS = {
 }
 
 
+def html(summary: Record, drawn: dict[str, list[Record]], spent: Record, prices: Record) -> str:
+    """The page of a summary, with the data of its plots, what it cost, and the prices to compare that with."""
+    rows = summary["iterations"]
+    loop = {key: row for key, row in rows.items() if row["parent"] is not None}
+    best = rows[summary["best"]]
+    total = sum(made(row) for row in rows.values())
+    dollars, by_hand = spent["hours"] * prices["price_per_hour"], total * prices["price_per_row"]
+    return render(
+        verdict=summary["verdict"],
+        ran=f"{len(loop)} iterations after the warm start; {best['test']['items']:,} test and "
+        f"{best['validation']['items']:,} validation items.",
+        best=summary["best"],
+        tiles=[
+            (f"{best['test']['score']:.1f} %", f"test score of iteration {summary['best']}"),
+            *([gain_tile(best["gain"])] if best["gain"] else []),
+            (f"{best['judging']['score']:.1f} %" if best["judging"] else "–", "of its verdicts are right"),
+            (f"{total:,}", "SFT rows and pairs made"),
+            (f"{spent['hours']:.2f}", f"{spent['device']}-hours, {spent['tokens'] / 1e6:.1f} M tokens"),
+            (f"${dollars:,.2f}", f"against ${by_hand:,.0f} by hand"),
+        ],
+        alarms=summary["alarms"],
+        warnings=summary["warnings"],
+        columns=COLUMNS,
+        table=[(key, cells(key, row)) for key, row in rows.items()],
+        pictures=plots.pictures(drawn),
+        costs=spent,
+        stages=STAGES,
+        cost_table=[cost_line(key, row, spent["iterations"][key], prices) for key, row in rows.items()],
+        **prices,
+        examples=[(key, row["select"]["examples"]) for key, row in loop.items()],
+        dropped=[(key, row) for key in loop for row in rows[key]["filter"]["examples"]],
+    )
+
+
+def gain_tile(gain: Record) -> tuple[str, str]:
+    return f"{gain['points']:+.1f}", f"points over the warm start, between {gain['low']:+.1f} and {gain['high']:+.1f}"
+
+
+def cost_line(key: str, row: Record, spent: Record, prices: Record) -> list[str]:
+    hours = [f"{spent['stages'][stage]:.3f}" if stage in spent["stages"] else "" for stage in STAGES]
+    dollars, by_hand = spent["hours"] * prices["price_per_hour"], made(row) * prices["price_per_row"]
+    counts = [f"{spent['tokens']:,}", f"{made(row):,}"]
+    return [key, f"{spent['hours']:.3f}", *hours, *counts, f"{dollars:,.3f}", f"{by_hand:,.0f}"]
+
+
+def made(row: Record) -> int:
+    """New SFT rows and preference pairs: what people would have been paid for."""
+    return 0 if row["parent"] is None else row["select"]["sft"]["new"] + row["select"]["pairs"]["new"]
+
+
 def render(**content: Any) -> str:
-    """The page; `content` is what stages/report.py hands over."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["signed"] = lambda value: f"{value:+.1f}"
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(notes=PLOTS, **content)
