@@ -1,7 +1,10 @@
-"""review and assess: the current model scores pairs of instruction and response 0–10 (paper, section 3.2).
+"""review and assess: the judge scores pairs of instruction and response 0–10 (paper, section 3.2).
 
-`python -m stages.review review 1 iterations/0/seed.jsonl iterations/0/model iterations/0/stop.json`   the seed set
-`python -m stages.review assess 1 iterations/1/filtered.jsonl iterations/0/model`   what was generated from it
+`python -m stages.review review 1 iterations/0/seed.jsonl 0 iterations/0/stop.json`   the seed set, by the judge M_0
+`python -m stages.review assess 1 iterations/1/filtered.jsonl 0`   what was generated from it
+
+The judge is the model of the iteration that `iterations.t.judge` names (the paper: the parent, which is the model that
+generated). A pair that this judge has scored before keeps its score.
 
 By `review.estimator: sampled` each pair gets `review.samples` reviews, and its score is the mean of the readable
 verdicts; by `expected` it gets one, and its score is the mean under the judge's own probabilities. An
@@ -25,16 +28,16 @@ from stages.core.records import Record, Tally, read, write, write_json
 from stages.core.verdict import mean_score
 
 
-def to_review(rows: list[Record], refresh: str) -> list[Record]:
-    """All rows (the paper), or only those that have no score yet (the reference code)."""
-    return rows if refresh == "all" else [row for row in rows if row.get("score") is None]
+def to_review(rows: list[Record], judge: str) -> list[Record]:
+    """The rows that have no score by this judge: all of them where each iteration has another one (the paper)."""
+    return [row for row in rows if row.get("score") is None or row.get("judge") != judge]
 
 
-def reviewed(row: Record, scored: list[Reviewed]) -> Record:
-    """The row with its reviews and their mean score."""
+def reviewed(row: Record, scored: list[Reviewed], judge: str) -> Record:
+    """The row with the judge's reviews and their mean score."""
     kept = [each for each in scored if each.completion.finish != "too long"]
     told = [{"text": each.completion.text, "score": each.score, "written": each.written} for each in kept]
-    return {**row, "score": mean_score([each.score for each in scored]), "reviews": told}
+    return {**row, "score": mean_score([each.score for each in scored]), "judge": judge, "reviews": told}
 
 
 def shuffle_scores(rows: list[Record], random_state: int) -> list[Record]:
@@ -84,18 +87,18 @@ def need_readable(stage: str, counts: Record, max_unparsed: float) -> None:
         )
 
 
-def main(stage: str, iteration: str, source: str, model: str, stop: str | None = None) -> None:
+def main(stage: str, iteration: str, source: str, judge: str, stop: str | None = None) -> None:
     params = declared(stage)
     stopped = bool(stop) and json.loads(Path(str(stop)).read_text(encoding="utf-8"))["stopped"]
     settings, prompts = params["review"], params["prompts"]
     name = f"{stage}@{iteration}"
-    judge = Model(Path(model), name, params["max_unfit"])
+    model = Model(Path("iterations", judge, "model"), name, params["max_unfit"])
     rows = [] if stopped else read(Path(source))  # without rows, the stages that follow have nothing to do
     review = Review(prompts)
-    asked = to_review(rows, settings["refresh"])
-    rendered = [judge.render(review.prompt(row["prompt"], row["response"]), system(prompts)) for row in asked]
-    scored = reviews(judge, name, rendered, prompts, settings, params["random_state"])
-    done = {row["id"]: reviewed(row, each) for row, each in zip(asked, scored, strict=True)}
+    asked = to_review(rows, judge)
+    rendered = [model.render(review.prompt(row["prompt"], row["response"]), system(prompts)) for row in asked]
+    scored = reviews(model, name, rendered, prompts, settings, params["random_state"])
+    done = {row["id"]: reviewed(row, each, judge) for row, each in zip(asked, scored, strict=True)}
     result = [done.get(row["id"], {**row, "reviews": []}) for row in rows]
     counts = count(result, len(asked), 1 if settings["estimator"] == "expected" else settings["samples"])
     need_readable(name, counts, settings["max_unparsed"])
@@ -104,10 +107,12 @@ def main(stage: str, iteration: str, source: str, model: str, stop: str | None =
         result = shuffle_scores(result, params["random_state"])
     write(Path("iterations", iteration, f"{stage}.jsonl"), result)
     write_json(Path("results", iteration, f"{stage}.json"), counts)
-    cost.write(stage, iteration, cost.of_completions(judge.used.values()))
+    cost.write(stage, iteration, cost.of_completions(model.used.values()))
     mean = f", mean score {counts['scores']['mean']:.2f}" if counts["scores"] else ""
     readable, written = (counts["verdicts"][kind] for kind in ("readable", "written"))
-    say(f"{name}: {len(rows):,} rows, {readable:,} of {written:,} verdicts readable{mean}")
+    say(
+        f"{name}: {len(asked):,} of {len(rows):,} rows scored anew, {readable:,} of {written:,} verdicts readable{mean}"
+    )
 
 
 if __name__ == "__main__":

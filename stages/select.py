@@ -23,7 +23,7 @@ def by_content(rows: list[Record], limit: int) -> list[Record]:
 
 
 def verdicts(row: Record) -> list[float | None]:
-    """The sampled reviews' scores; those of the last review where `review.refresh: new` did not score the row again."""
+    """The sampled reviews' scores; those of an earlier review where the judge has not scored the row again."""
     return [review["score"] for review in row["reviews"]] or list(row.get("verdicts", []))
 
 
@@ -117,7 +117,12 @@ def seed_rows(assessed: list[Record], iteration: str, tally: Tally) -> list[Reco
             best[row["prompt"]] = max(best[row["prompt"]], row, key=lambda each: each["score"])
     fields = ("id", "prompt", "response", "score", "lineage")
     return [
-        {**{field: row[field] for field in fields}, "iteration": iteration, "verdicts": verdicts(row)}
+        {
+            **{field: row[field] for field in fields},
+            "iteration": iteration,
+            "judge": row["judge"],
+            "verdicts": verdicts(row),
+        }
         for row in best.values()
     ]
 
@@ -125,7 +130,14 @@ def seed_rows(assessed: list[Record], iteration: str, tally: Tally) -> list[Reco
 def rescored(seed: list[Record], reviewed: list[Record]) -> list[Record]:
     """The parent's seed set with its newest scores."""
     newest = {row["id"]: row for row in reviewed}
-    return [{**row, "score": newest[row["id"]]["score"], "verdicts": verdicts(newest[row["id"]])} for row in seed]
+    return [
+        {
+            **row,
+            **{name: newest[row["id"]][name] for name in ("score", "judge")},
+            "verdicts": verdicts(newest[row["id"]]),
+        }
+        for row in seed
+    ]
 
 
 def own_reviews(rows: list[Record], review: Review, spread: float, limit: int, tally: Tally) -> list[Record]:

@@ -86,7 +86,7 @@ def reviewed(model, rows: list[dict], settings: dict = REVIEW) -> list[dict]:
     review = Review("micro")
     rendered = [model.render(review.prompt(row["prompt"], row["response"]), "") for row in rows]
     scored = reviews(model, "review", rendered, "micro", settings, 0)
-    return [with_score(row, each) for row, each in zip(rows, scored, strict=True)]
+    return [with_score(row, each, "0") for row, each in zip(rows, scored, strict=True)]
 
 
 def construct(model, threshold: float = 7.0) -> None:

@@ -27,7 +27,7 @@ def test_the_shipped_parameters_are_valid():
         ({"threshold": "high"}, "threshold: input should be a valid number, not 'high'"),
         ({"samples": 0}, "samples: input should be greater than or equal to 1, not 0"),
         ({"review": {"top_p": 0}}, "review.top_p: input should be greater than 0, not 0"),
-        ({"review": {"refresh": "some"}}, "review.refresh: input should be 'all' or 'new', not 'some'"),
+        ({"review": {"estimator": "some"}}, "review.estimator: input should be 'sampled' or 'expected', not 'some'"),
         ({"sft": {"enabled": "no"}}, "sft.enabled: input should be a valid boolean, not 'no'"),
         ({"dpo": {"beta": float("inf")}}, "dpo.beta: input should be a finite number"),
         ({"random_state": 5_000_000_000}, "random_state: input should be less than 4294967296"),
@@ -56,15 +56,23 @@ def test_all_problems_are_named_at_once():
     assert all(name in str(error.value) for name in ("threshold: input", "samples: input", "treshold: unknown"))
 
 
+def tree(**models: str) -> dict:
+    """Iterations by their parent and judge: tree(i1="0 0") is {"1": {"parent": "0", "judge": "0"}}."""
+    return {key[1:]: dict(zip(("parent", "judge"), named.split(), strict=True)) for key, named in models.items()}
+
+
 @pytest.mark.parametrize(
     ("iterations", "said"),
     [
-        ({1: {"parent": "0"}}, 'the key 1 must be quoted, "1": dvc drops others without a word'),
-        ({"1": {"parent": "0"}, "2": {"parent": "7"}}, "there is no iteration '7'; there are 0, 1, 2"),
-        ({"1": {"parent": "2"}, "2": {"parent": "1"}}, "a cycle of parents, 1 → 2 → 1"),
-        ({"1": {"parent": "1"}}, "a cycle of parents, 1 → 1"),
-        ({"0": {"parent": "0"}}, "'0' cannot name an iteration"),
-        ({"1": {}}, "iterations.1: must name its parent"),
+        ({1: {"parent": "0", "judge": "0"}}, 'the key 1 must be quoted, "1": dvc drops others without a word'),
+        (tree(i1="0 0", i2="7 0"), "iterations.2.parent: there is no iteration '7'; there are 0, 1, 2"),
+        (tree(i1="0 0", i2="0 7"), "iterations.2.judge: there is no iteration '7'; there are 0, 1, 2"),
+        (tree(i1="2 0", i2="1 0"), "a cycle of parents or judges, 1 → 2 → 1"),
+        (tree(i1="1 0"), "a cycle of parents or judges, 1 → 1"),
+        (tree(i1="0 2", i2="1 0"), "a cycle of parents or judges, 1 → 2 → 1"),
+        (tree(i0="0 0"), "'0' cannot name an iteration"),
+        ({"1": {}}, "iterations.1: must name its parent and its judge"),
+        ({"1": {"parent": "0"}}, "iterations.1: must name its parent and its judge"),
         ({}, "must name at least one iteration"),
         (None, "must name at least one iteration"),
     ],
@@ -74,11 +82,11 @@ def test_a_broken_tree_of_iterations_is_explained(iterations, said):
 
 
 def test_branches_and_names_are_a_valid_tree():
-    assert check_iterations({"1": {"parent": "0"}, "2": {"parent": "1"}, "2b": {"parent": "1"}}) == []
+    assert check_iterations(tree(i1="0 0", i2="1 1", i2b="1 0", i3="2b 2")) == []
 
 
 def test_a_parent_may_be_a_number_as_dvc_writes_it():
-    assert check_iterations({"1": {"parent": 0}, "2": {"parent": 1}}) == []
+    assert check_iterations({"1": {"parent": 0, "judge": 0}, "2": {"parent": 1, "judge": 1}}) == []
 
 
 @pytest.mark.parametrize(

@@ -140,9 +140,9 @@ def test_a_server_that_does_not_answer_is_an_error_that_names_it(asked, monkeypa
 # ---- killed ----------------------------------------------------------------------------------------------------------
 
 STAGES = {
-    "review": ["stages.review", "review", "1", "iterations/0/seed.jsonl", "iterations/0/model"],
+    "review": ["stages.review", "review", "1", "iterations/0/seed.jsonl", "0"],
     "generate": ["stages.generate", "1", "0"],
-    "assess": ["stages.review", "assess", "1", "iterations/1/generated.jsonl", "iterations/0/model"],
+    "assess": ["stages.review", "assess", "1", "iterations/1/generated.jsonl", "0"],
 }
 OUTS = {"review": "review.jsonl", "generate": "generated.jsonl", "assess": "assess.jsonl"}
 

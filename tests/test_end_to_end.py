@@ -17,20 +17,21 @@ pytestmark = pytest.mark.slow
 def first(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("first") / "project", SMALL)
     project.output = project.run("dvc", "repro")
+    project.run("git", "add", "-A")
+    project.run("git", "commit", "-qm", "ran")
     return project
+
+
+def back(project: Project) -> None:
+    """To the first run, after an experiment."""
+    project.run("git", "checkout", "-q", ".")
+    project.run("dvc", "checkout", "-q", "--force")
 
 
 LOOP_STAGES = ("review", "generate", "filter", "assess", "select", "sft", "dpo", "evaluate", "measure")
 
 
 VARYING = ("costs/", "report/cost.json", "report/report.html")  # what a run cost, and the page that says it
-
-
-def outs(project: Project) -> dict[str, str]:
-    """Every out of the lock file with its hash."""
-    locked = yaml.safe_load(project.read("dvc.lock"))["stages"]
-    found = {out["path"]: out["md5"] for stage in locked.values() for out in stage.get("outs", [])}
-    return {path: md5 for path, md5 in found.items() if not path.startswith(VARYING)}
 
 
 def test_the_first_run_uses_the_shipped_base_model_and_runs_the_whole_loop(first):
@@ -110,15 +111,13 @@ def test_a_second_repro_runs_nothing(first):
 def test_a_change_that_changes_no_out_stops_there(first):
     """No mean of two whole scores lies between 7 and 7.01, so the routing stays and nothing follows it."""
     assert ran(first.run("dvc", "exp", "run", "-S", "threshold=7.01").stdout) == ["check", "generate@1"]
-    first.run("git", "checkout", "-q", ".")
-    first.run("dvc", "repro")
+    back(first)
 
 
 def test_an_evaluation_that_stops_nothing_reruns_nothing_but_the_report(first):
     changed = ran(first.run("dvc", "exp", "run", "-S", "evaluate.limit=3").stdout)
     assert changed == ["check", "evaluate-0", "evaluate@1", "promote", "report"]
-    first.run("git", "checkout", "-q", ".")
-    first.run("dvc", "repro")
+    back(first)
 
 
 def test_the_best_iteration_is_promoted_and_loads(first):
@@ -132,18 +131,19 @@ def test_the_best_iteration_is_promoted_and_loads(first):
 
 
 def test_an_appended_iteration_runs_alone_and_adds_to_the_earlier_ones(first):
-    appended = first.run("dvc", "exp", "run", "-S", "+iterations.2.parent=1").stdout
+    appended = first.run("dvc", "exp", "run", "-S", "+iterations.2={parent: 1, judge: 0}").stdout
     assert set(ran(appended)) == {"check", "promote", "report"} | {f"{stage}@2" for stage in LOOP_STAGES}
     rows = {key: first.read(f"iterations/{key}/sft.jsonl").splitlines() for key in "12"}
     taught = {key: {row for row in each if '"kind": "new"' in row} for key, each in rows.items()}
     assert taught["1"] <= taught["2"]  # SFT rows add up
     assert len(first.read("iterations/1/seed.jsonl")) < len(first.read("iterations/2/seed.jsonl"))
-    first.run("git", "checkout", "-q", ".")
-    first.run("dvc", "repro")
+    seeds = [json.loads(line) for line in first.read("iterations/1/seed.jsonl").splitlines()]
+    unscored = [row for row in seeds if row["score"] is None]
+    assert json.loads(first.read("results/2/review.json"))["reviewed"] == len(unscored) < len(seeds)  # the same judge
+    back(first)
 
 
 def test_a_seed_file_that_is_refused_leaves_the_earlier_seed_set(first):
-    before = (first.folder / "params.yaml").read_bytes()
     earlier = first.read("iterations/0/seed.jsonl")
     (first.folder / "bad.jsonl").write_text('{"prompt": "Why?"}\n')
     try:
@@ -154,12 +154,12 @@ def test_a_seed_file_that_is_refused_leaves_the_earlier_seed_set(first):
         assert first.read("iterations/0/seed.jsonl") == earlier
         assert (first.folder / "report/summary.md").exists()
     finally:
-        (first.folder / "params.yaml").write_bytes(before)
-        first.run("dvc", "repro")
+        back(first)
 
 
-def test_another_clone_gives_the_same_bytes_without_ever_calling_the_oracle(first, tmp_path):
-    """The oracle's module is made to raise on import; the loop, up to the evaluated model, runs all the same."""
+@pytest.fixture
+def oracle_raises(tmp_path) -> dict[str, str]:
+    """An environment in which the import of the world, the oracle with it, raises."""
     (tmp_path / "patch").mkdir()
     (tmp_path / "patch/sitecustomize.py").write_text(
         "import sys\n"
@@ -169,16 +169,12 @@ def test_another_clone_gives_the_same_bytes_without_ever_calling_the_oracle(firs
         "            raise RuntimeError(f'the loop called the oracle: {name}')\n"
         "sys.meta_path.insert(0, Forbid())\n"
     )
-    second = Project(tmp_path / "second", SMALL)
-    forbidden = os.environ | {"PYTHONPATH": str(tmp_path / "patch")}
-    second.run("dvc", "repro", "evaluate@1", env=forbidden)
-    assert second.attempt("dvc", "repro", "measure@1", env=forbidden).returncode != 0  # the patch does forbid it
-    second.run("dvc", "repro")
-    assert outs(second) == outs(first)
+    return os.environ | {"PYTHONPATH": str(tmp_path / "patch")}
 
 
-def test_a_stage_runs_with_what_it_declares_and_nothing_else(first, tmp_path):
-    """Each stage again, in a folder that holds its declared dependencies only: the same outs."""
+def test_a_stage_gives_the_same_bytes_from_what_it_declares_and_without_the_oracle(first, tmp_path, oracle_raises):
+    """Each stage again, in another folder that holds its declared dependencies only, with an empty completion store:
+    the same outs, and so, stage after stage, the same bytes in another clone."""
     locked = yaml.safe_load(first.read("dvc.lock"))["stages"]
     for name, stage in locked.items():
         if name in ("check", "pretrain", "world"):  # check asks whether the named files exist; the others are in git
@@ -193,7 +189,12 @@ def test_a_stage_runs_with_what_it_declares_and_nothing_else(first, tmp_path):
                 shutil.copy(source, target)
         alone = Project.__new__(Project)
         alone.folder = folder
-        alone.run(*stage["cmd"].split())
+        without_oracle = alone.attempt(*stage["cmd"].split(), env=oracle_raises)
+        if name.startswith("measure@"):
+            assert "the loop called the oracle" in without_oracle.stderr
+            alone.run(*stage["cmd"].split())
+        else:
+            assert without_oracle.returncode == 0, (name, without_oracle.stderr)
         for out in stage["outs"]:
             if out["path"].startswith(VARYING):
                 assert (folder / out["path"]).exists()

@@ -115,8 +115,11 @@ EVERYTHING = {"prepare", "base"} | WARM_START
 # parameter: (another valid value, what reruns). `check` looks at every change, and its out never changes.
 TABLE = {
     "iterations.1.parent": (None, set()),  # a root can have no other parent than 0
+    "iterations.1.judge": (None, set()),  # and no other judge
     "iterations.2.parent": ("0", iterations("2", "3") | END),
+    "iterations.2.judge": ("1", iterations("2", "3") | END),
     "iterations.3.parent": ("1", iterations("3") | END),
+    "iterations.3.judge": ("2", iterations("3") | END),
     "threshold": (6.0, since("generate")),
     "samples": (2, since("generate")),
     "max_unfit": (0.9, since("review")),
@@ -127,7 +130,6 @@ TABLE = {
     "seed.path": ("another.jsonl", {"prepare"} | WARM_START),
     "seed.reviews": ("another.jsonl", {"prepare"} | WARM_START),
     "seed.limit": (100, {"prepare"} | WARM_START),
-    "review.refresh": ("new", since("review")),
     "review.estimator": ("expected", since("review")),
     "review.samples": (1, since("review")),
     "review.temperature": (0.5, since("review")),
@@ -279,7 +281,9 @@ def test_a_changed_parameter_reruns_exactly_what_it_can_change(done, parameter):
     for part in reversed(parameter.split(".")):
         change = {part: change}
     if parameter.startswith("iterations"):
-        change = {"iterations": done.params["iterations"] | {parameter.split(".")[1]: {"parent": value}}}
+        _, key, name = parameter.split(".")
+        tree = done.params["iterations"]
+        change = {"iterations": tree | {key: tree[key] | {name: value}}}
     try:
         done.change(change)
         assert done.params != yaml.safe_load(before)

@@ -16,29 +16,29 @@ def rule(monkeypatch):
     return verdict("micro")
 
 
-def test_all_scores_every_row_anew_and_new_only_the_unscored():
-    rows = [{"id": "a", "score": 3.0}, {"id": "b", "score": None}]
-    assert to_review(rows, "all") == rows
-    assert to_review(rows, "new") == [rows[1]]
+def test_a_judge_scores_what_it_has_not_scored_before():
+    rows = [{"id": "a", "score": 3.0, "judge": "0"}, {"id": "b", "score": None, "judge": "0"}, {"id": "c"}]
+    assert to_review(rows, "0") == rows[1:]
+    assert to_review(rows, "1") == rows
 
 
 def test_a_score_is_the_mean_of_the_readable_verdicts(rule):
     texts = ["It is wrong. score: 2", "It is", "It is wrong. score: 1"]
-    row = reviewed({"id": "a"}, [sampled(Completion(text, "stop"), rule) for text in texts])
-    assert row["score"] == 1.5
+    row = reviewed({"id": "a"}, [sampled(Completion(text, "stop"), rule) for text in texts], "0")
+    assert (row["score"], row["judge"]) == (1.5, "0")
     assert [each["score"] for each in row["reviews"]] == [2, None, 1]
 
 
 def test_a_truncated_review_has_no_verdict(rule):
-    row = reviewed({"id": "a"}, [sampled(Completion("It is correct. score: 1", "length"), rule)])
+    row = reviewed({"id": "a"}, [sampled(Completion("It is correct. score: 1", "length"), rule)], "0")
     assert row["score"] is None
 
 
 def test_a_pair_that_does_not_fit_the_context_is_dropped_with_that_reason(rule):
     rows = [
-        reviewed({"id": "a"}, [sampled(Completion("", "too long"), rule)]),
-        reviewed({"id": "b"}, [sampled(Completion("no verdict", "stop"), rule)]),
-        reviewed({"id": "c"}, [sampled(Completion("It is correct. score: 7", "stop"), rule)]),
+        reviewed({"id": "a"}, [sampled(Completion("", "too long"), rule)], "0"),
+        reviewed({"id": "b"}, [sampled(Completion("no verdict", "stop"), rule)], "0"),
+        reviewed({"id": "c"}, [sampled(Completion("It is correct. score: 7", "stop"), rule)], "0"),
     ]
     counts = count(rows, asked=3, samples=1)
     assert counts["rows"] == {"in": 3, "out": 1, "dropped": {"does not fit the context": 1, "no readable verdict": 1}}

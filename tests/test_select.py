@@ -10,13 +10,13 @@ from stages.select import added, own_reviews, pairs_of, pools, preference_pairs,
 
 def assessed(name, score, route="new", prompt="Is 5 even or odd?"):
     return {
-        "id": name, "route": route, "prompt": prompt, "response": f"response {name}", "score": score,
+        "id": name, "route": route, "prompt": prompt, "response": f"response {name}", "score": score, "judge": "0",
         "lineage": {"seed": "s"}, "reviews": [{"text": f"score: {score}", "score": score, "written": score}] * 3,
     }  # fmt: skip
 
 
 SEED = {"id": "s", "prompt": "Is 4 even or odd?", "response": "is even", "score": None, "iteration": "0"}
-REVIEWED = {**SEED, "score": 9.0, "reviews": [{"text": "score: 9", "score": 9.0, "written": 9.0}]}
+REVIEWED = {**SEED, "score": 9.0, "judge": "0", "reviews": [{"text": "score: 9", "score": 9.0, "written": 9.0}]}
 
 
 def test_an_sft_row_is_a_new_pair_scored_above_and_not_at_the_bound():
@@ -82,7 +82,7 @@ def test_the_seed_set_grows_by_each_new_instruction_with_its_best_response():
 
 def test_a_seed_row_carries_its_newest_score_and_keeps_its_verdicts_when_it_is_not_reviewed_again():
     (once,) = rescored([SEED], [REVIEWED])
-    assert (once["score"], once["verdicts"]) == (9.0, [9.0])
+    assert (once["score"], once["judge"], once["verdicts"]) == (9.0, "0", [9.0])
     (again,) = rescored([once], [{**once, "reviews": []}])
     assert (again["score"], again["verdicts"]) == (9.0, [9.0])
 

@@ -150,7 +150,7 @@ def test_a_stage_ends_with_its_work(project, with_vllm):
     """Python would wait for vLLM's own processes for ever."""
     row = {"id": "a", "prompt": "Which is larger, 4 or 5?", "response": "is 5", "score": None}
     (project.folder / "seed.jsonl").write_text(json.dumps(row) + "\n")
-    command = ["-m", "stages.review", "review", "1", "seed.jsonl", "iterations/0/model"]
+    command = ["-m", "stages.review", "review", "1", "seed.jsonl", "0"]
     subprocess.run([sys.executable, *command], cwd=project.folder, env=with_vllm, check=True, timeout=300)
     assert len(json.loads(project.read("iterations/1/review.jsonl"))["reviews"]) == 3
 

@@ -12,8 +12,9 @@ from stages.core.records import Record
 from stages.core.summary import Scores, interval
 
 ADVICE = {
-    "decline": "The filters are too loose or the judge drifts: raise select.sft_score or select.margin, replay more "
-    "judge-training rows (select.max_judge), or use best/; evaluate.stop_on: decline ends the chain by itself.",
+    "decline": "The judge drifts or the filters are too loose: let the warm start judge (iterations.t.judge: 0), "
+    "replay more judge-training rows (select.max_judge), raise select.sft_score or select.margin, or use best/; "
+    "evaluate.stop_on: decline ends the chain by itself.",
     "oscillation": "SFT and DPO undo each other's work: lower dpo.learning_rate or sft.learning_rate, or bring "
     "select.max_sft and select.max_pairs nearer to each other.",
     "slow improvement": "There is too little that is new: raise generate.temperature, samples or generate.max_low, or "

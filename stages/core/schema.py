@@ -2,6 +2,7 @@
 
 import re
 from difflib import get_close_matches
+from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -22,7 +23,8 @@ class Section(BaseModel):
 
 
 class Iteration(Section):
-    parent: str | int  # `-S +iterations.4.parent=3` writes a number
+    parent: str | int  # dvc writes a number for `-S '+iterations.4={parent: 3, judge: 0}'`
+    judge: str | int
 
 
 class Model(Section):
@@ -37,7 +39,6 @@ class Seed(Section):
 
 
 class Review(Section):
-    refresh: Literal["all", "new"]
     estimator: Literal["sampled", "expected"]
     samples: Positive
     temperature: Temperature
@@ -219,6 +220,9 @@ def _names(section: tuple[str | int, ...]) -> list[str]:
     return list(model.model_fields)
 
 
+MODELS = ("parent", "judge")  # an iteration's, each another iteration's name
+
+
 def check_iterations(iterations: Any) -> list[str]:
     """What is wrong with the tree of iterations, a sentence each."""
     if not isinstance(iterations, dict) or not iterations:
@@ -229,24 +233,26 @@ def check_iterations(iterations: Any) -> list[str]:
             problems.append(f'iterations: the key {key!r} must be quoted, "{key}": dvc drops others without a word')
         elif not re.fullmatch(r"\w+", key) or key == "0":
             problems.append(f"iterations: '{key}' cannot name an iteration; use letters, digits and _, and not 0")
-        elif not isinstance(iteration, dict) or not isinstance(iteration.get("parent"), str | int):
-            problems.append(f'iterations.{key}: must name its parent, such as {{parent: "0"}}')
+        elif not isinstance(iteration, dict) or not all(isinstance(iteration.get(name), str | int) for name in MODELS):
+            problems.append(
+                f'iterations.{key}: must name its parent and its judge, such as {{parent: "0", judge: "0"}}'
+            )
     if problems:
         return problems
-    parents = {key: str(iteration["parent"]) for key, iteration in iterations.items()}
-    for key, parent in parents.items():
-        if parent != "0" and parent not in parents:
-            known = ", ".join(["0", *parents])
-            problems.append(f"iterations.{key}.parent: there is no iteration '{parent}'; there are {known}")
-    return problems or _cycles(parents)
+    models = {key: {name: str(iteration[name]) for name in MODELS} for key, iteration in iterations.items()}
+    for key, named in models.items():
+        for name, model in named.items():
+            if model != "0" and model not in models:
+                known = ", ".join(["0", *models])
+                problems.append(f"iterations.{key}.{name}: there is no iteration '{model}'; there are {known}")
+    return problems or _cycles({key: list(named.values()) for key, named in models.items()})
 
 
-def _cycles(parents: dict[str, str]) -> list[str]:
-    for start in parents:
-        path, here = [start], parents[start]
-        while here != "0":
-            if here in path:
-                return [f"iterations: a cycle of parents, {' → '.join([*path, here])}; one of them must lead to 0"]
-            path.append(here)
-            here = parents[here]
+def _cycles(needed: dict[str, list[str]]) -> list[str]:
+    """Whether an iteration needs a model that needs the iteration itself; `needed`: {iteration: its models}."""
+    try:
+        TopologicalSorter(needed).prepare()
+    except CycleError as error:
+        cycle = " → ".join(reversed(error.args[1]))
+        return [f"iterations: a cycle of parents or judges, {cycle}; each iteration must lead to 0"]
     return []
