@@ -2,8 +2,9 @@
 
 `python -m stages.select 1 0`   iteration, parent
 
-SFT_t and the pairs add up over the iterations. S_t = S_{t-1} + the new instructions, each with its best response (the
-reference code loses earlier ones). Replay: judge-training rows, and the model's own reviews where all samples agree.
+S_t = S_{t-1} + the new instructions, each with its best response (the reference code loses earlier ones). By
+`select.accumulate` the SFT rows and pairs add up too, as in the paper; without, each iteration trains on its own ones.
+Replay: judge-training rows, so that the model goes on judging well.
 """
 
 from pathlib import Path
@@ -12,9 +13,7 @@ from stages.core import examples
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import say
-from stages.core.prompts import Review
 from stages.core.records import Record, Tally, content_id, read, write, write_json
-from stages.core.verdict import consistent
 
 
 def by_content(rows: list[Record], limit: int) -> list[Record]:
@@ -25,6 +24,11 @@ def by_content(rows: list[Record], limit: int) -> list[Record]:
 def verdicts(row: Record) -> list[float | None]:
     """The sampled reviews' scores; those of an earlier review where the judge has not scored the row again."""
     return [review["score"] for review in row["reviews"]] or list(row.get("verdicts", []))
+
+
+def judgement(row: Record) -> Record:
+    """What the judge said of a row, as the seed set keeps it."""
+    return {"score": row["score"], "judge": row["judge"], "verdicts": verdicts(row)}
 
 
 def judged(row: Record) -> Record:
@@ -115,54 +119,21 @@ def seed_rows(assessed: list[Record], iteration: str, tally: Tally) -> list[Reco
         else:
             tally.drop("not the best response to its instruction")
             best[row["prompt"]] = max(best[row["prompt"]], row, key=lambda each: each["score"])
-    fields = ("id", "prompt", "response", "score", "lineage")
+    fields = ("id", "prompt", "response", "lineage")
     return [
-        {
-            **{field: row[field] for field in fields},
-            "iteration": iteration,
-            "judge": row["judge"],
-            "verdicts": verdicts(row),
-        }
-        for row in best.values()
+        {**{field: row[field] for field in fields}, "iteration": iteration, **judgement(row)} for row in best.values()
     ]
 
 
 def rescored(seed: list[Record], reviewed: list[Record]) -> list[Record]:
     """The parent's seed set with its newest scores."""
     newest = {row["id"]: row for row in reviewed}
-    return [
-        {
-            **row,
-            **{name: newest[row["id"]][name] for name in ("score", "judge")},
-            "verdicts": verdicts(newest[row["id"]]),
-        }
-        for row in seed
-    ]
+    return [{**row, **judgement(newest[row["id"]])} for row in seed]
 
 
-def own_reviews(rows: list[Record], review: Review, spread: float, limit: int, tally: Tally) -> list[Record]:
-    """The model's reviews on which all its samples agree, half of them high and half low, so that replay does not
-    teach the judge to say always the same."""
-    found: dict[bool, list[Record]] = {True: [], False: []}
-    for row in rows:
-        scores = verdicts(row)
-        if not consistent([*scores, *(each["written"] for each in row["reviews"])], spread):
-            tally.drop("its samples disagree or cannot be read")
-            continue
-        mean = sum(score for score in scores if score is not None) / len(scores)
-        prompt = review.prompt(row["prompt"], row["response"])
-        found[mean > 5].append(
-            {
-                "id": content_id(prompt),
-                "kind": "review",
-                "prompt": prompt,
-                "completion": row["reviews"][0]["text"],
-                "lineage": {**judged(row), "reviewed": row["id"], "review_prompt_hash": content_id(prompt), "draw": 0},
-            }
-        )
-    each = min(limit // 2, len(found[True]), len(found[False]))
-    tally.drop("over the balance of high and low or over select.max_reviews", sum(map(len, found.values())) - 2 * each)
-    return by_content(found[True], each) + by_content(found[False], each)
+def earlier_rows(before: Path) -> tuple[list[Record], list[Record]]:
+    """The SFT rows and the pairs that an iteration trained on, without what it replayed."""
+    return [row for row in read(before / "sft.jsonl") if row["kind"] == "new"], read(before / "pairs.jsonl")
 
 
 def judge_rows(rows: list[Record], limit: int, tally: Tally) -> list[Record]:
@@ -172,12 +143,11 @@ def judge_rows(rows: list[Record], limit: int, tally: Tally) -> list[Record]:
 
 
 def main(iteration: str, parent: str) -> None:
-    params = declared("select")
-    settings = params["select"]
+    settings = declared("select")["select"]
     here, before = Path("iterations", iteration), Path("iterations", parent)
     reviewed, assessed = read(here / "review.jsonl"), read(here / "assess.jsonl")
-    earlier_sft = [row for row in read(before / "sft.jsonl") if row["kind"] == "new"]
-    earlier_pairs, earlier_seed = read(before / "pairs.jsonl"), read(before / "seed.jsonl")
+    earlier_seed = read(before / "seed.jsonl")
+    earlier_sft, earlier_pairs = earlier_rows(before) if settings["accumulate"] else ([], [])
 
     if not reviewed:
         stop(here, earlier_seed, iteration)
@@ -195,20 +165,16 @@ def main(iteration: str, parent: str) -> None:
     new_seed = seed_rows(assessed, iteration, seed_tally)
     seed = added(rescored(earlier_seed, reviewed), new_seed, len(new_seed), seed_tally)
 
-    review = Review(params["prompts"])
-    review_tally = Tally(len(assessed))
-    reviews = own_reviews(assessed, review, settings["review_spread"], settings["max_reviews"], review_tally)
     judge_training = read(Path("iterations/0/judge.jsonl"))
     judge_tally = Tally(len(judge_training))
     judge = judge_rows(judge_training, settings["max_judge"], judge_tally)
-    write(here / "sft.jsonl", sft + reviews + judge)
+    write(here / "sft.jsonl", sft + judge)
     write(here / "pairs.jsonl", pairs)
     write(here / "seed.jsonl", seed)
     counts = {
         "sft": counted(sft_tally, earlier_sft, sft),
         "pairs": counted(pair_tally, earlier_pairs, pairs),
         "seed": counted(seed_tally, earlier_seed, seed),
-        "replayed_reviews": review_tally.counts(len(reviews)),
         "replayed_judge_training": judge_tally.counts(len(judge)),
         "examples": examples.lineages(reviewed, assessed, pairs, sft),
     }

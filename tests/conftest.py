@@ -33,7 +33,7 @@ SMALL = {
     "review": {"samples": 2},
     "generate": {"max_low": 8, "max_high": 6},
     "sft": {"epochs": 1},
-    "select": {"max_judge": 8, "max_reviews": 8},
+    "select": {"max_judge": 8, "accumulate": True},
     "evaluate": {"limit": 4},
 }
 

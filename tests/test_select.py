@@ -1,11 +1,9 @@
 """select: SFT rows, preference pairs, the grown seed set and the replay, all with their lineage."""
 
 import pytest
-from conftest import ROOT
 
-from stages.core.prompts import Review
 from stages.core.records import Tally
-from stages.select import added, own_reviews, pairs_of, pools, preference_pairs, rescored, seed_rows, sft_rows
+from stages.select import added, pairs_of, pools, preference_pairs, rescored, seed_rows, sft_rows
 
 
 def assessed(name, score, route="new", prompt="Is 5 even or odd?"):
@@ -66,7 +64,7 @@ def test_the_bounds_keep_the_same_rows_when_more_come():
     assert added([], rows[:5], 3, Tally(5)) == added([], rows, 3, Tally(10)) == rows[:3]
 
 
-def test_rows_add_up_over_the_iterations_without_doubles():
+def test_rows_that_add_up_over_the_iterations_have_no_doubles():
     tally = Tally(2)
     assert added([{"id": "a"}], [{"id": "a"}, {"id": "b"}], 9, tally) == [{"id": "a"}, {"id": "b"}]
     assert tally.counts(1)["dropped"] == {"there already": 1}
@@ -87,34 +85,6 @@ def test_a_seed_row_carries_its_newest_score_and_keeps_its_verdicts_when_it_is_n
     assert (again["score"], again["verdicts"]) == (9.0, [9.0])
 
 
-def test_the_replayed_reviews_are_consistent_and_half_high_half_low(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    rows = [assessed(name, score) for name, score in (("a", 9.0), ("b", 8.0), ("c", 1.0))]
-    torn = assessed("d", 2.0) | {
-        "reviews": [
-            {"text": "score: 2", "score": 2.0, "written": 2.0},
-            {"text": "score: 9", "score": 9.0, "written": 9.0},
-        ]
-    }
-    tally = Tally(4)
-    found = own_reviews([*rows, torn], Review("micro"), 1, 10, tally)
-    assert [row["lineage"]["reviewed"] in ("a", "b") for row in found] == [True, False]
-    assert found[1]["completion"] == "score: 1.0"
-    assert tally.counts(len(found))["dropped"] == {
-        "its samples disagree or cannot be read": 1,
-        "over the balance of high and low or over select.max_reviews": 1,
-    }
-
-
 @pytest.mark.parametrize("score", [None, 9.0])
 def test_no_pair_without_a_margin(score):
     assert preference_pairs(pools([], [assessed("a", 9.0), assessed("b", score)]), "1", 2.0, Tally(2)) == []
-
-
-def test_by_expected_a_review_is_replayed_only_if_its_own_verdict_is_near_the_mean(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    rows = [assessed("a", 9.0), assessed("b", 1.0), assessed("c", 2.0)]
-    rows[2]["reviews"] = [{"text": "score: 8", "score": 2.0, "written": 8.0}]
-    tally = Tally(3)
-    assert {row["lineage"]["reviewed"] for row in own_reviews(rows, Review("micro"), 1, 10, tally)} == {"a", "b"}
-    assert tally.counts(2)["dropped"] == {"its samples disagree or cannot be read": 1}

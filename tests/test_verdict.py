@@ -69,13 +69,6 @@ def test_an_unreadable_verdict_is_missing_and_never_zero():
     assert verdict.mean_score([None, None]) is None
 
 
-def test_reviews_are_consistent_when_all_are_readable_and_close():
-    assert verdict.consistent([8, 9, 9], 1)
-    assert not verdict.consistent([8, 9, 10], 1)
-    assert not verdict.consistent([9, None, 9], 1)
-    assert not verdict.consistent([], 1)
-
-
 def test_the_final_answer_is_what_stands_behind_its_words():
     micro = pattern(ROOT / "prompts/micro/generate/answers.yaml", "instruction")
     lance = pattern(ROOT / "prompts/lance/generate/answers.yaml", "instruction")

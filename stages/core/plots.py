@@ -23,7 +23,6 @@ OUTCOMES = {
     "truncated": "unreadable",
     "no readable verdict": "unreadable",
     "unscored": "unreadable",
-    "its samples disagree": "unreadable",
     "does not fit": "does not fit",
     "over": "over a bound",
     "not above": "not good enough",

@@ -73,8 +73,7 @@ class Select(Section):
     margin: Score
     max_sft: Count
     max_pairs: Count
-    review_spread: Score
-    max_reviews: Count
+    accumulate: bool
     max_judge: Count
 
 

@@ -30,9 +30,3 @@ def final_answer(completion: str, answer: re.Pattern[str]) -> str | None:
     """The text that the model was asked for, without what it wrote around it; None where it is not there."""
     found = answer.search(completion)
     return found["answer"].strip() or None if found else None
-
-
-def consistent(scores: Sequence[float | None], spread: float) -> bool:
-    """Whether every sampled review could be read and all agree within `spread` points."""
-    readable = [each for each in scores if each is not None]
-    return bool(scores) and len(readable) == len(scores) and max(readable) - min(readable) <= spread
