@@ -6,11 +6,11 @@ The reference is the model that comes in. `dpo.nll` adds an NLL term on the chos
 """
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from stages.core import training
+from stages.core import checkpoints, training
 from stages.core.chat import answer, messages
+from stages.core.digest import digest
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import progress, say
@@ -62,16 +62,17 @@ def main(iteration: str) -> None:
     if not chats:
         training.pass_on(name, "no pair fits the context", model, out, counts_file)
         return
-    with TemporaryDirectory() as folder, progress(name, training.steps(len(chats), settings)) as advance:
-        common = training.arguments(settings, params["random_state"], folder, context, len(chats))
+    decides = ("dpo", digest(model), chats, settings, params["random_state"])
+    with checkpoints.folder(*decides) as folder, progress(name, training.steps(len(chats), settings)) as advance:
+        common = training.arguments(settings, params["random_state"], str(folder), context, len(chats))
         trainer = DPOTrainer(
             model=policy,
             args=DPOConfig(**common, **loss_of(settings["nll"]), beta=settings["beta"]),
             train_dataset=Dataset.from_list(chats),
             processing_class=tokenizer,
         )
-        log = training.train(trainer, advance, counts_file)
-    training.save(trainer, tokenizer, out)
+        log = training.train(trainer, name, "dpo", advance, counts_file)
+        training.save(trainer, tokenizer, name, "dpo", out)
     write_json(counts_file, {"rows": tally.counts(len(chats)), "steps": len(log), "log": training.curve(log)})
     say(f"{name}: {len(chats):,} pairs, {len(log):,} steps, loss {log[0]['loss']:.3f} → {log[-1]['loss']:.3f}")
 

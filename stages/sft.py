@@ -4,11 +4,11 @@
 """
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from stages.core import training
+from stages.core import checkpoints, training
 from stages.core.chat import answer, messages
+from stages.core.digest import digest
 from stages.core.errors import run
 from stages.core.params import Params, declared
 from stages.core.progress import progress, say
@@ -61,16 +61,17 @@ def main(stage: str, model: str, rows_file: str, out: str, counts_file: str) -> 
     if not chats:
         training.pass_on(name, "no SFT row fits the context", Path(model), Path(out), Path(counts_file))
         return
-    with TemporaryDirectory() as folder, progress(name, training.steps(len(chats), settings)) as advance:
-        common = training.arguments(settings, params["random_state"], folder, context, len(chats))
+    decides = ("sft", digest(Path(model)), chats, settings, params["random_state"])
+    with checkpoints.folder(*decides) as folder, progress(name, training.steps(len(chats), settings)) as advance:
+        common = training.arguments(settings, params["random_state"], str(folder), context, len(chats))
         trainer = SFTTrainer(
             model=policy,
             args=SFTConfig(**common, completion_only_loss=True),
             train_dataset=Dataset.from_list(chats),
             processing_class=tokenizer,
         )
-        log = training.train(trainer, advance, Path(counts_file))
-    training.save(trainer, tokenizer, Path(out))
+        log = training.train(trainer, name, "sft", advance, Path(counts_file))
+        training.save(trainer, tokenizer, name, "sft", Path(out))
     counts = {"rows": tally.counts(len(chats)), "steps": len(log), "log": training.curve(log)}
     write_json(Path(counts_file), counts)
     say(f"{name}: {len(chats):,} rows, {len(log):,} steps, loss {log[0]['loss']:.3f} → {log[-1]['loss']:.3f}")

@@ -194,6 +194,7 @@ TABLE = {
     "runtime.batch_rows": (8, set()),
     "runtime.store.path": ("elsewhere.sqlite", set()),
     "runtime.store.max_gb": (1, set()),
+    "runtime.checkpoint_minutes": (1, set()),
     "runtime.vllm.tensor_parallel_size": (2, set()),
     "runtime.vllm.pipeline_parallel_size": (2, set()),
     "runtime.vllm.data_parallel_size": (2, set()),

@@ -1,10 +1,17 @@
 """sft and dpo: real trl trainers on tiny parts; same rows, same bytes; switched off, the model passes on."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
+import time
+from contextlib import chdir
 
 import pytest
+from conftest import error_line
 
+from stages.core import checkpoints
 from stages.core.records import write
 from stages.core.training import curve, steps
 
@@ -51,6 +58,72 @@ def test_training_changes_the_model_to_the_same_bytes_each_time_and_writes_nothi
     assert result.stderr == ""
     assert weights(prepared, "iterations/1/model") != weights(prepared, "iterations/1/sft")
     assert json.loads(prepared.read("results/1/dpo.json"))["steps"] == 1
+
+
+def killed_after(project, command, checkpoint):
+    """Start a stage, and kill -9 it as soon as a checkpoint of its training is whole."""
+    process = subprocess.Popen([sys.executable, "-m", *command], cwd=project.folder, stdout=subprocess.PIPE, text=True)
+    whole = f".dvc/checkpoints/*/{checkpoint}/trainer_state.json"
+    while not list(project.folder.glob(whole)) and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    (place,) = (project.folder / ".dvc/checkpoints").iterdir()
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["sft", "dpo"])
+def test_a_killed_training_goes_on_from_its_last_whole_checkpoint_to_the_same_bytes(prepared, phase):
+    """Killed after a checkpoint, with a torn later one beside it."""
+    prepared.change({"sft": {"epochs": 4, "batch_size": 2}, "dpo": {"epochs": 4, "batch_size": 2}})
+    shutil.copytree(prepared.folder / "iterations/0/model", prepared.folder / "iterations/1/sft")
+    if phase == "sft":
+        out = "iterations/1/trained"
+        command = ["stages.sft", "sft", "iterations/0/model", "iterations/1/sft.jsonl", out, "results/1/sft.json"]
+    else:
+        out, command = "iterations/1/model", ["stages.dpo", "1"]
+    assert "goes on" not in prepared.run("python", "-m", *command).stdout
+    unbroken, counts = weights(prepared, out), prepared.read(f"results/1/{phase}.json")
+    tokens = json.loads(prepared.read(f"costs/1/{phase}.json"))["tokens"]
+    assert list((prepared.folder / ".dvc/checkpoints").iterdir()) == []  # deleted when done
+    shutil.rmtree(prepared.folder / out)
+
+    prepared.change({"runtime": {"checkpoint_minutes": 0}})
+    place = killed_after(prepared, command, "checkpoint-5")
+    assert not (prepared.folder / out).exists(), "it was killed too late"
+    torn = place / "checkpoint-31"
+    shutil.copytree(place / "checkpoint-5", torn)
+    (torn / "trainer_state.json").write_text('{"global_step": 31, ')
+    said = prepared.run("python", "-m", *command).stdout
+    assert re.search(r"goes on from a checkpoint after step \d+ of 32", said)
+    assert weights(prepared, out) == unbroken
+    assert prepared.read(f"results/1/{phase}.json") == counts
+    assert json.loads(prepared.read(f"costs/1/{phase}.json"))["tokens"] == tokens
+    assert list((prepared.folder / ".dvc/checkpoints").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_another_process_at_the_same_training_leaves_its_checkpoints_alone(prepared):
+    with chdir(prepared.folder), checkpoints.folder("sft") as place, checkpoints.folder("sft") as other:
+        assert place.parent == prepared.folder / ".dvc/checkpoints"
+        assert other.is_dir()
+        assert place != other
+    assert not place.exists()
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_saves_nothing_and_says_what_to_lower(prepared):
+    prepared.change({"sft": {"learning_rate": 1.0, "epochs": 40, "batch_size": 1}})
+    model = prepared.folder / "iterations/0/model/model.safetensors"
+    from safetensors.torch import load_file, save_file
+
+    save_file({name: value * 1e18 for name, value in load_file(model).items()}, model, metadata={"format": "pt"})
+    said = error_line(sft(prepared))
+    assert re.search(
+        r"sft iterations/1/sft: the loss of step 1 is nan, and nothing is saved; lower sft.learning_r", said
+    )
+    assert not (prepared.folder / "iterations/1/sft").exists()
 
 
 @pytest.mark.slow

@@ -160,6 +160,7 @@ class Runtime(Section):
     engine: Literal["auto", "transformers", "vllm", "server"]
     batch_rows: Positive | None
     store: Store
+    checkpoint_minutes: Annotated[float, Field(ge=0)] | None
     vllm: Vllm
     server: Server
 

@@ -9,9 +9,7 @@ torn or damaged is computed again and never served.
 
 import hashlib
 import json
-import os
 import sqlite3
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock
 
+from stages.core import repository
 from stages.core.engines import Completion, Number
 from stages.core.errors import UserError, run
 from stages.core.params import runtime
@@ -46,14 +45,8 @@ DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 
 def place() -> Path:
-    """`runtime.store.path`; a relative one starts at the repository's root, which a queued experiment's temporary copy
-    and every worktree of git share."""
-    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-    asked = ["git", "rev-parse", "--path-format=absolute", "--git-common-dir", "--show-prefix"]
-    told = subprocess.run(asked, cwd=root, capture_output=True, text=True, check=False).stdout.split("\n")
-    if told[0].endswith("/.git"):
-        root = Path(told[0]).parent / told[1]
-    return root / str(runtime()["store"]["path"])
+    """`runtime.store.path`; a relative one starts at the repository's root."""
+    return repository.root() / str(runtime()["store"]["path"])
 
 
 def _checksum(key: bytes, value: bytes) -> bytes:

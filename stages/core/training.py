@@ -4,10 +4,13 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core import cost
+from stages.core import checkpoints, cost
+from stages.core.errors import UserError
 from stages.core.progress import quiet_transformers, say
 from stages.core.records import Record, write_json
 
@@ -52,7 +55,9 @@ def arguments(settings: dict[str, Any], random_state: int, folder: str, context:
         "bf16": False,
         "gradient_checkpointing": False,
         "use_cpu": not torch.cuda.is_available(),
-        "save_strategy": "no",
+        "save_strategy": "no",  # core/checkpoints.py says when
+        "save_total_limit": 2,  # the one before is whole when a kill tears the last
+        "logging_nan_inf_filter": False,  # or a loss that is no number would not be seen
         "logging_steps": 1,
         "logging_strategy": "steps",
         "report_to": "none",
@@ -60,17 +65,34 @@ def arguments(settings: dict[str, Any], random_state: int, folder: str, context:
     }
 
 
-def train(trainer: "Trainer", advance: Callable[[int], None], counts_file: Path) -> list[Record]:
-    """Run a trl trainer with our progress bar, and write what it cost; trl's log of each step."""
+def train(trainer: "Trainer", name: str, phase: str, advance: Callable[[int], None], counts_file: Path) -> list[Record]:
+    """Run a trl trainer with our progress bar, from its last checkpoint if it was killed, and write what it cost; trl's
+    log of each step. Raises `UserError` where the memory is too small or the loss is no number."""
+    from accelerate.utils.memory import should_reduce_batch_size
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_bar(advance))
+    trainer.add_callback(_watch(name, phase, advance))
+    trainer.add_callback(checkpoints.saver())
     started = time.monotonic()
-    trainer.train()
+    try:
+        trainer.train(resume_from_checkpoint=checkpoints.last(Path(trainer.args.output_dir)))
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+            raise
+        raise UserError(
+            f"{name}: out of memory; lower {phase}.batch_size, bound the rows by filter.max_response_words, or set "
+            f"model.dtype: bfloat16 ({str(error).splitlines()[0]})"
+        ) from error
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
-    write_cost(counts_file, time.monotonic() - started, int(log[-1]["num_tokens"]))
+    write_cost(counts_file, time.monotonic() - started, trained_tokens(log))
     return log
+
+
+def trained_tokens(log: list[Record]) -> int:
+    """Tokens of a training; trl counts them from 0 again where it goes on from a checkpoint."""
+    counted = [0, *(int(entry["num_tokens"]) for entry in log)]
+    return sum(here - before if here >= before else here for before, here in pairwise(counted))
 
 
 def write_cost(counts_file: Path, seconds: float, tokens: int) -> None:
@@ -82,22 +104,41 @@ def write_cost(counts_file: Path, seconds: float, tokens: int) -> None:
     cost.write(counts_file.stem, counts_file.parent.name, {"seconds": round(seconds, 3), "tokens": tokens, **device})
 
 
-def _bar(advance: Callable[[int], None]) -> "TrainerCallback":
-    from transformers import TrainerCallback
+def _watch(name: str, phase: str, advance: Callable[[int], None]) -> "TrainerCallback":
+    from transformers import TrainerCallback, TrainerState
 
-    class Bar(TrainerCallback):  # type: ignore[misc]
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, _: Any, state: TrainerState, *__: Any, **___: Any) -> None:
+            if state.global_step:
+                say(f"{name}: goes on from a checkpoint after step {state.global_step:,} of {state.max_steps:,}")
+                advance(state.global_step)
+
         def on_step_end(self, *_: Any, **__: Any) -> None:
             advance(1)
 
-    return Bar()
+        def on_log(self, _: Any, state: TrainerState, *__: Any, logs: Record, **___: Any) -> None:
+            if not isfinite(logs.get("loss", 0.0)):
+                raise UserError(
+                    f"{name}: the loss of step {state.global_step:,} is {logs['loss']}, and nothing is saved; lower "
+                    f"{phase}.learning_rate, or set model.dtype: float32"
+                )
+
+    return Watch()
 
 
 def steps(rows: int, settings: dict[str, Any]) -> int:
     return -(-rows // int(settings["batch_size"])) * int(settings["epochs"])
 
 
-def save(trainer: "Trainer", tokenizer: "PreTrainedTokenizerBase", out: Path) -> None:
-    """Weights, config and tokenizer, nothing else: training_args.bin differs from run to run."""
+def save(trainer: "Trainer", tokenizer: "PreTrainedTokenizerBase", name: str, phase: str, out: Path) -> None:
+    """Weights, config and tokenizer, nothing else: training_args.bin differs from run to run. Raises `UserError` where
+    the last step broke them."""
+    broken = [weight for weight, values in trainer.model.named_parameters() if not values.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{name}: {broken[0]} is no longer finite, and nothing is saved; lower {phase}.learning_rate, or set "
+            "model.dtype: float32"
+        )
     trainer.model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 

@@ -1,0 +1,77 @@
+"""A training that was killed goes on from its last checkpoint, and ends in the weights of an unbroken one.
+
+Checkpoints lie outside DVC's outs, in .dvc/checkpoints/KEY, where KEY is the hash of what decides the training's
+result: the same training finds them in any experiment or worktree, another one never does. They are deleted when it has
+ended, and may be deleted at any time at the price of training again from the start.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from stages.core import repository
+from stages.core.params import runtime
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+PLACE = Path(".dvc/checkpoints")
+LIBRARIES = ("torch", "transformers", "trl")  # what they save, another version may not read
+
+
+@contextmanager
+def folder(*decides: Any) -> Iterator[Path]:
+    """A training's checkpoints, by what decides its result. While another process is at the same training, which a
+    killed stage may have left alive, it is a folder that begins and ends empty."""
+    told = json.dumps([*decides, [version(library) for library in LIBRARIES]], sort_keys=True, default=str)
+    place = repository.root() / PLACE / hashlib.sha256(told.encode()).hexdigest()
+    place.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        with TemporaryDirectory() as alone:
+            yield Path(alone)
+        return
+    with lock:
+        yield place
+        shutil.rmtree(place)  # not after an error: what was trained is kept
+
+
+def last(place: Path) -> str | None:
+    """The last whole checkpoint; a torn one is removed. trl writes a checkpoint's state after everything else."""
+    found = sorted(place.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    while found:
+        try:
+            json.loads((found[-1] / "trainer_state.json").read_text(encoding="utf-8"))
+            return str(found[-1])
+        except (FileNotFoundError, ValueError):
+            shutil.rmtree(found.pop())
+    return None
+
+
+def saver() -> "TrainerCallback":
+    """Has trl save a checkpoint every `runtime.checkpoint_minutes`."""
+    from transformers import TrainerCallback, TrainerControl, TrainerState
+
+    minutes = runtime()["checkpoint_minutes"]
+
+    class Saver(TrainerCallback):  # type: ignore[misc]
+        saved = time.monotonic()
+
+        def on_step_end(self, _: Any, state: TrainerState, control: TrainerControl, **__: Any) -> None:
+            due = minutes is not None and time.monotonic() - self.saved >= 60 * minutes
+            if due and state.global_step < state.max_steps:
+                control.should_save = True
+                self.saved = time.monotonic()
+
+    return Saver()
