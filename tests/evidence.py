@@ -34,7 +34,7 @@ TRUTHS = {  # of what the iteration made, by the world's ground truth
 
 def changes(name: str, seed: int, iterations: int) -> list[str]:
     """What `dvc exp run -S` is told."""
-    found = [f"random_state={seed}", *RUNS[name][1]]
+    found = [f"random_state={seed}", f"seed.random_state={seed}", *RUNS[name][1]]
     for t in range(1, iterations + 1):
         judge = t - 1 if name in OWN_JUDGE else 0
         if t > SHIPPED:

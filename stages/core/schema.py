@@ -18,6 +18,9 @@ Mass = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 
 
+State = Annotated[int, Field(ge=0, lt=2**32)]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -32,10 +35,18 @@ class Model(Section):
     dtype: Literal["float32", "bfloat16"]
 
 
+class Columns(Section):
+    prompt: str
+    response: str
+
+
 class Seed(Section):
     path: Annotated[str, Field(min_length=1)]
     reviews: Annotated[str, Field(min_length=1)]
-    limit: Positive
+    columns: Columns | None
+    on_bad: Literal["fail", "drop"]
+    limit: Positive | None
+    random_state: State
 
 
 class Review(Section):
@@ -123,7 +134,7 @@ class Microworld(Section):
     hidden: Positive
     layers: Positive
     heads: Positive
-    random_state: Annotated[int, Field(ge=0, lt=2**32)]
+    random_state: State
 
     @field_validator("heads")
     @classmethod
@@ -170,7 +181,7 @@ class Parameters(Section):
     threshold: Score
     samples: Positive
     max_unfit: Share
-    random_state: Annotated[int, Field(ge=0, lt=2**32)]
+    random_state: State
     prompts: Annotated[str, Field(min_length=1)]
     model: Model
     seed: Seed

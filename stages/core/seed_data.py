@@ -1,0 +1,184 @@
+"""A seed file as pairs of prompt and response: JSON Lines, JSON, CSV or Parquet, in the common shapes.
+
+Rows are read one after the other, so that a file may be larger than the memory (a .json file is read whole). Every row
+that cannot be used is told with its place and the reason.
+
+    {"prompt": …, "response": …}   or "completion" for "response"
+    {"question": …, "answer": …}
+    {"instruction": …, "input": …, "output": …}   the input, if there is one, follows the instruction
+    {"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}
+
+A conversation of several turns, or with a system prompt of its own, cannot be used: the loop asks one question at a
+time, with the prompt set's system prompt.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stages.core.errors import UserError
+from stages.core.records import Record, Tally, content_id
+
+SHAPES = (("prompt", "response"), ("prompt", "completion"), ("question", "answer"))
+LONGEST = 100_000  # characters of a text; more is a broken file rather than a text
+UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, surrogates
+SHOWN = 10  # problems that are told one by one
+BATCH = 1000  # rows of a Parquet file at once
+
+
+class RowError(Exception):
+    """Why a row cannot be used: a reason to count it by, and what was seen."""
+
+    def __init__(self, reason: str, seen: str = "") -> None:
+        super().__init__(f"{reason} ({seen})" if seen else reason)
+        self.reason = reason
+
+
+def pairs(path: Path, what: str, columns: dict[str, str] | None, on_bad: str, tally: Tally) -> Iterator[Record]:
+    """The {"prompt", "response"} of each row that can be used, with the "review" of a row that has one; the tally
+    counts the others. Raises `UserError` for a file that cannot be read and, by `on_bad: fail`, for rows that cannot be
+    used, all of them at once."""
+    known: set[int] = set()
+    told: list[str] = []
+    bad = 0
+    for place, row in _rows(path, what):
+        tally.rows += 1
+        found = _pair(row, columns, known)
+        if isinstance(found, RowError):
+            bad += 1
+            tally.drop(found.reason)
+            told += [f"{place}: {found}"] if len(told) < SHOWN else []
+        else:
+            yield found
+    if bad and on_bad == "fail":
+        more = f"; and {bad - len(told):,} more" if bad > len(told) else ""
+        raise UserError(
+            f"{what} {path}: {bad:,} of {tally.rows:,} rows cannot be used: {'; '.join(told)}{more}; correct or remove "
+            "them, name the columns in seed.columns, or set seed.on_bad: drop"
+        )
+
+
+def _rows(path: Path, what: str) -> Iterator[tuple[str, Any]]:
+    """(place, row or RowError) of every row."""
+    readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    if path.suffix not in readers:
+        raise UserError(f"{what} {path} is none of {', '.join(readers)}; convert it, or rename it by what it holds")
+    try:
+        yield from readers[path.suffix](path)
+    except FileNotFoundError:
+        raise UserError(f"{what} {path} does not exist; create it or correct the path") from None
+    except OSError as error:
+        raise UserError(f"{what} {path} cannot be read: {error.strerror or error}; name a file") from None
+    except (csv.Error, ValueError) as error:
+        said = str(error).splitlines()[0]
+        raise UserError(f"{what} {path} is not a {path.suffix[1:]} file: {said}; save it again") from None
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield f"line {number:,}", _parsed(line)
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return RowError("not UTF-8")
+    except json.JSONDecodeError as error:
+        return RowError("not JSON", error.msg)
+
+
+def _json(path: Path) -> Iterator[tuple[str, Any]]:
+    rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(rows, list):
+        raise ValueError("it holds no list of rows")
+    yield from ((f"row {number:,}", row) for number, row in enumerate(rows, 1))
+
+
+def _csv(path: Path) -> Iterator[tuple[str, Any]]:
+    csv.field_size_limit(2**31 - 1)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        reader = csv.DictReader(lines, strict=True)
+        yield from ((f"line {reader.line_num:,}", row) for row in reader)
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    from pyarrow.parquet import ParquetFile
+
+    number = 0
+    for batch in ParquetFile(path).iter_batches(BATCH):
+        for row in batch.to_pylist():
+            number += 1
+            yield f"row {number:,}", row
+
+
+def _pair(row: Any, columns: dict[str, str] | None, known: set[int]) -> Record | RowError:
+    """A row's texts, or why it cannot be used; `known` are the hashes of the rows before it, and now this one's."""
+    try:
+        if isinstance(row, RowError):
+            raise row
+        if not isinstance(row, dict):
+            raise RowError("not a row of named fields")
+        prompt, response = _named(row, columns)
+        pair = {"prompt": _text(prompt, "prompt"), "response": _text(response, "response")}
+        pair |= {"review": _text(row["review"], "review")} if "review" in row else {}
+        identity = int(content_id(pair["prompt"], pair["response"]), 16)
+        if identity in known:
+            raise RowError("duplicate")
+    except RowError as problem:
+        return problem
+    known.add(identity)
+    return pair
+
+
+def _named(row: Record, columns: dict[str, str] | None) -> tuple[Any, Any]:
+    """The prompt and the response, by `seed.columns` or by the row's shape."""
+    if columns:
+        return row.get(columns["prompt"]), row.get(columns["response"])
+    if "messages" in row:
+        return _single_turn(row["messages"])
+    if "instruction" in row and "output" in row:
+        asked = [_text(row["instruction"], "instruction"), *([row["input"]] if row.get("input") else [])]
+        return "\n\n".join(map(str, asked)), row["output"]
+    for names in SHAPES:
+        if all(name in row for name in names):
+            return row[names[0]], row[names[1]]
+    raise RowError("no prompt and response", f"its fields are {', '.join(map(str, row)) or 'none'}")
+
+
+def _single_turn(messages: Any) -> tuple[Any, Any]:
+    if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
+        raise RowError("messages are no list of role and content")
+    roles = [each.get("role") for each in messages]
+    if roles != ["user", "assistant"]:
+        raise RowError("not a single turn", ", ".join(map(str, roles[:4])) + (", …" if len(roles) > 4 else ""))
+    return messages[0].get("content"), messages[1].get("content")
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise RowError(f"no text in the {name}")
+    if len(value) > LONGEST:
+        raise RowError(f"absurdly long {name}", f"{len(value):,} characters")
+    if found := UNUSABLE.search(value):
+        character = found[0]
+        if character >= "\ud800":
+            raise RowError("not UTF-8" if "\udc80" <= character <= "\udcff" else "half of a surrogate pair")
+        raise RowError("control characters", f"{character!r} in the {name}")
+    return value.strip()
+
+
+def chosen(rows: Iterable[Record], limit: int | None, random_state: int) -> list[Record]:
+    """At most `limit` rows, in the order of the hash of their content: a file in another order gives the same ones, and
+    a larger limit keeps those of a smaller one. Holds no more rows than that."""
+    from heapq import nsmallest
+
+    def key(row: Record) -> str:
+        return content_id(str(random_state), row["prompt"], row["response"])
+
+    return sorted(rows, key=key) if limit is None else nsmallest(limit, rows, key=key)

@@ -1,0 +1,158 @@
+"""Seed files as people have them: each common format and shape, and every problem told with its place."""
+
+import csv
+import json
+import random
+import re
+
+import pytest
+
+from stages.core.errors import UserError
+from stages.core.records import Tally
+from stages.core.seed_data import LONGEST, chosen, pairs
+
+PAIR = {"prompt": "Which is larger, 4 or 5?", "response": "is 5"}
+SHAPES = [
+    PAIR,
+    {"prompt": PAIR["prompt"], "completion": "is 5"},
+    {"question": PAIR["prompt"], "answer": "is 5", "id": 7},
+    {"instruction": PAIR["prompt"], "input": "", "output": " is 5\n"},
+    {"messages": [{"role": "user", "content": PAIR["prompt"]}, {"role": "assistant", "content": "is 5"}]},
+]
+
+
+def read(path, columns=None, on_bad="fail", tally=None):
+    return list(pairs(path, "seed.path", columns, on_bad, tally or Tally(0)))
+
+
+def written(folder, name, rows):
+    """A file in the format that its name says."""
+    path = folder / name
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    elif path.suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as lines:
+            writer = csv.DictWriter(lines, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        import pyarrow
+        from pyarrow.parquet import write_table
+
+        write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda row: "-".join(row))
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_a_common_shape_is_recognised_in_every_format(tmp_path, suffix, shape):
+    if suffix == ".csv" and "messages" in shape:
+        pytest.skip("a CSV field holds no list")
+    assert read(written(tmp_path, f"rows{suffix}", [shape])) == [PAIR]
+
+
+def test_an_input_follows_its_instruction(tmp_path):
+    row = {"instruction": "Translate to French.", "input": "the cat", "output": "le chat"}
+    assert read(written(tmp_path, "rows.json", [row])) == [
+        {"prompt": "Translate to French.\n\nthe cat", "response": "le chat"}
+    ]
+
+
+def test_columns_name_what_no_shape_has(tmp_path):
+    path = written(
+        tmp_path, "rows.jsonl", [{"frage": PAIR["prompt"], "antwort": "is 5", "prompt": "x", "response": "y"}]
+    )
+    assert read(path, {"prompt": "frage", "response": "antwort"}) == [PAIR]
+    with pytest.raises(UserError, match="no text in the prompt"):
+        read(path, {"prompt": "fraeg", "response": "antwort"})
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_problem(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(PAIR).encode() + b"\r\n")
+    assert read(path) == [PAIR]
+
+
+TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"not json", "not JSON (Expecting value)"),
+        (b'{"prompt": "caf\xe9", "response": "x"}', "not UTF-8"),
+        (b"[1, 2]", "not a row of named fields"),
+        (b'{"prompt": "Why?"}', "no prompt and response (its fields are prompt)"),
+        (b'{"text": "Why?"}', "no prompt and response (its fields are text)"),
+        (b'{"prompt": "Why?", "response": "  "}', "no text in the response"),
+        (b'{"prompt": 7, "response": "is 7"}', "no text in the prompt"),
+        (b'{"prompt": "cut \\ud83d", "response": "x"}', "half of a surrogate pair"),
+        (b'{"prompt": "bell \\u0007", "response": "x"}', "control characters ('\\x07' in the prompt)"),
+        (json.dumps({"prompt": "a" * (LONGEST + 1), "response": "x"}).encode(), "absurdly long prompt (100,001 char"),
+        (json.dumps({"messages": TURNS * 2}).encode(), "not a single turn (user, assistant, user, assistant)"),
+        (json.dumps({"messages": [{"role": "system", "content": "c"}, *TURNS]}).encode(), "not a single turn (system"),
+        (json.dumps(PAIR).encode(), "duplicate"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_told_with_its_line_and_counted_where_it_is_dropped(tmp_path, line, said):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(PAIR).encode() + b"\n\n" + line + b"\n")
+    with pytest.raises(UserError, match=re.escape(f"rows.jsonl: 1 of 2 rows cannot be used: line 3: {said}")):
+        read(path)
+    tally = Tally(0)
+    assert read(path, on_bad="drop", tally=tally) == [PAIR]
+    assert tally.counts(1)["dropped"] == {said.split(" (")[0]: 1}
+
+
+def test_all_problems_are_told_at_once_the_first_of_them_with_their_places(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(PAIR) + "\n" + "{}\n" * 14)
+    with pytest.raises(UserError) as error:
+        read(path)
+    assert "14 of 15 rows cannot be used: line 2: no prompt" in str(error.value)
+    assert "line 11: no prompt" in str(error.value)
+    assert "line 12" not in str(error.value)
+    assert "; and 4 more; correct" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("rows.json", b"[1, 2", "rows.json is not a json file"),
+        ("rows.json", b'{"prompt": "x"}', "it holds no list of rows"),
+        ("rows.parquet", b"not parquet", "rows.parquet is not a parquet file"),
+        ("rows.csv", b'prompt,response\n"open', "rows.csv is not a csv file"),
+        ("rows.xlsx", b"", "rows.xlsx is none of .jsonl, .json, .csv, .parquet"),
+        ("rows.jsonl", None, "rows.jsonl does not exist"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told(tmp_path, name, content, said):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(said)):
+        read(tmp_path / name)
+
+
+def test_a_folder_is_not_a_seed_file(tmp_path):
+    (tmp_path / "rows.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"rows\.jsonl cannot be read: Is a directory; name a file"):
+        read(tmp_path / "rows.jsonl")
+
+
+ROWS = [{"prompt": f"question {number}", "response": "answer"} for number in range(50)]
+
+
+def test_the_choice_of_rows_does_not_depend_on_the_order_of_the_file():
+    shuffled = random.Random(0).sample(ROWS, len(ROWS))
+    assert chosen(ROWS, 10, 0) == chosen(shuffled, 10, 0)
+    assert chosen(ROWS, None, 0) == chosen(shuffled, None, 0)
+
+
+def test_a_larger_limit_keeps_the_rows_of_a_smaller_one():
+    assert chosen(ROWS, 20, 0)[:10] == chosen(ROWS, 10, 0) == chosen(ROWS, None, 0)[:10]
+
+
+def test_another_random_state_chooses_other_rows():
+    assert chosen(ROWS, 10, 0) != chosen(ROWS, 10, 1)
