@@ -12,7 +12,7 @@ from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.prompts import Review
 from stages.core.records import Record, Tally, content_id, read, write, write_json
-from stages.core.seed_data import chosen, pairs
+from stages.core.seed_data import chosen, of_file, of_hub, pairs, reasons
 from stages.core.similarity import mean_words, words
 
 OUT, COUNTS = Path("iterations/0"), Path("results/0/prepare.json")
@@ -42,10 +42,8 @@ def seed_set(rows: Iterable[Record], limit: int | None, random_state: int, tally
     ]
 
 
-def judge_row(row: Record, review: Review, path: Path) -> Record:
+def judge_row(row: Record, review: Review) -> Record:
     """A judge-training row, with what it reviews and by which prompt."""
-    if "review" not in row:
-        raise UserError(f"seed.reviews {path}: a row has no review; every row needs prompt, response and review")
     prompt = review.prompt(row["prompt"], row["response"])
     lineage = {"reviewed": content_id(row["prompt"], row["response"]), "review_prompt_hash": content_id(prompt)}
     return {
@@ -68,17 +66,21 @@ def warm_start(seed: list[Record], judge: list[Record]) -> list[Record]:
 def main() -> None:
     params = declared("prepare")
     settings, review = params["seed"], Review(params["prompts"])
-    path, reviews = Path(settings["path"]), Path(settings["reviews"])
+    source = f"seed.hub {settings['hub']['id']}" if settings["hub"] else f"seed.path {settings['path']}"
+    reviews = Path(settings["reviews"])
     items = {tuple(words(item["text"])) for item in read(OUT / "benchmark.jsonl")}
 
     tally, judge_tally = Tally(0), Tally(0)
-    rows = pairs(path, "seed.path", settings["columns"], settings["on_bad"], tally)
+    read_rows = of_hub(settings["hub"]) if settings["hub"] else of_file(Path(settings["path"]), "seed.path")
+    rows = pairs(read_rows, source, tally, settings["columns"], settings["on_bad"])
     seed = seed_set(not_in_benchmark(rows, items, tally), settings["limit"], settings["random_state"], tally)
     if not seed:
-        reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(tally.dropped.items()))
-        raise UserError(f"seed.path {path} has no rows that can be used ({reasons or 'it is empty'}); give other data")
-    judged = not_in_benchmark(pairs(reviews, "seed.reviews", None, settings["on_bad"], judge_tally), items, judge_tally)
-    judge = [judge_row(row, review, reviews) for row in judged]
+        why = reasons(tally) or "it is empty"
+        raise UserError(f"{source} has no rows that can be used ({why}); give other data")
+    judged = pairs(
+        of_file(reviews, "seed.reviews"), f"seed.reviews {reviews}", judge_tally, None, settings["on_bad"], ("review",)
+    )
+    judge = [judge_row(row, review) for row in not_in_benchmark(judged, items, judge_tally)]
 
     write(OUT / "seed.jsonl", seed)
     write(OUT / "judge.jsonl", judge)

@@ -150,9 +150,7 @@ def test_a_seed_file_that_is_refused_leaves_the_earlier_seed_set(first):
         first.change({"seed": {"path": "bad.jsonl"}})
         refused = first.attempt("dvc", "repro")
         assert refused.returncode != 0
-        assert (
-            "error: seed.path bad.jsonl: 1 of 1 rows cannot be used: line 1: no prompt and response" in refused.stderr
-        )
+        assert "seed.path bad.jsonl, line 1: no prompt and response (its fields are prompt)" in refused.stderr
         assert first.read("iterations/0/seed.jsonl") == earlier
         assert (first.folder / "report/summary.md").exists()
     finally:

@@ -128,6 +128,7 @@ TABLE = {
     "model.name": ("another_model", {"base"} | WARM_START),
     "model.dtype": ("bfloat16", {"base"} | WARM_START),
     "seed.path": ("another.jsonl", {"prepare"} | WARM_START),
+    "seed.hub": ({"id": "a/b", "config": None, "split": "train", "revision": "0" * 40}, {"prepare"} | WARM_START),
     "seed.reviews": ("another.jsonl", {"prepare"} | WARM_START),
     "seed.columns": ({"prompt": "question", "response": "answer"}, {"prepare"} | WARM_START),
     "seed.on_bad": ("drop", {"prepare"} | WARM_START),

@@ -19,7 +19,10 @@ def with_benchmark(project):
     [
         (b"", "seed.path seeds.jsonl has no rows that can be used (it is empty)"),
         (b"\n\n", "seed.path seeds.jsonl has no rows that can be used (it is empty)"),
-        (f"{GOOD}\nnot json\n".encode(), "seed.path seeds.jsonl: 1 of 2 rows cannot be used: line 2: not JSON"),
+        (
+            f"{GOOD}\nnot json\n".encode(),
+            "seed.path seeds.jsonl: 1 of 2 rows cannot be used, each named above (not JSON 1)",
+        ),
         (None, "seed.path seeds.jsonl does not exist; create it"),
     ],
 )
@@ -81,4 +84,6 @@ def test_judge_training_rows_need_a_review(with_benchmark):
     project = with_benchmark
     (project.folder / "reviews.jsonl").write_text(GOOD + "\n")
     project.change({"seed": {"reviews": "reviews.jsonl"}})
-    assert "seed.reviews reviews.jsonl: a row has no review" in error_line(project.stage("stages.prepare"))
+    refused = project.stage("stages.prepare")
+    assert "seed.reviews reviews.jsonl, line 1: no text in the review" in refused.stderr
+    assert "seed.reviews reviews.jsonl: 1 of 1 rows cannot be used" in error_line(refused)

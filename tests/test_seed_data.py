@@ -9,7 +9,7 @@ import pytest
 
 from stages.core.errors import UserError
 from stages.core.records import Tally
-from stages.core.seed_data import LONGEST, chosen, pairs
+from stages.core.seed_data import LONGEST, chosen, of_file, of_hub, pairs
 
 PAIR = {"prompt": "Which is larger, 4 or 5?", "response": "is 5"}
 SHAPES = [
@@ -22,7 +22,7 @@ SHAPES = [
 
 
 def read(path, columns=None, on_bad="fail", tally=None):
-    return list(pairs(path, "seed.path", columns, on_bad, tally or Tally(0)))
+    return list(pairs(of_file(path, "seed.path"), f"seed.path {path}", tally or Tally(0), columns, on_bad))
 
 
 def written(folder, name, rows):
@@ -65,7 +65,7 @@ def test_columns_name_what_no_shape_has(tmp_path):
         tmp_path, "rows.jsonl", [{"frage": PAIR["prompt"], "antwort": "is 5", "prompt": "x", "response": "y"}]
     )
     assert read(path, {"prompt": "frage", "response": "antwort"}) == [PAIR]
-    with pytest.raises(UserError, match="no text in the prompt"):
+    with pytest.raises(UserError, match="no column 'fraeg' 1"):
         read(path, {"prompt": "fraeg", "response": "antwort"})
 
 
@@ -96,25 +96,33 @@ TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
         (json.dumps(PAIR).encode(), "duplicate"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_told_with_its_line_and_counted_where_it_is_dropped(tmp_path, line, said):
+def test_a_row_that_cannot_be_used_is_told_with_its_line_and_counted_where_it_is_dropped(tmp_path, capsys, line, said):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(json.dumps(PAIR).encode() + b"\n\n" + line + b"\n")
-    with pytest.raises(UserError, match=re.escape(f"rows.jsonl: 1 of 2 rows cannot be used: line 3: {said}")):
+    with pytest.raises(UserError, match=r"rows.jsonl: 1 of 2 rows cannot be used, each named above"):
         read(path)
+    assert capsys.readouterr().err.startswith(f"seed.path {path}, line 3: {said}")
     tally = Tally(0)
     assert read(path, on_bad="drop", tally=tally) == [PAIR]
     assert tally.counts(1)["dropped"] == {said.split(" (")[0]: 1}
 
 
-def test_all_problems_are_told_at_once_the_first_of_them_with_their_places(tmp_path):
+def test_all_problems_are_told_at_once_each_with_its_place(tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(PAIR) + "\n" + "{}\n" * 14)
-    with pytest.raises(UserError) as error:
+    path.write_text(json.dumps(PAIR) + "\n" + "{}\n" * 14 + "[\n")
+    with pytest.raises(UserError, match=r"15 of 16 rows .* named above \(no prompt and response 14, not JSON 1\)"):
         read(path)
-    assert "14 of 15 rows cannot be used: line 2: no prompt" in str(error.value)
-    assert "line 11: no prompt" in str(error.value)
-    assert "line 12" not in str(error.value)
-    assert "; and 4 more; correct" in str(error.value)
+    told = capsys.readouterr().err.splitlines()
+    assert [int(re.search(r"line (\d+):", line)[1]) for line in told] == list(range(2, 17))
+
+
+def test_a_csv_row_with_an_unquoted_comma_is_told_and_not_cut(tmp_path, capsys):
+    path = tmp_path / "rows.csv"
+    path.write_text('prompt,response\n"Why, then?",so\nWhy?,so, or not\n')
+    assert read(path, on_bad="drop") == [{"prompt": "Why, then?", "response": "so"}]
+    with pytest.raises(UserError, match="1 of 2 rows"):
+        read(path)
+    assert "line 3: more fields than the header names" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -123,7 +131,7 @@ def test_all_problems_are_told_at_once_the_first_of_them_with_their_places(tmp_p
         ("rows.json", b"[1, 2", "rows.json is not a json file"),
         ("rows.json", b'{"prompt": "x"}', "it holds no list of rows"),
         ("rows.parquet", b"not parquet", "rows.parquet is not a parquet file"),
-        ("rows.csv", b'prompt,response\n"open', "rows.csv is not a csv file"),
+        ("rows.csv", b'prompt,response\n"open', "rows.csv is not a csv file: line 2: "),
         ("rows.xlsx", b"", "rows.xlsx is none of .jsonl, .json, .csv, .parquet"),
         ("rows.jsonl", None, "rows.jsonl does not exist"),
     ],
@@ -139,6 +147,33 @@ def test_a_folder_is_not_a_seed_file(tmp_path):
     (tmp_path / "rows.jsonl").mkdir()
     with pytest.raises(UserError, match=r"rows\.jsonl cannot be read: Is a directory; name a file"):
         read(tmp_path / "rows.jsonl")
+
+
+COMMIT = "0123456789" * 4
+HUB = {"id": "openai/gsm8k", "config": "main", "split": "train", "revision": COMMIT}
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """A Hugging Face cache as one download of openai/gsm8k leaves it, with one row of ours."""
+    from huggingface_hub import constants
+
+    folder = tmp_path / "datasets--openai--gsm8k/snapshots" / COMMIT
+    (folder / "main").mkdir(parents=True)
+    written(folder, "main/train-00000-of-00001.parquet", [{"question": PAIR["prompt"], "answer": "is 5"}])
+    configs = "- config_name: main\n  data_files:\n  - split: train\n    path: main/train-*\n"
+    (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+
+
+def test_a_hub_data_set_is_read_from_the_cache_at_its_revision(hub_cache):
+    assert list(pairs(of_hub(HUB), "seed.hub", Tally(0))) == [PAIR]
+
+
+@pytest.mark.parametrize("other", [{"revision": "9" * 40}, {"split": "validation"}, {"config": "socratic"}])
+def test_a_hub_data_set_that_is_not_to_be_had_is_one_line(hub_cache, other):
+    with pytest.raises(UserError, match=r"seed\.hub: openai/gsm8k can be neither fetched nor found"):
+        list(of_hub(HUB | other))
 
 
 ROWS = [{"prompt": f"question {number}", "response": "answer"} for number in range(50)]

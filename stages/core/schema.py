@@ -40,8 +40,16 @@ class Columns(Section):
     response: str
 
 
+class SeedHub(Section):
+    id: Annotated[str, Field(min_length=1)]
+    config: str | None
+    split: Annotated[str, Field(min_length=1)]
+    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")]  # a commit: a branch's name would mean other rows one day
+
+
 class Seed(Section):
     path: Annotated[str, Field(min_length=1)]
+    hub: SeedHub | None
     reviews: Annotated[str, Field(min_length=1)]
     columns: Columns | None
     on_bad: Literal["fail", "drop"]

@@ -1,4 +1,5 @@
-"""A seed file as pairs of prompt and response: JSON Lines, JSON, CSV or Parquet, in the common shapes.
+"""Seed data as pairs of prompt and response: JSON Lines, JSON, CSV, Parquet or a data set of the hub, in the common
+shapes.
 
 Rows are read one after the other, so that a file may be larger than the memory (a .json file is read whole). Every row
 that cannot be used is told with its place and the reason.
@@ -14,7 +15,9 @@ time, with the prompt set's system prompt.
 
 import csv
 import json
+import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,10 @@ from stages.core.records import Record, Tally, content_id
 SHAPES = (("prompt", "response"), ("prompt", "completion"), ("question", "answer"))
 LONGEST = 100_000  # characters of a text; more is a broken file rather than a text
 UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, surrogates
-SHOWN = 10  # problems that are told one by one
+TOLD = 1000  # problems that have a line each
 BATCH = 1000  # rows of a Parquet file at once
+
+Rows = Iterator[tuple[str, Any]]  # of a source: the place, and the row or a RowError
 
 
 class RowError(Exception):
@@ -37,32 +42,43 @@ class RowError(Exception):
         self.reason = reason
 
 
-def pairs(path: Path, what: str, columns: dict[str, str] | None, on_bad: str, tally: Tally) -> Iterator[Record]:
-    """The {"prompt", "response"} of each row that can be used, with the "review" of a row that has one; the tally
-    counts the others. Raises `UserError` for a file that cannot be read and, by `on_bad: fail`, for rows that cannot be
-    used, all of them at once."""
+def pairs(
+    rows: Rows,
+    source: str,
+    tally: Tally,
+    columns: dict[str, str] | None = None,
+    on_bad: str = "fail",
+    more: tuple[str, ...] = (),
+) -> Iterator[Record]:
+    """The {"prompt", "response"} of each row that can be used, and the `more` fields that it must have; the tally
+    counts the others. Raises `UserError` by `on_bad: fail`, after a line for each row that cannot be used."""
     known: set[int] = set()
-    told: list[str] = []
     bad = 0
-    for place, row in _rows(path, what):
+    for place, row in rows:
         tally.rows += 1
-        found = _pair(row, columns, known)
+        found = _pair(row, columns, more, known)
         if isinstance(found, RowError):
             bad += 1
             tally.drop(found.reason)
-            told += [f"{place}: {found}"] if len(told) < SHOWN else []
+            if on_bad == "fail" and bad <= TOLD:
+                print(f"{source}, {place}: {found}", file=sys.stderr)
         else:
             yield found
     if bad and on_bad == "fail":
-        more = f"; and {bad - len(told):,} more" if bad > len(told) else ""
+        told = "each" if bad <= TOLD else f"the first {TOLD:,}"
         raise UserError(
-            f"{what} {path}: {bad:,} of {tally.rows:,} rows cannot be used: {'; '.join(told)}{more}; correct or remove "
-            "them, name the columns in seed.columns, or set seed.on_bad: drop"
+            f"{source}: {bad:,} of {tally.rows:,} rows cannot be used, {told} named above ({reasons(tally)}); correct "
+            "or remove them, name the columns in seed.columns, or set seed.on_bad: drop"
         )
 
 
-def _rows(path: Path, what: str) -> Iterator[tuple[str, Any]]:
-    """(place, row or RowError) of every row."""
+def reasons(tally: Tally) -> str:
+    """Why rows were dropped, and how many."""
+    return ", ".join(f"{reason} {number:,}" for reason, number in sorted(tally.dropped.items()))
+
+
+def of_file(path: Path, what: str) -> Rows:
+    """The rows of a file, each with its line or number. Raises `UserError` for a file that cannot be read."""
     readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     if path.suffix not in readers:
         raise UserError(f"{what} {path} is none of {', '.join(readers)}; convert it, or rename it by what it holds")
@@ -72,12 +88,41 @@ def _rows(path: Path, what: str) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{what} {path} does not exist; create it or correct the path") from None
     except OSError as error:
         raise UserError(f"{what} {path} cannot be read: {error.strerror or error}; name a file") from None
-    except (csv.Error, ValueError) as error:
+    except ValueError as error:
         said = str(error).splitlines()[0]
         raise UserError(f"{what} {path} is not a {path.suffix[1:]} file: {said}; save it again") from None
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+def of_hub(named: dict[str, Any]) -> Rows:
+    """The rows of a data set of the hub at a pinned revision: {"id", "config", "split", "revision"}. Raises `UserError`
+    where it can be neither fetched nor found in the Hugging Face cache."""
+    os.environ["HF_HUB_OFFLINE"] = "0"  # read when the library is imported
+    from datasets import load_dataset
+
+    try:
+        folder = _snapshot(named["id"], named["revision"])
+        rows = load_dataset(folder, named["config"], split=named["split"], streaming=True)
+    except Exception as error:  # the hub, the network, the data set's files: each raises its own
+        raise UserError(
+            f"seed.hub: {named['id']} can be neither fetched nor found in the Hugging Face cache "
+            f"({type(error).__name__}: {error}); correct seed.hub, run hf auth login if the data set is gated, or take "
+            "the cache along from a machine with network"
+        ) from error
+    yield from ((f"row {number:,}", row) for number, row in enumerate(rows, 1))
+
+
+def _snapshot(name: str, revision: str) -> str:
+    """The folder of a data set in the Hugging Face cache, fetched if it is not there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return snapshot_download(name, repo_type="dataset", revision=revision)
+
+
+def _json_lines(path: Path) -> Rows:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
@@ -93,21 +138,26 @@ def _parsed(line: bytes) -> Any:
         return RowError("not JSON", error.msg)
 
 
-def _json(path: Path) -> Iterator[tuple[str, Any]]:
+def _json(path: Path) -> Rows:
     rows = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(rows, list):
         raise ValueError("it holds no list of rows")
     yield from ((f"row {number:,}", row) for number, row in enumerate(rows, 1))
 
 
-def _csv(path: Path) -> Iterator[tuple[str, Any]]:
+def _csv(path: Path) -> Rows:
     csv.field_size_limit(2**31 - 1)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         reader = csv.DictReader(lines, strict=True)
-        yield from ((f"line {reader.line_num:,}", row) for row in reader)
+        try:
+            for row in reader:
+                more = RowError("more fields than the header names") if None in row else None
+                yield f"line {reader.line_num:,}", more or row
+        except csv.Error as error:
+            raise ValueError(f"line {reader.reader.line_num:,}: {error}") from None
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+def _parquet(path: Path) -> Rows:
     from pyarrow.parquet import ParquetFile
 
     number = 0
@@ -117,7 +167,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
             yield f"row {number:,}", row
 
 
-def _pair(row: Any, columns: dict[str, str] | None, known: set[int]) -> Record | RowError:
+def _pair(row: Any, columns: dict[str, str] | None, more: tuple[str, ...], known: set[int]) -> Record | RowError:
     """A row's texts, or why it cannot be used; `known` are the hashes of the rows before it, and now this one's."""
     try:
         if isinstance(row, RowError):
@@ -126,7 +176,7 @@ def _pair(row: Any, columns: dict[str, str] | None, known: set[int]) -> Record |
             raise RowError("not a row of named fields")
         prompt, response = _named(row, columns)
         pair = {"prompt": _text(prompt, "prompt"), "response": _text(response, "response")}
-        pair |= {"review": _text(row["review"], "review")} if "review" in row else {}
+        pair |= {name: _text(row.get(name), name) for name in more}
         identity = int(content_id(pair["prompt"], pair["response"]), 16)
         if identity in known:
             raise RowError("duplicate")
@@ -139,7 +189,9 @@ def _pair(row: Any, columns: dict[str, str] | None, known: set[int]) -> Record |
 def _named(row: Record, columns: dict[str, str] | None) -> tuple[Any, Any]:
     """The prompt and the response, by `seed.columns` or by the row's shape."""
     if columns:
-        return row.get(columns["prompt"]), row.get(columns["response"])
+        if missing := [name for name in columns.values() if name not in row]:
+            raise RowError(f"no column '{missing[0]}'", f"its fields are {', '.join(map(str, row)) or 'none'}")
+        return row[columns["prompt"]], row[columns["response"]]
     if "messages" in row:
         return _single_turn(row["messages"])
     if "instruction" in row and "output" in row:
