@@ -35,6 +35,7 @@ def measured(row: Record) -> Record:
         "high": round(gain["high"], 2),
         "judge": round(row["judging"]["score"], 2) if row["judging"] else None,
         "kept": row["filter"]["rows"]["out"] if select else 0,
+        "distance": row["filter"]["diversity"]["distance"] if select else None,
         "sft": select["sft"]["total"] if select else row["sft"].get("rows", {}).get("out", 0),
         "pairs": select["pairs"]["total"] if select else 0,
     }

@@ -112,7 +112,7 @@ def test_metrics_are_those_of_the_best_and_the_last_iteration():
     found = metrics(summary(**{"2": iteration(parent="1", test=score(65.0))}))
     assert found["best"] == {
         "iteration": "1", "test": 70.0, "gain": 10.0, "low": 4.0, "high": 16.0, "judge": 90.0,
-        "kept": 9, "sft": 5, "pairs": 4,
+        "kept": 9, "distance": 0.3, "sft": 5, "pairs": 4,
     }  # fmt: skip
     assert (found["last"]["iteration"], found["last"]["test"]) == ("2", 65.0)
 
