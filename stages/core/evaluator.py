@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,10 @@ def ask(
     with progress(name, calls(tasks["tasks"], samples)) as advance:
         lm, answers = load(model, advance)
         from lm_eval import evaluate
+        from lm_eval import utils as lm_eval_utils
 
+        templates = lm_eval_utils.env
+        templates.from_string = cache(templates.from_string)  # it would compile a template anew for each item
         results: Record = evaluate(
             lm,
             tasks,
