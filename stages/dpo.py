@@ -2,23 +2,29 @@
 
 `python -m stages.dpo 1`   iteration
 
-The reference is the model that comes in. `dpo.nll` adds an NLL term on the chosen responses.
+The reference is the model that comes in, or by `dpo.reference: warm_start` that of iteration 0 in every iteration, so
+that the drift over all of them is bounded (arXiv 2405.07863). `dpo.nll` adds an NLL term on the chosen responses.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core import checkpoints, training
+from stages.core import adapters, checkpoints, processes, training
 from stages.core.chat import answer, messages
 from stages.core.digest import digest
 from stages.core.errors import run
-from stages.core.params import declared
-from stages.core.progress import progress, say
+from stages.core.params import declared, runtime
+from stages.core.progress import progress
 from stages.core.prompts import system
-from stages.core.records import Record, Tally, read, write_json
+from stages.core.records import Record, Tally, read
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from datasets import Dataset
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import DPOTrainer
+
+WARM_START = Path("iterations/0/model")
 
 
 def chats_of(
@@ -41,6 +47,59 @@ def loss_of(nll: float) -> dict[str, Any]:
     return {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, nll]} if nll else {"loss_type": ["sigmoid"]}
 
 
+def dataset_of(chats: list[Record], folder: Path, precompute: bool) -> "Dataset":
+    """The pairs for trl; where several processes share what it precomputes, from files that they share."""
+    from datasets import Dataset, load_from_disk
+
+    if not precompute or processes.count() == 1:
+        return Dataset.from_list(chats)
+    if processes.is_main():
+        Dataset.from_list(chats).save_to_disk(folder / "pairs")
+    return load_from_disk(processes.agreed(str(folder / "pairs")))
+
+
+def trainer_of(
+    policy: "PreTrainedModel | PeftModel", reference: str, model: Path, precompute: bool, **parts: Any
+) -> "DPOTrainer":
+    """trl's trainer with our reference. trl takes the weights that the policy has at this moment: of an adapter as a
+    second, frozen one, and of whole weights from the folder that they came from."""
+    import torch
+    from accelerate.utils import is_peft_model
+    from transformers import AutoModelForCausalLM
+    from trl import DPOTrainer
+
+    class Trainer(DPOTrainer):  # type: ignore[misc]
+        """Each pair has the same weight in its step, however many share its pass: trl takes the mean over passes."""
+
+        pairs = 0  # of this step, in all passes and processes
+
+        def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+            passes, items = super().get_batch_samples(*args, **kwargs)
+            here = sum(len(each["input_ids"]) for each in passes)
+            self.pairs = self.accelerator.reduce(torch.tensor(here, device=self.args.device)).item()
+            return passes, items
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+            if not self.pairs:  # of no step: whether a step would fit
+                return loss
+            passes = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+            return loss * (passes * len(inputs["input_ids"]) / self.pairs)
+
+    if reference == "sft":
+        return Trainer(model=policy, **parts)
+    if is_peft_model(policy) and adapters.is_adapter(WARM_START):
+        adapters.replace(policy, WARM_START)
+        trainer = Trainer(model=policy, **parts)
+        adapters.replace(policy, model)
+        return trainer
+    fixed = AutoModelForCausalLM.from_pretrained(adapters.whole(WARM_START))
+    trainer = Trainer(model=policy, ref_model=fixed, **parts)
+    if precompute:
+        trainer.ref_model = None  # it has said all that it is asked
+    return trainer
+
+
 def main(iteration: str) -> None:
     params = declared("dpo")
     settings, name = params["dpo"], f"dpo@{iteration}"
@@ -52,32 +111,41 @@ def main(iteration: str) -> None:
         training.pass_on(name, reason, model, out, counts_file)
         return
 
-    from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
+    from trl import DPOConfig
 
-    policy, tokenizer = training.load(model)
+    policy, tokenizer = training.load(name, model, params["training"], params["random_state"])
     context = policy.config.max_position_embeddings
     tally = Tally(len(pairs))
     chats = chats_of(pairs, tokenizer, system(params["prompts"]), context, tally)
     if not chats:
         training.pass_on(name, "no pair fits the context", model, out, counts_file)
         return
-    decides = ("dpo", digest(model), chats, settings, params["random_state"])
+    reference = digest(model if settings["reference"] == "sft" else WARM_START)
+    decides = ("dpo", digest(model), reference, chats, settings, params["training"], params["random_state"])
     with checkpoints.folder(*decides) as folder, progress(name, training.steps(len(chats), settings)) as advance:
-        common = training.arguments(settings, params["random_state"], str(folder), context, len(chats))
-        trainer = DPOTrainer(
-            model=policy,
-            args=DPOConfig(**common, **loss_of(settings["nll"]), beta=settings["beta"]),
-            train_dataset=Dataset.from_list(chats),
+        common = training.arguments(
+            "dpo", settings, params["training"], params["random_state"], folder, context, len(chats)
+        )
+        precompute = runtime()["training"]["precompute_reference"]
+        config = DPOConfig(
+            **common, **loss_of(settings["nll"]), beta=settings["beta"], precompute_ref_log_probs=precompute
+        )
+        rows = dataset_of(chats, folder, precompute)
+        trainer = trainer_of(
+            policy,
+            settings["reference"],
+            model,
+            precompute,
+            args=config,
+            train_dataset=rows,
             processing_class=tokenizer,
         )
         log = training.train(trainer, name, "dpo", advance, counts_file)
         training.save(trainer, tokenizer, name, "dpo", out)
-    write_json(counts_file, {"rows": tally.counts(len(chats)), "steps": len(log), "log": training.curve(log)})
-    say(f"{name}: {len(chats):,} pairs, {len(log):,} steps, loss {log[0]['loss']:.3f} → {log[-1]['loss']:.3f}")
+    training.finish(name, "pairs", tally, log, counts_file)
 
 
 if __name__ == "__main__":
     import sys
 
-    run(main, *sys.argv[1:])
+    run(processes.launched(main, "stages.dpo"), *sys.argv[1:])

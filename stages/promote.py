@@ -7,6 +7,7 @@ chosen. Of equals the earliest; the warm start itself, if no iteration is better
 import shutil
 from pathlib import Path
 
+from stages.core.adapters import whole
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import say
@@ -20,7 +21,7 @@ def main() -> None:
     iterations = declared("promote")["iterations"]
     scores = Scores(iterations, suite_tasks())
     best = scores.best_of(["0", *iterations])
-    shutil.copytree(Path("iterations", best, "model"), OUT, dirs_exist_ok=True)
+    shutil.copytree(whole(Path("iterations", best, "model")), OUT, dirs_exist_ok=True)
     write_json(OUT / "iteration.json", {"iteration": best, "validation": round(scores.validation(best), 4)})
     say(f"promote: iteration {best} is best on validation ({scores.validation(best):.1f} %); its model is in {OUT}/")
 

@@ -6,14 +6,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core import checkpoints, training
+from stages.core import checkpoints, processes, training
 from stages.core.chat import answer, messages
 from stages.core.digest import digest
 from stages.core.errors import run
 from stages.core.params import Params, declared
-from stages.core.progress import progress, say
+from stages.core.progress import progress
 from stages.core.prompts import system
-from stages.core.records import Record, Tally, read, write_json
+from stages.core.records import Record, Tally, read
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,16 +54,18 @@ def main(stage: str, model: str, rows_file: str, out: str, counts_file: str) -> 
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    policy, tokenizer = training.load(Path(model))
+    policy, tokenizer = training.load(name, Path(model), params["training"], params["random_state"])
     context = policy.config.max_position_embeddings
     tally = Tally(len(rows))
     chats = chats_of(rows, tokenizer, system(params["prompts"]), context, tally)
     if not chats:
         training.pass_on(name, "no SFT row fits the context", Path(model), Path(out), Path(counts_file))
         return
-    decides = ("sft", digest(Path(model)), chats, settings, params["random_state"])
+    decides = ("sft", digest(Path(model)), chats, settings, params["training"], params["random_state"])
     with checkpoints.folder(*decides) as folder, progress(name, training.steps(len(chats), settings)) as advance:
-        common = training.arguments(settings, params["random_state"], str(folder), context, len(chats))
+        common = training.arguments(
+            "sft", settings, params["training"], params["random_state"], folder, context, len(chats)
+        )
         trainer = SFTTrainer(
             model=policy,
             args=SFTConfig(**common, completion_only_loss=True),
@@ -72,12 +74,10 @@ def main(stage: str, model: str, rows_file: str, out: str, counts_file: str) -> 
         )
         log = training.train(trainer, name, "sft", advance, Path(counts_file))
         training.save(trainer, tokenizer, name, "sft", Path(out))
-    counts = {"rows": tally.counts(len(chats)), "steps": len(log), "log": training.curve(log)}
-    write_json(Path(counts_file), counts)
-    say(f"{name}: {len(chats):,} rows, {len(log):,} steps, loss {log[0]['loss']:.3f} → {log[-1]['loss']:.3f}")
+    training.finish(name, "rows", tally, log, Path(counts_file))
 
 
 if __name__ == "__main__":
     import sys
 
-    run(main, *sys.argv[1:])
+    run(processes.launched(main, "stages.sft"), *sys.argv[1:])

@@ -43,7 +43,7 @@ def merged(values: dict, changes: dict) -> dict:
     result = dict(values)
     for name, value in changes.items():
         nested = isinstance(value, dict) and name != "iterations"
-        result[name] = merged(values.get(name, {}), value) if nested else value
+        result[name] = merged(values.get(name) or {}, value) if nested else value
     return result
 
 

@@ -33,6 +33,14 @@ def test_the_shipped_parameters_are_valid():
         ({"random_state": 5_000_000_000}, "random_state: input should be less than 4294967296"),
         ({"microworld": {"heads": 3}}, "microworld.heads: value error, must divide hidden"),
         ({"evaluate": {"limit": 1}}, "evaluate.limit: input should be greater than or equal to 2"),
+        ({"training": {"four_bit": True}}, "training.four_bit: value error, needs training.lora"),
+        (
+            {"training": {"lora": {"rank": 0, "alpha": 8, "dropout": 0.0}}},
+            "training.lora.rank: input should be greater",
+        ),
+        ({"training": {"lora": {"rank": 4, "dropout": 0.0}}}, "training.lora.alpha: missing"),
+        ({"dpo": {"reference": "base"}}, "dpo.reference: input should be 'sft' or 'warm_start', not 'base'"),
+        ({"runtime": {"training": {"sharding": "zero3"}}}, "needs runtime.training.processes above 1"),
         ({"runtime": {"engine": "abacus"}}, "runtime.engine: input should be 'auto', 'transformers'"),
     ],
 )

@@ -171,6 +171,10 @@ TABLE = {
     "dpo.batch_size": (8, since("dpo")),
     "dpo.beta": (0.2, since("dpo")),
     "dpo.nll": (0.1, since("dpo")),
+    "dpo.reference": ("warm_start", since("dpo")),
+    "training.lora": ({"rank": 4, "alpha": 8, "dropout": 0.0}, WARM_START),
+    "training.autocast": ("bfloat16", WARM_START),
+    "training.four_bit": (True, WARM_START),
     "evaluate.suite": ("another", {"benchmark", "prepare"} | WARM_START),
     # An evaluation may stop the chain, so that the next iteration follows it; while it does not, dvc stops there
     # (tests/test_end_to_end.py).
@@ -199,6 +203,12 @@ TABLE = {
     "runtime.store.path": ("elsewhere.sqlite", set()),
     "runtime.store.max_gb": (1, set()),
     "runtime.checkpoint_minutes": (1, set()),
+    "runtime.training.rows_at_once": (4, set()),
+    "runtime.training.gradient_checkpointing": (True, set()),
+    "runtime.training.precompute_reference": (True, set()),
+    "runtime.training.processes": (2, set()),
+    "runtime.training.sharding": ("fsdp", set()),
+    "runtime.training.config": ("accelerate.yaml", set()),
     "runtime.vllm.tensor_parallel_size": (2, set()),
     "runtime.vllm.pipeline_parallel_size": (2, set()),
     "runtime.vllm.data_parallel_size": (2, set()),

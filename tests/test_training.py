@@ -7,29 +7,38 @@ import subprocess
 import sys
 import time
 from contextlib import chdir
+from pathlib import Path
 
 import pytest
-from conftest import error_line
+from conftest import Project, error_line
 
 from stages.core import checkpoints
-from stages.core.records import write
+from stages.core.processes import CONFIGS
+from stages.core.records import Tally, write
 from stages.core.training import curve, steps
 
 ROWS = [
     {"kind": "new", "prompt": f"Which is larger, {number} or 50?", "completion": f"is {max(number, 50)}"}
     for number in range(10, 26)
 ]
+VARIED = [{**row, "completion": row["completion"] + " indeed" * (place % 4)} for place, row in enumerate(ROWS)]
+LORA = {"training": {"lora": {"rank": 4, "alpha": 64, "dropout": 0.0}}}
 PAIRS = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "maybe 7"} for row in ROWS]
+LONGER = [{**pair, "rejected": "it is hard to say"} for pair in PAIRS]
 
 
 @pytest.fixture
 def prepared(project, tiny_model):
     """A project with a model, SFT rows and pairs where sft@1 and dpo@1 look for them."""
     here = project.folder / "iterations"
+    shutil.copytree(tiny_model, here / "0/base")
     shutil.copytree(tiny_model, here / "0/model")
     write(here / "1/sft.jsonl", ROWS)
     write(here / "1/pairs.jsonl", PAIRS)
     return project
+
+
+SFT = ("iterations/0/model", "iterations/1/sft.jsonl", "iterations/1/sft", "results/1/sft.json")
 
 
 def sft(project, out="iterations/1/sft"):
@@ -37,7 +46,49 @@ def sft(project, out="iterations/1/sft"):
 
 
 def weights(project, model):
-    return (project.folder / model / "model.safetensors").read_bytes()
+    (path,) = (project.folder / model).glob("*.safetensors")
+    return path.read_bytes()
+
+
+def difference(project, other, model):
+    """The largest difference of a weight, between two projects."""
+    from safetensors.torch import load
+
+    one, two = (load(weights(each, model)) for each in (project, other))
+    assert one.keys() == two.keys()
+    return max(float((one[name] - two[name]).abs().max()) for name in one)
+
+
+def curves(project):
+    """The losses of sft@1 and dpo@1, step by step."""
+    found = [json.loads(project.read(f"results/1/{phase}.json"))["log"] for phase in ("sft", "dpo")]
+    return [[point["loss"] for point in log] for log in found]
+
+
+def trained(project, changes, warm_start=False):
+    """The project after sft@1 and dpo@1 with some changed parameters, and an odd number of rows: the last step of an
+    epoch has one row. `warm_start`: with an iteration 0 that has learned too."""
+    project.change({"sft": {"epochs": 2, "batch_size": 4}, "dpo": {"epochs": 2, "batch_size": 4}})
+    project.change(changes)
+    write(project.folder / "iterations/1/sft.jsonl", VARIED[:13])
+    write(project.folder / "iterations/1/pairs.jsonl", [*PAIRS[:7], *LONGER[:6]])
+    if warm_start:
+        rows, out = "iterations/1/sft.jsonl", "iterations/0/model"
+        project.run("python", "-m", "stages.sft", "sft-0", "iterations/0/base", rows, out, "results/0/sft.json")
+    said = sft(project)
+    assert said.returncode == 0, said.stderr
+    said = project.stage("stages.dpo", "1")
+    assert (said.returncode, said.stderr) == (0, "")
+    return project
+
+
+@pytest.fixture
+def twin(prepared, tmp_path):
+    """Another project like `prepared`."""
+    shutil.copytree(prepared.folder, tmp_path / "twin")
+    other = Project.__new__(Project)
+    other.folder = tmp_path / "twin"
+    return other
 
 
 @pytest.mark.slow
@@ -74,8 +125,10 @@ def killed_after(project, command, checkpoint):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["sft", "dpo"])
-def test_a_killed_training_goes_on_from_its_last_whole_checkpoint_to_the_same_bytes(prepared, phase):
+@pytest.mark.parametrize("how", [{}, LORA, {"runtime": {"training": {"rows_at_once": 1}}}], ids=["", "lora", "passes"])
+def test_a_killed_training_goes_on_from_its_last_whole_checkpoint_to_the_same_bytes(prepared, phase, how):
     """Killed after a checkpoint, with a torn later one beside it."""
+    prepared.change(how)
     prepared.change({"sft": {"epochs": 4, "batch_size": 2}, "dpo": {"epochs": 4, "batch_size": 2}})
     shutil.copytree(prepared.folder / "iterations/0/model", prepared.folder / "iterations/1/sft")
     if phase == "sft":
@@ -161,6 +214,219 @@ def test_dpo_without_work_passes_its_model_on(prepared, change, pairs, reason):
     assert prepared.stage("stages.dpo", "1").returncode == 0
     assert weights(prepared, "iterations/1/model") == weights(prepared, "iterations/0/model")
     assert json.loads(prepared.read("results/1/dpo.json")) == {"passed_on": reason}
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "tolerance"),
+    [
+        ({"gradient_checkpointing": True}, 0),
+        ({"rows_at_once": 2}, 1e-4),
+        ({"rows_at_once": 3, "precompute_reference": True}, 1e-4),  # of 3 rows no whole number makes a batch: 2
+    ],
+    ids=["checkpointing", "passes", "passes and reference"],
+)
+def test_less_memory_changes_nothing_but_the_last_bits(prepared, twin, how, tolerance):
+    plain, spared = trained(prepared, {}), trained(twin, {"runtime": {"training": how}})
+    for one, other in zip(curves(plain), curves(spared), strict=True):
+        assert one == pytest.approx(other, abs=tolerance)
+    for model in ("iterations/1/sft", "iterations/1/model"):
+        assert difference(plain, spared, model) <= tolerance
+
+
+@pytest.mark.slow
+def test_autocast_computes_in_16_bits_over_weights_in_32(prepared, twin):
+    plain, cast = trained(prepared, {}), trained(twin, {"training": {"autocast": "bfloat16"}})
+    assert 0 < difference(plain, cast, "iterations/1/model") < 1e-3
+    assert json.loads(cast.read("iterations/1/model/config.json"))["dtype"] == "float32"
+    for one, other in zip(curves(plain), curves(cast), strict=True):
+        assert one == pytest.approx(other, abs=1e-2)
+
+
+@pytest.mark.slow
+def test_an_adapter_goes_on_from_phase_to_phase_to_the_same_bytes_each_time(prepared, twin):
+    one, other = (trained(each, LORA, warm_start=True) for each in (prepared, twin))
+    models = ["iterations/0/model", "iterations/1/sft", "iterations/1/model"]
+    for model in models:
+        names = {path.name for path in (one.folder / model).iterdir()}
+        assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= names
+        assert not names & {"model.safetensors", "config.json", "README.md", "training_args.bin"}
+        for name in names:
+            assert (one.folder / model / name).read_bytes() == (other.folder / model / name).read_bytes(), (model, name)
+    assert len({weights(one, model) for model in models}) == 3
+    sft_curve, dpo_curve = curves(one)
+    warm = json.loads(one.read("results/0/sft.json"))["log"][-1]["loss"]
+    assert sft_curve[0] < json.loads(one.read("results/0/sft.json"))["log"][0]["loss"] - 0.01  # it did not start anew
+    assert sft_curve[0] == pytest.approx(warm, abs=0.3)
+    assert dpo_curve[0] == pytest.approx(0.6931, abs=1e-4)  # the reference is the adapter that comes in
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [{}, LORA], ids=["whole", "lora"])
+@pytest.mark.parametrize("precompute", [False, True], ids=["", "precomputed"])
+def test_the_reference_may_be_the_warm_start_in_every_iteration(prepared, lora, precompute):
+    """DPO's first loss is ln 2 where the policy is the reference, and another one after SFT has moved it."""
+    fixed = {"dpo": {"reference": "warm_start"}, "runtime": {"training": {"precompute_reference": precompute}}}
+    sure = {"sft": {"learning_rate": 1e-2}}
+    trained(prepared, lora | fixed | sure, warm_start=True)
+    first = curves(prepared)[1][0]
+    assert first == pytest.approx(first_loss(prepared), abs=1e-4)
+    assert abs(first - 0.6931) > 1e-3
+
+
+def first_loss(project):
+    """DPO's loss before any step, by its formula, of M_1^S against M_0, over the four pairs that come first."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    from stages.core.adapters import whole
+
+    pairs = [json.loads(line) for line in project.read("iterations/1/pairs.jsonl").splitlines()]
+    with chdir(project.folder):
+        from stages.dpo import chats_of
+
+        tokenizer = AutoTokenizer.from_pretrained("iterations/0/model")
+        chats = chats_of(pairs, tokenizer, "", 512, Tally(len(pairs)))
+        policy, reference = (
+            AutoModelForCausalLM.from_pretrained(whole(Path("iterations", model))) for model in ("1/sft", "0/model")
+        )
+        config = DPOConfig(
+            "trained",
+            per_device_train_batch_size=4,
+            beta=0.1,
+            bf16=False,
+            use_cpu=True,
+            seed=0,
+            data_seed=0,
+            report_to="none",
+        )
+        trainer = DPOTrainer(
+            policy, reference, config, train_dataset=Dataset.from_list(chats), processing_class=tokenizer
+        )
+    batch = next(iter(trainer.get_train_dataloader()))
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)[:, 1:]
+    sums = []
+    for model in (policy, reference):
+        with torch.no_grad():
+            logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].log_softmax(-1)
+        picked = logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+        sums.append((picked * (labels != -100)).sum(-1).chunk(2))
+    chosen, rejected = sums[0][0] - sums[1][0], sums[0][1] - sums[1][1]
+    return float(-torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).mean())
+
+
+@pytest.mark.slow
+def test_the_look_whether_it_fits_changes_nothing(prepared, twin, monkeypatch, capsys):
+    """The same bytes without it, with dropout in the adapter, whose random numbers it must not use up."""
+    from stages import dpo
+    from stages import sft as stage
+    from stages.core import fit
+
+    changes = {"training": {"lora": {"rank": 4, "alpha": 64, "dropout": 0.3}}, "sft": {"batch_size": 4}}
+    for project in (prepared, twin):
+        project.change(changes)
+        with chdir(project.folder):
+            stage.main("sft", "iterations/0/model", "iterations/1/sft.jsonl", "iterations/1/sft", "results/1/sft.json")
+            dpo.main("1")
+        said = capsys.readouterr().out
+        if project is prepared:
+            assert re.search(r"^sft iterations/1/sft: fits, peak \d+\.\d GB$", said, re.MULTILINE)
+            assert re.search(r"^dpo@1: fits, peak \d+\.\d GB$", said, re.MULTILINE)
+            monkeypatch.setattr(fit, "peak", lambda _: 0)
+    for model in ("iterations/1/sft", "iterations/1/model"):
+        assert weights(prepared, model) == weights(twin, model)
+    for phase in ("sft", "dpo"):
+        assert prepared.read(f"results/1/{phase}.json") == twin.read(f"results/1/{phase}.json")
+        costs = [json.loads(each.read(f"costs/1/{phase}.json")) for each in (prepared, twin)]
+        assert costs[0]["tokens"] == costs[1]["tokens"]
+        assert costs[0]["peak_gb"] > 0.1
+
+
+@pytest.mark.slow
+def test_too_little_memory_is_told_before_the_first_step_with_what_to_set(prepared):
+    """In a process that may take 200 MB more than it has when trl is loaded."""
+    prepared.change({"sft": {"batch_size": 512}})
+    write(prepared.folder / "iterations/1/sft.jsonl", [{**ROWS[0], "prompt": "cat, " * 200}] * 512)
+    arguments = ("sft", "iterations/0/model", "iterations/1/sft.jsonl", "iterations/1/sft", "results/1/sft.json")
+    program = (
+        "import resource, psutil, torch, trl; from stages import sft; from stages.core.errors import run;"
+        "from trl import SFTTrainer; most = psutil.Process().memory_info().vms + 200_000_000;"
+        f"resource.setrlimit(resource.RLIMIT_AS, (most, most)); run(sft.main, *{arguments})"
+    )
+    result = prepared.attempt("python", "-c", program)
+    said = error_line(result)
+    assert re.search(
+        r"out of memory; lower runtime\.training\.rows_at_once, set runtime\.training\.gradient_checkpointing: true, "
+        r"or train less: training\.lora, or model\.dtype: bfloat16 \(",
+        said,
+    )
+    assert "fits" not in result.stdout
+    assert not (prepared.folder / "iterations/1/sft").exists()
+
+
+# ---- several processes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [{}, LORA], ids=["whole", "lora"])
+def test_two_processes_train_like_one_at_the_same_batch(prepared, twin, lora):
+    """Twelve rows: a whole number of batches."""
+    for project, processes in ((prepared, 1), (twin, 2)):
+        precompute = {"processes": processes, "precompute_reference": bool(lora)}
+        project.change(lora | {"sft": {"batch_size": 4}, "dpo": {"batch_size": 4}, "runtime": {"training": precompute}})
+        write(project.folder / "iterations/1/sft.jsonl", VARIED[:12])
+        write(project.folder / "iterations/1/pairs.jsonl", [*PAIRS[:6], *LONGER[:6]])
+        for command in (("stages.sft", "sft", *SFT), ("stages.dpo", "1")):
+            result = project.stage(*command)
+            assert (result.returncode, result.stderr) == (0, "")
+            lines = result.stdout.splitlines()
+            assert len(lines) == len(set(lines)) == 3, lines  # one process speaks
+    for one, other in zip(curves(prepared), curves(twin), strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+    for model in ("iterations/1/sft", "iterations/1/model"):
+        assert 0 < difference(prepared, twin, model) < 1e-4
+        names = [{path.name for path in (each.folder / model).iterdir()} for each in (prepared, twin)]
+        assert names[0] == names[1]
+    assert list((twin.folder / ".dvc/checkpoints").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sft": {"batch_size": 5}}, "sft.batch_size 5 cannot be shared by 2 processes; make it a multiple"),
+        ({"runtime": {"training": {"sharding": "fsdp"}}}, "runtime.training.sharding: fsdp needs GPUs, and there are"),
+        ({"runtime": {"training": {"config": "no.yaml"}}}, "runtime.training.config no.yaml does not exist; correct"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_one_line(prepared, changes, said):
+    prepared.change({"runtime": {"training": {"processes": 2}}})
+    prepared.change(changes)
+    assert said in error_line(sft(prepared))
+    assert not (prepared.folder / "iterations/1/sft").exists()
+
+
+@pytest.mark.slow
+def test_processes_that_end_in_a_bug_show_its_traceback_and_fail(prepared):
+    prepared.change({"runtime": {"training": {"processes": 2}}})
+    (prepared.folder / "iterations/1/sft.jsonl").write_text("{}\n")
+    result = sft(prepared)
+    assert result.returncode != 0
+    assert "KeyError: 'kind'" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "zero3"])
+def test_the_shipped_configurations_are_accelerates(name):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(CONFIGS / f"{name}.yaml"))
+    assert config.distributed_type == {"ddp": "MULTI_GPU", "fsdp": "FSDP", "zero3": "DEEPSPEED"}[name]
+    assert config.mixed_precision == "no"
 
 
 def test_a_log_is_kept_as_means_of_consecutive_steps():

@@ -18,37 +18,46 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from stages.core import repository
+from stages.core import processes, repository
 from stages.core.params import runtime
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 PLACE = Path(".dvc/checkpoints")
-LIBRARIES = ("torch", "transformers", "trl")  # what they save, another version may not read
+LIBRARIES = ("torch", "transformers", "trl", "peft")  # what they save, another version may not read
 
 
 @contextmanager
 def folder(*decides: Any) -> Iterator[Path]:
-    """A training's checkpoints, by what decides its result. While another process is at the same training, which a
-    killed stage may have left alive, it is a folder that begins and ends empty."""
-    told = json.dumps([*decides, [version(library) for library in LIBRARIES]], sort_keys=True, default=str)
+    """A training's checkpoints, by what decides its result, the same in all of its processes. While another process is
+    at the same training, which a killed stage may have left alive, it is a folder that begins and ends empty."""
+    how = [runtime()["training"][name] for name in ("rows_at_once", "sharding")] + [processes.count()]
+    told = json.dumps([*decides, how, [version(library) for library in LIBRARIES]], sort_keys=True, default=str)
     place = repository.root() / PLACE / hashlib.sha256(told.encode()).hexdigest()
+    if not processes.is_main():
+        yield Path(processes.agreed(None))
+        return
     place.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place / "lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         with TemporaryDirectory() as alone:
-            yield Path(alone)
+            yield Path(processes.agreed(alone))
         return
     with lock:
-        yield place
+        yield Path(processes.agreed(str(place)))
         shutil.rmtree(place)  # not after an error: what was trained is kept
 
 
 def last(place: Path) -> str | None:
     """The last whole checkpoint; a torn one is removed. trl writes a checkpoint's state after everything else."""
+    whole: str | None = processes.agreed(_last_whole(place) if processes.is_main() else None)
+    return whole
+
+
+def _last_whole(place: Path) -> str | None:
     found = sorted(place.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     while found:
         try:
@@ -70,7 +79,7 @@ def saver() -> "TrainerCallback":
 
         def on_step_end(self, _: Any, state: TrainerState, control: TrainerControl, **__: Any) -> None:
             due = minutes is not None and time.monotonic() - self.saved >= 60 * minutes
-            if due and state.global_step < state.max_steps:
+            if processes.agreed(due) and state.global_step < state.max_steps:
                 control.should_save = True
                 self.saved = time.monotonic()
 

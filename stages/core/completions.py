@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core import chat, engines
+from stages.core import adapters, chat, engines
 from stages.core.digest import digest
 from stages.core.engines import Completion, Engine, Request, Sampling
 from stages.core.errors import UserError
@@ -95,7 +95,7 @@ class Model:
         """Completions from the engine, each stored under its key as it finishes."""
         if not keys:
             return {}
-        self._engine = self._engine or engines.load(self._name, self.folder, self._digest, runtime())
+        self._engine = self._engine or engines.load(self._name, adapters.whole(self.folder), self._digest, runtime())
         found, before = {}, time.monotonic()
         with progress(task, len(keys)) as advance:
             for request, completion in self._engine.complete(list(keys), sampling):
@@ -122,7 +122,7 @@ def _tokenizer(folder: Path) -> "tuple[PreTrainedTokenizerBase, int]":
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        context = int(AutoConfig.from_pretrained(folder).max_position_embeddings)
+        context = int(AutoConfig.from_pretrained(adapters.base_of(folder)).max_position_embeddings)
         read = tokenizer.decode(tokenizer(chat.rendered(tokenizer, PROBE), add_special_tokens=False)["input_ids"])
     except Exception as error:  # a damaged file may raise anything
         raise UserError(

@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core import engines
+from stages.core import adapters, engines
 from stages.core.digest import digest
 from stages.core.engines import Completion
 from stages.core.params import runtime
@@ -145,7 +145,8 @@ def load(model: Path, advance: Callable[[int], None]) -> "tuple[CachingLM, Answe
 
     configured = runtime()["engine"]
     engine = engines.chosen("auto" if configured == "server" else configured)
-    lm = _vllm(model) if engine == "vllm" else _transformers(model)
+    whole = adapters.whole(model)
+    lm = _vllm(whole) if engine == "vllm" else _transformers(whole)
     for name in CALLS:  # lm-eval draws bars whatever the environment says
         setattr(lm, name, partial(getattr(lm, name), disable_tqdm=True))
     answers = Answers(digest(model), lm.tok_encode, advance)

@@ -109,7 +109,27 @@ class Dpo(Section):
     epochs: Positive
     batch_size: Positive
     beta: Annotated[float, Field(gt=0)]
+    reference: Literal["sft", "warm_start"]
     nll: Annotated[float, Field(ge=0)]
+
+
+class Lora(Section):
+    rank: Positive
+    alpha: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Training(Section):
+    lora: Lora | None
+    autocast: Literal["bfloat16"] | None
+    four_bit: bool
+
+    @field_validator("four_bit")
+    @classmethod
+    def have_adapter(cls, four_bit: bool, info: ValidationInfo) -> bool:
+        if four_bit and not info.data.get("lora", True):
+            raise ValueError("needs training.lora, since weights in 4 bits cannot be trained")
+        return four_bit
 
 
 class Evaluate(Section):
@@ -175,11 +195,28 @@ class Server(Section):
     retries: Count
 
 
+class TrainingRuntime(Section):
+    rows_at_once: Positive | None
+    gradient_checkpointing: bool
+    precompute_reference: bool
+    processes: Positive
+    sharding: Literal["fsdp", "zero3"] | None
+    config: str | None
+
+    @field_validator("sharding")
+    @classmethod
+    def have_processes(cls, sharding: str | None, info: ValidationInfo) -> str | None:
+        if sharding and info.data.get("processes", 2) == 1:
+            raise ValueError("needs runtime.training.processes above 1")
+        return sharding
+
+
 class Runtime(Section):
     engine: Literal["auto", "transformers", "vllm", "server"]
     batch_rows: Positive | None
     store: Store
     checkpoint_minutes: Annotated[float, Field(ge=0)] | None
+    training: TrainingRuntime
     vllm: Vllm
     server: Server
 
@@ -199,6 +236,7 @@ class Parameters(Section):
     select: Select
     sft: Sft
     dpo: Dpo
+    training: Training
     evaluate: Evaluate
     alarms: Alarms
     report: Report

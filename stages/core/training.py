@@ -9,12 +9,14 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core import checkpoints, cost
+from stages.core import adapters, checkpoints, cost, fit, processes
 from stages.core.errors import UserError
+from stages.core.params import runtime
 from stages.core.progress import quiet_transformers, say
-from stages.core.records import Record, write_json
+from stages.core.records import Record, Tally, write_json
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 LOG_POINTS = 100  # of a run's log that the counts keep
@@ -23,37 +25,65 @@ LOGGED = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "ac
 
 def pass_on(name: str, reason: str, model: Path, out: Path, counts_file: Path) -> None:
     """End a phase that has nothing to do: its model is the one that came in."""
+    if not processes.is_main():
+        return
     shutil.copytree(model, out, dirs_exist_ok=True)
     write_json(counts_file, {"passed_on": reason})
     write_cost(counts_file, 0.0, 0)
     say(f"{name}: the model is passed on, {reason}")
 
 
-def load(model: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+def load(
+    name: str, model: Path, training: dict[str, Any], random_state: int
+) -> "tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]":
+    """The model to train, and its tokenizer; with `training.lora`, the base with the adapter to train."""
     quiet_transformers()
     from datasets import disable_progress_bars
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     disable_progress_bars()
-    return AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    try:
+        if training["lora"]:
+            mixed = runtime()["training"]["sharding"] != "zero3"  # which gathers weights of one type only
+            policy = adapters.trainable(model, training, random_state, mixed)
+        else:
+            policy = AutoModelForCausalLM.from_pretrained(adapters.whole(model))
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    return policy, AutoTokenizer.from_pretrained(model)
 
 
-def arguments(settings: dict[str, Any], random_state: int, folder: str, context: int, rows: int) -> dict[str, Any]:
+def rows_at_once(phase: str, batch_size: int) -> int:
+    """Rows of one pass of one process: as many as `runtime.training.rows_at_once` allows, so that some number of whole
+    passes makes the batch. Raises `UserError` where the processes cannot share it."""
+    most, several = runtime()["training"]["rows_at_once"], processes.count()
+    share, left = divmod(batch_size, several)
+    if left:
+        raise UserError(f"{phase}.batch_size {batch_size} cannot be shared by {several} processes; make it a multiple")
+    return max(rows for rows in range(1, min(share, most or share) + 1) if share % rows == 0)
+
+
+def arguments(
+    phase: str, settings: dict[str, Any], training: dict[str, Any], random_state: int, folder: Path, context: int,
+    rows: int,
+) -> dict[str, Any]:  # fmt: skip
     """The settings that both phases use; trl would switch bf16 and gradient checkpointing on by itself. In a run
     of a few steps there is no warm-up: its first step has a learning rate of 0, which would be all of it."""
     import torch
 
+    at_once = rows_at_once(phase, settings["batch_size"])
     return {
-        "output_dir": folder,
+        "output_dir": str(folder),
         "learning_rate": settings["learning_rate"],
         "num_train_epochs": settings["epochs"],
-        "per_device_train_batch_size": settings["batch_size"],
+        "per_device_train_batch_size": at_once,
+        "gradient_accumulation_steps": settings["batch_size"] // (at_once * processes.count()),
         "max_length": context,
         "warmup_steps": 0.1 if steps(rows, settings) >= 10 else 0,  # below 1: a share of all steps
         "seed": random_state,
         "data_seed": random_state,
-        "bf16": False,
-        "gradient_checkpointing": False,
+        "bf16": training["autocast"] == "bfloat16",
+        "gradient_checkpointing": runtime()["training"]["gradient_checkpointing"],
         "use_cpu": not torch.cuda.is_available(),
         "save_strategy": "no",  # core/checkpoints.py says when
         "save_total_limit": 2,  # the one before is whole when a kill tears the last
@@ -71,8 +101,12 @@ def train(trainer: "Trainer", name: str, phase: str, advance: Callable[[int], No
     from accelerate.utils.memory import should_reduce_batch_size
     from transformers import PrinterCallback
 
+    width = trainer.args.per_device_train_batch_size * processes.count()
+    if processes.count() > 1 and (again := -len(trainer.train_dataset) % width):
+        say(f"{name}: {again:,} rows are taken twice in an epoch, so that the processes have equal shares")
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_watch(name, phase, advance))
+    watch = _watch(trainer, name, phase, advance)
+    trainer.add_callback(watch)
     trainer.add_callback(checkpoints.saver())
     started = time.monotonic()
     try:
@@ -81,11 +115,11 @@ def train(trainer: "Trainer", name: str, phase: str, advance: Callable[[int], No
         if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
             raise
         raise UserError(
-            f"{name}: out of memory; lower {phase}.batch_size, bound the rows by filter.max_response_words, or set "
-            f"model.dtype: bfloat16 ({str(error).splitlines()[0]})"
+            f"{name}: out of memory; lower runtime.training.rows_at_once, set runtime.training.gradient_checkpointing: "
+            f"true, or train less: training.lora, or model.dtype: bfloat16 ({str(error).splitlines()[0]})"
         ) from error
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
-    write_cost(counts_file, time.monotonic() - started, trained_tokens(log))
+    write_cost(counts_file, time.monotonic() - started, trained_tokens(log), watch.peak)
     return log
 
 
@@ -95,23 +129,33 @@ def trained_tokens(log: list[Record]) -> int:
     return sum(here - before if here >= before else here for before, here in pairwise(counted))
 
 
-def write_cost(counts_file: Path, seconds: float, tokens: int) -> None:
-    """{"seconds", "tokens" trained on, "device", "devices"}: cpu cores, or all the GPUs that are visible."""
+def write_cost(counts_file: Path, seconds: float, tokens: int, peak: int | None = None) -> None:
+    """{"seconds", "tokens" trained on, "device", "devices"}: cpu cores, or all the GPUs that are visible; and of a
+    training "peak_gb", of memory, in the main process."""
     import torch
 
+    if not processes.is_main():
+        return
     gpus = torch.cuda.device_count()
     device = {"device": "GPU" if gpus else "CPU", "devices": gpus or len(os.sched_getaffinity(0))}
-    cost.write(counts_file.stem, counts_file.parent.name, {"seconds": round(seconds, 3), "tokens": tokens, **device})
+    known: Record = {"seconds": round(seconds, 3), "tokens": tokens, **device}
+    known |= {} if peak is None else {"peak_gb": round(peak / 1e9, 3)}
+    cost.write(counts_file.stem, counts_file.parent.name, known)
 
 
-def _watch(name: str, phase: str, advance: Callable[[int], None]) -> "TrainerCallback":
+def _watch(trainer: "Trainer", name: str, phase: str, advance: Callable[[int], None]) -> "TrainerCallback":
     from transformers import TrainerCallback, TrainerState
 
     class Watch(TrainerCallback):  # type: ignore[misc]
+        peak: int | None = None  # bytes of a step
+
         def on_train_begin(self, _: Any, state: TrainerState, *__: Any, **___: Any) -> None:
             if state.global_step:
                 say(f"{name}: goes on from a checkpoint after step {state.global_step:,} of {state.max_steps:,}")
                 advance(state.global_step)
+            if not trainer.is_deepspeed_enabled:  # its engine takes every pass for a part of a step
+                self.peak = fit.peak(trainer)
+                say(f"{name}: fits, peak {self.peak / 1e9:,.1f} GB")
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             advance(1)
@@ -131,16 +175,36 @@ def steps(rows: int, settings: dict[str, Any]) -> int:
 
 
 def save(trainer: "Trainer", tokenizer: "PreTrainedTokenizerBase", name: str, phase: str, out: Path) -> None:
-    """Weights, config and tokenizer, nothing else: training_args.bin differs from run to run. Raises `UserError` where
-    the last step broke them."""
-    broken = [weight for weight, values in trainer.model.named_parameters() if not values.isfinite().all()]
+    """Weights or adapter, config and tokenizer, nothing else: training_args.bin differs from run to run. Raises
+    `UserError` where the last step broke them."""
+    from accelerate.utils import is_peft_model
+
+    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    several = processes.count() > 1
+    gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if several else None
+    if not processes.is_main():
+        return
+    weights = gathered or dict(model.named_parameters())
+    broken = [weight for weight, values in weights.items() if not values.isfinite().all()]
     if broken:
         raise UserError(
             f"{name}: {broken[0]} is no longer finite, and nothing is saved; lower {phase}.learning_rate, or set "
             "model.dtype: float32"
         )
-    trainer.model.save_pretrained(out)
+    if is_peft_model(model):
+        adapters.save(model, out, gathered)
+    else:
+        model.save_pretrained(out, state_dict=gathered)
     tokenizer.save_pretrained(out)
+
+
+def finish(name: str, rows: str, tally: Tally, log: list[Record], counts_file: Path) -> None:
+    """Write a training's counts, and say how it went; `rows`: what the rows are called."""
+    if not processes.is_main():
+        return
+    out = tally.rows - tally.dropped.total()
+    write_json(counts_file, {"rows": tally.counts(out), "steps": len(log), "log": curve(log)})
+    say(f"{name}: {out:,} {rows}, {len(log):,} steps, loss {log[0]['loss']:.3f} → {log[-1]['loss']:.3f}")
 
 
 def curve(log: list[Record]) -> list[Record]:
