@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ruamel.yaml.error import YAMLError
 
-from stages.core import engines, suite
+from stages.core import engines, hub, suite
 from stages.core.errors import UserError, run
 from stages.core.params import PARAMS_FILE, load
 from stages.core.schema import check
@@ -25,6 +25,8 @@ def main() -> None:
     check_files(values)
     suite.load(values["evaluate"]["suite"])
     engines.chosen(values["runtime"]["engine"])
+    if values["model"]["hub"] and not hub.made(values["model"]):
+        hub.look(values["model"])
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text("valid\n", encoding="utf-8")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.core import adapters, checkpoints, processes, training
-from stages.core.chat import answer, messages
-from stages.core.digest import digest
+from stages.core.chat import answer, context_length, messages
+from stages.core.digest import digest, own_code
 from stages.core.errors import run
 from stages.core.params import declared, runtime
 from stages.core.progress import progress
@@ -93,7 +93,8 @@ def trainer_of(
         trainer = Trainer(model=policy, **parts)
         adapters.replace(policy, model)
         return trainer
-    fixed = AutoModelForCausalLM.from_pretrained(adapters.whole(WARM_START))
+    whole = adapters.whole(WARM_START)
+    fixed = AutoModelForCausalLM.from_pretrained(whole, trust_remote_code=own_code(whole))
     trainer = Trainer(model=policy, ref_model=fixed, **parts)
     if precompute:
         trainer.ref_model = None  # it has said all that it is asked
@@ -114,7 +115,7 @@ def main(iteration: str) -> None:
     from trl import DPOConfig
 
     policy, tokenizer = training.load(name, model, params["training"], params["random_state"])
-    context = policy.config.max_position_embeddings
+    context = context_length(policy.config)
     tally = Tally(len(pairs))
     chats = chats_of(pairs, tokenizer, system(params["prompts"]), context, tally)
     if not chats:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.core import checkpoints, processes, training
-from stages.core.chat import answer, messages
+from stages.core.chat import answer, context_length, messages
 from stages.core.digest import digest
 from stages.core.errors import run
 from stages.core.params import Params, declared
@@ -55,7 +55,7 @@ def main(stage: str, model: str, rows_file: str, out: str, counts_file: str) -> 
     from trl import SFTConfig, SFTTrainer
 
     policy, tokenizer = training.load(name, Path(model), params["training"], params["random_state"])
-    context = policy.config.max_position_embeddings
+    context = context_length(policy.config)
     tally = Tally(len(rows))
     chats = chats_of(rows, tokenizer, system(params["prompts"]), context, tally)
     if not chats:

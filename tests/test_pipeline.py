@@ -126,6 +126,8 @@ TABLE = {
     "random_state": (1, WARM_START),
     "prompts": ("lance", {"prepare"} | WARM_START),
     "model.name": ("another_model", {"base"} | WARM_START),
+    "model.hub": ({"id": "Qwen/Qwen2-7B", "revision": 40 * "0"}, {"base"} | WARM_START),
+    "model.trust_remote_code": (True, {"base"} | WARM_START),
     "model.dtype": ("bfloat16", {"base"} | WARM_START),
     "seed.path": ("another.jsonl", {"prepare"} | WARM_START),
     "seed.hub": ({"id": "a/b", "config": None, "split": "train", "revision": "0" * 40}, {"prepare"} | WARM_START),

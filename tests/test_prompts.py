@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from typing import ClassVar
 
 import pytest
 from conftest import ROOT, error_line
@@ -72,6 +73,7 @@ def test_chat_tokens_in_the_data_are_broken():
 def test_an_empty_system_prompt_is_no_message():
     class Tokenizer:
         all_special_tokens = ("<|im_end|>",)
+        added_tokens_decoder: ClassVar = {}
 
     assert messages(Tokenizer(), "hello") == [{"role": "user", "content": "hello"}]
     assert messages(Tokenizer(), "hello", "Be kind.")[0] == {"role": "system", "content": "Be kind."}

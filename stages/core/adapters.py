@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from filelock import FileLock
 
 from stages.core import repository
-from stages.core.digest import ADAPTER, BASE, digest
+from stages.core.digest import ADAPTER, BASE, digest, own_code
 from stages.core.errors import UserError
 from stages.core.progress import quiet_transformers
 
@@ -79,9 +79,10 @@ def _merge(folder: Path, out: Path) -> None:
 
     shutil.rmtree(out, ignore_errors=True)  # of a process that was killed
     try:
-        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), folder)
+        trust = {"trust_remote_code": own_code(BASE)}
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE, **trust), folder)
         model.merge_and_unload().save_pretrained(out)
-        AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+        AutoTokenizer.from_pretrained(folder, **trust).save_pretrained(out)
     except Exception as error:  # safetensors, torch, peft and the disk each raise their own
         raise UserError(
             f"model folder {folder} cannot be merged with {BASE} ({type(error).__name__}: {error}); see that the disk "
@@ -118,7 +119,7 @@ def _base(training: dict[str, Any]) -> "AutoModelForCausalLM":
     from transformers import AutoModelForCausalLM
 
     if not training["four_bit"]:
-        return AutoModelForCausalLM.from_pretrained(BASE)
+        return AutoModelForCausalLM.from_pretrained(BASE, trust_remote_code=own_code(BASE))
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -135,7 +136,9 @@ def _base(training: dict[str, Any]) -> "AutoModelForCausalLM":
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
     device = int(os.environ.get("LOCAL_RANK", "0"))
-    return AutoModelForCausalLM.from_pretrained(BASE, quantization_config=config, device_map={"": device})
+    return AutoModelForCausalLM.from_pretrained(
+        BASE, quantization_config=config, device_map={"": device}, trust_remote_code=own_code(BASE)
+    )
 
 
 def replace(model: "PeftModel", folder: Path) -> None:

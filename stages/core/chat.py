@@ -1,6 +1,9 @@
 """The one chat format: generation, SFT, DPO and evaluation all build their messages here."""
 
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from stages.core.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,18 +19,33 @@ def defused(text: str, markers: list[str]) -> str:
     return text
 
 
+@cache
+def markers(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """Every token that is structure and not text; some tokenizers name only a few of them as their special ones."""
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return list(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
+
+
 def messages(tokenizer: "PreTrainedTokenizerBase", prompt: str, system: str = "") -> list[Message]:
     """The conversation up to the assistant's turn; an empty system prompt is left out."""
     opening = [{"role": "system", "content": system}] if system else []
-    return [*opening, {"role": "user", "content": defused(prompt, tokenizer.all_special_tokens)}]
+    return [*opening, {"role": "user", "content": defused(prompt, markers(tokenizer))}]
 
 
 def answer(tokenizer: "PreTrainedTokenizerBase", completion: str) -> list[Message]:
     """The assistant's turn."""
-    return [{"role": "assistant", "content": defused(completion, tokenizer.all_special_tokens)}]
+    return [{"role": "assistant", "content": defused(completion, markers(tokenizer))}]
 
 
 def rendered(tokenizer: "PreTrainedTokenizerBase", prompt: str, system: str = "") -> str:
     """The text that the model continues."""
     conversation = messages(tokenizer, prompt, system)
     return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+
+
+def context_length(config: Any) -> int:
+    """How many tokens a conversation may have; a model of several parts, such as one that also sees, has its text's."""
+    length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(length, int):
+        raise UserError("its config.json has no max_position_embeddings, the length of its context; add it there")
+    return length

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.core import adapters, chat, engines
-from stages.core.digest import digest
+from stages.core.digest import digest, own_code
 from stages.core.engines import Completion, Engine, Request, Sampling
 from stages.core.errors import UserError
 from stages.core.params import runtime
@@ -121,8 +121,9 @@ def _tokenizer(folder: Path) -> "tuple[PreTrainedTokenizerBase, int]":
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        context = int(AutoConfig.from_pretrained(adapters.base_of(folder)).max_position_embeddings)
+        whole = adapters.base_of(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=own_code(whole))
+        context = chat.context_length(AutoConfig.from_pretrained(whole, trust_remote_code=own_code(whole)))
         read = tokenizer.decode(tokenizer(chat.rendered(tokenizer, PROBE), add_special_tokens=False)["input_ids"])
     except Exception as error:  # a damaged file may raise anything
         raise UserError(

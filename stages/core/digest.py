@@ -1,4 +1,4 @@
-"""What a model is: the hash of its content, under which its completions are kept."""
+"""What a model is: the hash of its content, under which its completions are kept, and whether it has its own code."""
 
 import hashlib
 from pathlib import Path
@@ -23,3 +23,8 @@ def digest(folder: Path) -> str:
         with path.open("rb") as content:
             total.update(f"{path.name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\0".encode())
     return total.hexdigest()
+
+
+def own_code(folder: Path) -> bool:
+    """Whether a model folder has code of its own to run; `base` lets it in where `model.trust_remote_code` says so."""
+    return any(folder.glob("*.py"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.core import adapters, engines
-from stages.core.digest import digest
+from stages.core.digest import digest, own_code
 from stages.core.engines import Completion
 from stages.core.params import runtime
 from stages.core.progress import progress, quiet_transformers
@@ -163,13 +163,18 @@ def in_parts(call: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], li
     return calls
 
 
+def _as_given(model: Path) -> dict[str, bool]:
+    """The model as it is; the chat template says whether a text begins with a token of its own, and nobody else."""
+    return {"trust_remote_code": own_code(model), "add_bos_token": False}
+
+
 def _transformers(model: Path) -> "LM":
     import torch
     from lm_eval.models.huggingface import HFLM
 
     rows = runtime()["batch_rows"] or BATCH_ROWS
     device = "cuda" if torch.cuda.is_available() else "cpu"  # lm-eval would ask for cuda on any machine
-    return HFLM(pretrained=str(model), batch_size=rows, dtype="auto", device=device)
+    return HFLM(pretrained=str(model), batch_size=rows, dtype="auto", device=device, **_as_given(model))
 
 
 def _vllm(model: Path) -> "LM":
@@ -179,7 +184,8 @@ def _vllm(model: Path) -> "LM":
 
     settings = runtime()["vllm"]
     try:
-        lm = VLLM(pretrained=str(model), dtype=engines.dtype(model), batch_size=AT_ONCE, **settings)
+        given = _as_given(model)
+        lm = VLLM(pretrained=str(model), dtype=engines.dtype(model), batch_size=AT_ONCE, **given, **settings)
     except Exception as error:  # vLLM, torch and safetensors each raise their own
         raise cannot_start(model, error) from error
     if settings["data_parallel_size"] == 1:  # else Ray has the processes

@@ -30,8 +30,15 @@ class Iteration(Section):
     judge: str | int
 
 
+class Hub(Section):
+    id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    revision: Annotated[str, Field(min_length=1)]
+
+
 class Model(Section):
     name: Annotated[str, Field(min_length=1)]
+    hub: Hub | None
+    trust_remote_code: bool
     dtype: Literal["float32", "bfloat16"]
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.core.digest import own_code
+
 if TYPE_CHECKING:
     import numpy
 
@@ -72,7 +74,8 @@ def embed(texts: list[str], model: Path) -> "numpy.ndarray":
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    transformer = Transformer(str(model))
+    code = {"trust_remote_code": own_code(model)}
+    transformer = Transformer(str(model), model_kwargs=code, processor_kwargs=code, config_kwargs=code)
     pooling = Pooling(transformer.get_embedding_dimension(), "mean")
     embedder = SentenceTransformer(modules=[transformer, pooling], device="cpu")
     vectors = embedder.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.core import adapters, checkpoints, cost, fit, processes
+from stages.core.digest import own_code
 from stages.core.errors import UserError
 from stages.core.params import runtime
 from stages.core.progress import quiet_transformers, say
@@ -42,15 +43,16 @@ def load(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     disable_progress_bars()
+    trust = {"trust_remote_code": own_code(adapters.base_of(model))}
     try:
         if training["lora"]:
             mixed = runtime()["training"]["sharding"] != "zero3"  # which gathers weights of one type only
             policy = adapters.trainable(model, training, random_state, mixed)
         else:
-            policy = AutoModelForCausalLM.from_pretrained(adapters.whole(model))
+            policy = AutoModelForCausalLM.from_pretrained(adapters.whole(model), **trust)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    return policy, AutoTokenizer.from_pretrained(model)
+    return policy, AutoTokenizer.from_pretrained(model, **trust)
 
 
 def rows_at_once(phase: str, batch_size: int) -> int:

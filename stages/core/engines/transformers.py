@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, DynamicLayer
 
+from stages.core.digest import own_code
 from stages.core.engines import ALTERNATIVES, Completion, Number, Request, Sampling, by_text, holds_digit, seed_of
 from stages.core.errors import UserError
 
@@ -120,17 +121,19 @@ class Batch:
 class TransformersEngine:
     def __init__(self, model: Path, batch_rows: int | None) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        trust = {"trust_remote_code": own_code(model)}
+        self.tokenizer = AutoTokenizer.from_pretrained(model, **trust)
         try:
-            self.model = AutoModelForCausalLM.from_pretrained(model).to(self.device).eval()
+            self.model = AutoModelForCausalLM.from_pretrained(model, **trust).to(self.device).eval()
         except torch.OutOfMemoryError as error:
             raise UserError(f"model folder {model} does not fit the GPU's memory ({error})") from error
         except Exception as error:  # safetensors, torch and transformers each raise their own
             raise UserError(
                 f"model folder {model} cannot be loaded ({error}); remove it and run dvc checkout, or dvc repro -f"
             ) from error
+        self.config = self.model.config.get_text_config()
         # these position embeddings depend on the longest row of the batch: a row of its own for each completion
-        alone = any(kind in str(self.model.config.to_dict().get("rope_parameters")) for kind in ("dynamic", "longrope"))
+        alone = any(kind in str(self.config.to_dict().get("rope_parameters")) for kind in ("dynamic", "longrope"))
         self.batch_rows = 1 if alone else batch_rows
         ends = self.model.generation_config.eos_token_id
         self.ends = set(ends) if isinstance(ends, list) else {ends}
@@ -156,8 +159,8 @@ class TransformersEngine:
             unfinished.difference_update(row.request for row in finished)
 
     def _empty(self, most: int, columns: int, sampling: Sampling) -> Batch:
-        layers = [Slab(most, columns) for _ in range(self.model.config.num_hidden_layers)]
-        vocabulary = self.model.config.vocab_size
+        layers = [Slab(most, columns) for _ in range(self.config.num_hidden_layers)]
+        vocabulary = self.config.vocab_size
         sizes = (
             (0, vocabulary, torch.float32),
             (0, 0, torch.long),
@@ -295,7 +298,7 @@ class TransformersEngine:
 
     def _rows_that_fit(self, longest: int, sampling: Sampling) -> int:
         """How many rows the free memory holds, by the size of their keys and values and of what sampling works on."""
-        config = self.model.config
+        config = self.config
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         token = 2 * config.num_hidden_layers * config.num_key_value_heads * head * self.model.dtype.itemsize
         row = token * (longest + sampling.max_tokens + SPARE_COLUMNS) + 40 * config.vocab_size

@@ -16,6 +16,7 @@ from vllm import LLM, SamplingParams
 from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 
+from stages.core.digest import own_code
 from stages.core.engines import (
     ALTERNATIVES,
     Completion,
@@ -47,7 +48,12 @@ class VllmEngine:
         """`settings`: arguments of `vllm.LLM`, from `runtime.vllm`."""
         try:
             self.llm = LLM(
-                str(model), dtype=dtype(model), enable_prefix_caching=True, use_tqdm_on_load=False, **settings
+                str(model),
+                dtype=dtype(model),
+                trust_remote_code=own_code(model),
+                enable_prefix_caching=True,
+                use_tqdm_on_load=False,
+                **settings,
             )
         except Exception as error:  # vLLM, torch and safetensors each raise their own
             raise cannot_start(model, error) from error

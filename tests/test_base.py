@@ -1,0 +1,254 @@
+"""base: a model gets what it lacks to converse, keeps what it has, and is refused in one line if it cannot be used."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, Project, error_line
+from families import CHATML, FAMILIES, build
+from safetensors.torch import load_file, save_file
+from test_engines import GREEDY, requests
+from test_training import ROWS, sft
+from transformers import AutoTokenizer, GenerationConfig
+
+from stages.base import materialised
+from stages.core import chat, conversation, training
+from stages.core.completions import Model
+from stages.core.digest import own_code
+from stages.core.engines import Sampling
+from stages.core.engines.transformers import TransformersEngine
+from stages.core.errors import UserError
+from stages.core.records import write
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A family's folder as its maker published it."""
+    folder = tmp_path_factory.mktemp("published")
+    return lambda family: folder / family if (folder / family).is_dir() else build(family, folder / family)
+
+
+def ends(folder: Path) -> list[str]:
+    told = GenerationConfig.from_pretrained(folder).eos_token_id
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return tokenizer.convert_ids_to_tokens(told if isinstance(told, list) else [told])
+
+
+# ---- what a model lacks ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "begin"), [("qwen3", ""), ("mistral", "<s>")])
+def test_a_model_without_a_template_gets_chatml_behind_the_token_that_its_texts_begin_with(
+    published, tmp_path, family, begin
+):
+    tokenizer = AutoTokenizer.from_pretrained(materialised(published(family), "float32", tmp_path / "base"))
+    expected = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+    assert chat.rendered(tokenizer, "Why?", "Be kind.") == begin + expected
+    assert tokenizer.tokenize("a<|im_start|>b<|im_end|>")[1::2] == ["<|im_start|>", "<|im_end|>"]
+    assert ends(tmp_path / "base") == ["<|im_end|>", *FAMILIES[family]["ends"]]
+    assert tokenizer.eos_token == "<|im_end|>"
+
+
+def test_the_markers_embeddings_are_near_the_mean_of_the_others_and_the_same_each_time(published, tmp_path):
+    folders = [materialised(published("mistral"), "float32", tmp_path / name) for name in ("first", "second")]
+    first, second = (folder / "model.safetensors" for folder in folders)
+    assert first.read_bytes() == second.read_bytes()
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        rows = load_file(first)[name]
+        old, new = rows[:-2], rows[-2:]
+        assert torch.equal(old, load_file(published("mistral") / "model.safetensors")[name])
+        spread = (old - old.mean(0)).norm(dim=1).mean()
+        assert ((new - old.mean(0)).norm(dim=1) < 0.1 * spread).all()
+    assert json.loads((first.parent / "config.json").read_text())["vocab_size"] == len(old) + 2
+
+
+def test_more_rows_than_tokens_are_left_as_they_are(published, tmp_path):
+    """Qwen's embeddings have spare rows."""
+    source = tmp_path / "source"
+    shutil.copytree(published("qwen2"), source)
+    weights = load_file(source / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = torch.cat([weights[name], torch.ones(8, 32)])
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + 8}))
+    made = load_file(materialised(source, "float32", tmp_path / "base") / "model.safetensors")
+    assert all(torch.equal(values, made[name]) for name, values in weights.items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_is_not_the_end(published, tmp_path, family):
+    tokenizer = AutoTokenizer.from_pretrained(materialised(published(family), "float32", tmp_path / "base"))
+    assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+    config = json.loads((tmp_path / "base/config.json").read_text())
+    assert tokenizer.pad_token_id == config["pad_token_id"] < config["vocab_size"]
+
+
+@pytest.mark.parametrize("family", ["llama3", "gemma2", "phi3"])
+def test_an_instruct_model_keeps_its_template_and_its_ends(published, tmp_path, family):
+    tokenizer = AutoTokenizer.from_pretrained(materialised(published(family), "float32", tmp_path / "base"))
+    assert tokenizer.chat_template.endswith(FAMILIES[family]["template"])
+    assert (tokenizer.chat_template == FAMILIES[family]["template"]) == (family != "gemma2")
+    assert tokenizer.eos_token == FAMILIES[family]["named"]["eos_token"]
+    assert ends(tmp_path / "base") == FAMILIES[family]["ends"]
+
+
+def test_a_template_that_leaves_the_system_prompt_out_gets_it_into_the_first_turn(published, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(published("qwen2"), source)
+    quiet = CHATML.replace("{{ '<|im_start|>' +", "{% if message['role'] != 'system' %}{{ '<|im_start|>' +")
+    quiet = quiet.replace("'<|im_end|>\n' }}", "'<|im_end|>\n' }}{% endif %}")
+    (source / "chat_template.jinja").write_text(quiet)
+    tokenizer = AutoTokenizer.from_pretrained(materialised(source, "float32", tmp_path / "base"))
+    assert chat.rendered(tokenizer, "Why?", "Be kind.").startswith("<|im_start|>user\nBe kind.\n\nWhy?<|im_end|>")
+    told = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}] * 2
+    asked = [{"role": "system", "content": "Be kind."}, *told]
+    assert tokenizer.apply_chat_template(asked, tokenize=False).count("Be kind.") == 1
+
+
+def test_a_base_model_learns_to_end_its_turn_and_its_completions_are_not_cut(published, project):
+    """Qwen2's base model has a template, and ends its texts with another token than its turn."""
+    materialised(published("qwen2"), "float32", project.folder / "iterations/0/model")
+    project.change({"sft": {"learning_rate": 0.01, "epochs": 80, "batch_size": 2}})
+    write(project.folder / "iterations/1/sft.jsonl", ROWS[:2])
+    assert sft(project).returncode == 0
+    engine = TransformersEngine(project.folder / "iterations/1/sft", 8)
+    asked = requests(engine, [row["prompt"] for row in ROWS[:2]], 1)
+    found = dict(engine.complete(asked, GREEDY))
+    assert [found[each].text for each in asked] == [row["completion"] for row in ROWS[:2]]
+    assert {completion.finish for completion in found.values()} == {"stop"}
+    engine.ends = {engine.tokenizer.convert_tokens_to_ids("<|endoftext|>")}  # as it was published
+    assert {completion.finish for completion in dict(engine.complete(asked, GREEDY)).values()} == {"length"}
+
+
+# ---- what cannot be used ---------------------------------------------------------------------------------------------
+
+
+def refusal(source: Path, tmp_path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        materialised(source, "float32", tmp_path / "base")
+    assert str(source) in str(error.value)
+    assert not (tmp_path / "base").exists()
+    return str(error.value)
+
+
+def edited(source: Path, **changes: object) -> None:
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+@pytest.fixture
+def source(published, tmp_path) -> Path:
+    shutil.copytree(published("qwen2"), tmp_path / "source")
+    return tmp_path / "source"
+
+
+def test_an_unknown_architecture_is_refused(source, tmp_path):
+    edited(source, model_type="abacus", architectures=["AbacusForCausalLM"])
+    assert "abacus" in refusal(source, tmp_path)
+
+
+def test_weights_that_are_not_there_are_not_made_up(source, tmp_path):
+    """transformers would draw them at random."""
+    weights = load_file(source / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    assert "its weights lack model.layers.1.mlp.up_proj.weight" in refusal(source, tmp_path)
+
+
+def test_weights_that_are_not_finite_are_refused(source, tmp_path):
+    weights = load_file(source / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    assert "model.norm.weight are not finite in float32" in refusal(source, tmp_path)
+
+
+def test_pickled_weights_are_not_loaded(source, tmp_path):
+    torch.save(load_file(source / "model.safetensors"), source / "pytorch_model.bin")
+    (source / "model.safetensors").unlink()
+    assert "model.safetensors" in refusal(source, tmp_path)
+
+
+def test_a_model_without_a_tokenizer_is_refused(source, tmp_path):
+    for path in source.glob("*token*"):
+        path.unlink()
+    assert "tokenizer" in refusal(source, tmp_path)
+
+
+def test_a_template_without_an_end_of_the_turn_is_refused(source, tmp_path):
+    (source / "chat_template.jinja").write_text(CHATML.replace("<|im_end|>", ""))
+    assert "puts no special token behind the assistant's turn" in refusal(source, tmp_path)
+
+
+# ---- code of its own -------------------------------------------------------------------------------------------------
+
+CODE = {
+    "configuration_own.py": "from transformers import Qwen2Config\n\n\n"
+    "class OwnConfig(Qwen2Config):\n    model_type = 'own'\n",
+    "modeling_own.py": "from transformers import Qwen2ForCausalLM, Qwen2Model\n\n"
+    "from .configuration_own import OwnConfig\n\n\n"
+    "class OwnModel(Qwen2Model):\n    config_class = OwnConfig\n\n\n"
+    "class OwnForCausalLM(Qwen2ForCausalLM):\n    config_class = OwnConfig\n",
+}
+
+
+@pytest.fixture
+def with_code(source) -> Path:
+    for name, text in CODE.items():
+        (source / name).write_text(text)
+    classes = {"AutoModel": "modeling_own.OwnModel", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    edited(source, model_type="own", auto_map={"AutoConfig": "configuration_own.OwnConfig", **classes})
+    return source
+
+
+def test_code_of_the_models_own_is_not_run_unasked(with_code, tmp_path):
+    (with_code / "modeling_own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    assert "read that and set model.trust_remote_code: true" in refusal(with_code, tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_trusted_code_travels_with_the_model(with_code, tmp_path, monkeypatch):
+    base = materialised(with_code, "float32", tmp_path / "base", trust=True)
+    assert {path.name for path in base.glob("*.py")} >= set(CODE)
+    policy, tokenizer = training.load(base)
+    assert type(policy).__name__ == "OwnForCausalLM"
+    policy.save_pretrained(tmp_path / "next")  # as SFT and DPO save it
+    tokenizer.save_pretrained(tmp_path / "next")
+    assert own_code(tmp_path / "next")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    asked = Model(tmp_path / "next", "review@1", 0.0)
+    assert asked.complete("review@1", ["Why?"], "", 1, Sampling(0, 1.0, 4, 0))[0][0].tokens
+
+
+def test_a_model_that_cannot_be_used_ends_the_stage_with_one_line(project: Project, source):
+    (source / "config.json").unlink()
+    project.change({"model": {"name": str(source)}})
+    assert "is not a model folder (no config.json)" in error_line(project.stage("stages.base"))
+    (source / "config.json").write_text("{}")
+    assert f"model {source}: it cannot be loaded" in error_line(project.stage("stages.base"))
+
+
+def test_a_context_without_a_length_says_where_to_write_it():
+    from transformers import MambaConfig, Qwen2Config
+
+    assert chat.context_length(Qwen2Config(max_position_embeddings=64)) == 64
+    with pytest.raises(UserError, match=r"config\.json has no max_position_embeddings"):
+        chat.context_length(MambaConfig())
+
+
+def test_a_model_of_several_parts_has_its_texts_context():
+    from transformers import Gemma3Config, Gemma3TextConfig
+
+    assert chat.context_length(Gemma3Config(text_config=Gemma3TextConfig(max_position_embeddings=77))) == 77
+
+
+def test_a_template_that_does_not_know_the_system_role_is_found():
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "stages/microworld/base")
+    assert conversation.takes_system(tokenizer)
+    tokenizer.chat_template = FAMILIES["gemma2"]["template"]
+    assert not conversation.takes_system(tokenizer)

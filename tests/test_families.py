@@ -1,0 +1,186 @@
+"""The families that people use, as tiny random models: each passes the whole loop, and converses alike everywhere."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL, Project, merged, ran
+from families import FAMILIES, build
+from test_engines import GREEDY, PROMPTS, SAMPLED, requests
+from test_training import PAIRS, ROWS, weights
+
+from stages.base import materialised
+from stages.core import chat, evaluator
+from stages.core.engines.transformers import TransformersEngine
+from stages.core.records import Tally
+
+pytestmark = pytest.mark.slow
+
+SLIDING = [family for family, given in FAMILIES.items() if "sliding_window" in given.get("config", {})]
+SYSTEM = "Be kind."
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(family, tmp_path_factory) -> Path:
+    """A family's model as its maker published it, after the stage `base`."""
+    folder = tmp_path_factory.mktemp(family)
+    return materialised(build(family, folder / "published"), "float32", folder / "base")
+
+
+@pytest.fixture(scope="module")
+def engine(model) -> TransformersEngine:
+    return TransformersEngine(model, 64)
+
+
+# ---- generation ------------------------------------------------------------------------------------------------------
+
+
+def test_greedy_completions_are_those_of_generate(engine):
+    found = dict(engine.complete(requests(engine, draws=1), GREEDY))
+    assert len({completion.text for completion in found.values()}) > len(found) / 2
+    for asked, completion in found.items():
+        out = engine.model.generate(torch.tensor([asked.tokens]), max_new_tokens=GREEDY.max_tokens, do_sample=False)
+        expected = engine.tokenizer.decode(out[0, len(asked.tokens) :], skip_special_tokens=True)
+        assert completion.text == expected
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED])
+def test_neither_the_batch_nor_the_order_changes_a_completion(engine, sampling):
+    asked = requests(engine)
+    found = []
+    for engine.batch_rows in (1, 5, 64):
+        shuffled = random.Random(engine.batch_rows).sample(asked, len(asked))
+        found.append(dict(engine.complete(shuffled, sampling)))
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("family", SLIDING, scope="module")
+def test_the_prompts_above_are_longer_than_the_window(family, model):
+    """With a window as long as the context, the completions are others."""
+    engine, full = (TransformersEngine(model, 64) for _ in range(2))
+    full.config.sliding_window = full.config.max_position_embeddings
+    asked = requests(engine, draws=1)
+    assert dict(engine.complete(asked, GREEDY)) != dict(full.complete(asked, GREEDY))
+
+
+# ---- the chat format -------------------------------------------------------------------------------------------------
+
+
+def test_the_system_prompt_reaches_the_model_alike_in_generation_training_and_evaluation(engine, model, tmp_path):
+    prompt = PROMPTS[0]
+    text = chat.rendered(engine.tokenizer, prompt, SYSTEM)
+    tokens = engine.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert SYSTEM in text
+    assert text.index(SYSTEM) < text.index(prompt)
+
+    lm = evaluator._transformers(model)
+    asked = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
+    assert lm.tok_encode(lm.apply_chat_template(asked)) == tokens
+    assert lm.tok_batch_encode([text])[0].tolist() == [tokens]
+
+    trained = trained_rows(model, prompt, tmp_path)
+    for example in (trained["sft"], trained["dpo"]):
+        assert example["prompt_ids"] == tokens
+        assert set(example["completion_ids"]) & engine.ends, "nothing would teach the model to end its turn"
+
+
+def trained_rows(model: Path, prompt: str, folder: Path) -> dict[str, dict]:
+    """What trl reads of one row: its prompt's and its completion's tokens."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+    from stages import dpo, sft
+    from stages.core import training
+
+    policy, tokenizer = training.load(model)
+    row, pair = {**ROWS[0], "prompt": prompt}, {**PAIRS[0], "prompt": prompt}
+    tally = Tally(1)
+    settings = {"learning_rate": 1e-4, "epochs": 1, "batch_size": 1}
+    common = training.arguments(settings, 0, str(folder), 512, 1)
+    chats = Dataset.from_list(sft.chats_of([row], tokenizer, SYSTEM, 512, tally))
+    args = SFTConfig(**common, completion_only_loss=True)
+    (read,) = SFTTrainer(policy, args, train_dataset=chats, processing_class=tokenizer).train_dataset
+    ids = read["input_ids"]
+    start = read["labels"].count(-100)
+    assert read["labels"] == [-100] * start + ids[start:]
+    pairs = Dataset.from_list(dpo.chats_of([pair], tokenizer, SYSTEM, 512, tally))
+    (other,) = DPOTrainer(
+        policy, args=DPOConfig(**common), train_dataset=pairs, processing_class=tokenizer
+    ).train_dataset
+    return {
+        "sft": {"prompt_ids": ids[:start], "completion_ids": ids[start:]},
+        "dpo": {"prompt_ids": other["prompt_ids"], "completion_ids": other["chosen_ids"]},
+    }
+
+
+def test_no_token_of_the_chat_format_comes_from_the_data(engine):
+    """Not even one that the tokenizer does not name among its special tokens, as Llama 3 does."""
+    structure = {number: str(token) for number, token in engine.tokenizer.added_tokens_decoder.items() if token.special}
+    (said,) = chat.messages(engine.tokenizer, "".join(structure.values()))
+    assert not structure.keys() & set(engine.tokenizer(said["content"], add_special_tokens=False)["input_ids"])
+
+
+# ---- the whole loop --------------------------------------------------------------------------------------------------
+
+# A random model's verdict is the last number that it writes, and its answer is whatever it writes.
+READ = {
+    "review/verdict.yaml": "verdict: '(?P<score>\\d)\\D*\\Z'\n",
+    "generate/answers.yaml": "".join(f"{kind}: '(?P<answer>.+)'\n" for kind in ("instruction", "flawed", "response")),
+    "system.md": f"{SYSTEM}\n",
+}
+TINY = {
+    "prompts": "any",
+    "model": {"name": "published"},
+    "threshold": 4.0,
+    "samples": 3,
+    "seed": {"limit": 24},
+    "review": {"samples": 1, "temperature": 4.0, "top_p": 1.0, "max_tokens": 24, "max_unparsed": 1.0},
+    "generate": {"max_low": 12, "max_high": 12, "temperature": 4.0, "max_tokens": 24},
+    "filter": {"min_instruction_words": 0, "instruction_rouge_l": 1.0, "response_rouge_l": 1.0, "embedding": 1.0},
+    "select": {"sft_score": 1.0, "margin": 0.0, "max_sft": 8, "max_pairs": 8, "max_judge": 0},
+    "evaluate": {"limit": 2},
+}
+LOOP = ["qwen2", "qwen3", "llama3", "mistral", "gemma3", "phi3"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    project = Project(tmp_path_factory.mktemp("loop") / "project", merged(SMALL, TINY))
+    shutil.copytree(project.folder / "prompts/micro", project.folder / "prompts/any")
+    for name, text in READ.items():
+        (project.folder / "prompts/any" / name).write_text(text)
+    return project
+
+
+@pytest.mark.parametrize("family", LOOP)
+def test_a_family_passes_the_whole_loop(family, project):
+    shutil.rmtree(project.folder / "published", ignore_errors=True)
+    build(family, project.folder / "published")
+    every_eighth_token_ends_a_completion(project.folder / "published/generation_config.json")
+    stages = {stage.split("@")[0] for stage in ran(project.run("dvc", "repro").stdout)}
+    assert stages >= {"base", "sft-0", "evaluate-0", "review", "generate", "filter", "assess", "select", "sft", "dpo"}
+    assert stages >= {"evaluate", "measure", "promote", "report"}
+
+    results = {stage: json.loads(project.read(f"results/1/{stage}.json")) for stage in ("generate", "sft", "dpo")}
+    assert results["generate"]["seed"]["low"]
+    assert results["generate"]["seed"]["high"]
+    assert results["sft"]["steps"]
+    assert results["dpo"]["steps"]
+    made = [weights(project, f"iterations/{model}") for model in ("0/base", "0/model", "1/sft", "1/model")]
+    assert len(set(made)) == len(made)
+    assert (project.folder / "best/model.safetensors").is_file()
+
+
+def every_eighth_token_ends_a_completion(path: Path) -> None:
+    """A random model would not end its texts by itself."""
+    config = json.loads(path.read_text())
+    ends = config["eos_token_id"] if isinstance(config["eos_token_id"], list) else [config["eos_token_id"]]
+    path.write_text(json.dumps({**config, "eos_token_id": [*ends, *range(300, 600, 8)]}))

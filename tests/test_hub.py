@@ -1,0 +1,219 @@
+"""A model of the hub: fetched once at its commit; what stands in the way is said in one line before anything has run.
+
+The real client against a server on the loopback that speaks what it asks for, with a real model's files behind it.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from hashlib import sha1
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from conftest import Project, error_line
+from transformers import AutoModelForCausalLM
+
+pytestmark = pytest.mark.slow
+
+COMMIT = "c0ffee" + 34 * "0"
+NAME = "people/model"
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves one model, whose only commit is also `main`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = folder
+        self.asked: list[str] = []
+        self.refusal: dict[str, tuple[int, str]] = {}  # beginning of a path: status and the hub's error code
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_GET(self) -> None:
+        self.answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self.answer(with_body=False)
+
+    def answer(self, with_body: bool) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.server.asked.append(path)
+        refused = [told for start, told in self.server.refusal.items() if path.startswith(start)]
+        found = re.fullmatch(rf"(?:/api/models)?/{NAME}/(revision|tree|resolve)/(main|{COMMIT})(?:/(.+))?", path)
+        if refused or not found:
+            known = path.startswith((f"/api/models/{NAME}/", f"/{NAME}/"))
+            status, code = refused[0] if refused else (404, "RevisionNotFound" if known else "RepoNotFound")
+            self.send({"X-Error-Code": code, "X-Error-Message": code}, b"", status)
+            return
+        kind, _, file = found.groups()
+        if kind == "resolve":
+            self.file(self.server.files / file, with_body)
+        elif kind == "tree":
+            self.send({}, json.dumps([entry(path) for path in sorted(self.server.files.iterdir())]).encode())
+        else:
+            self.send({}, json.dumps({"id": NAME, "sha": COMMIT, "siblings": []}).encode())
+
+    def file(self, path: Path, with_body: bool) -> None:
+        headers = {"ETag": f'"{entry(path)["oid"]}"', "X-Repo-Commit": COMMIT}
+        if with_body:
+            self.send(headers, path.read_bytes())
+        else:
+            self.send({**headers, "Content-Length": str(path.stat().st_size)}, b"")
+
+    def send(self, headers: dict[str, str], body: bytes, status: int = 200) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Not into the tests' output."""
+
+
+def entry(path: Path) -> dict[str, object]:
+    size = path.stat().st_size
+    return {"type": "file", "path": path.name, "size": size, "oid": sha1(f"{path.name} {size}".encode()).hexdigest()}
+
+
+@pytest.fixture
+def hub(tiny_model, tmp_path) -> Iterator[Hub]:
+    shutil.copytree(tiny_model, tmp_path / "published")
+    (tmp_path / "published/pytorch_model.bin").write_bytes(b"a pickle")
+    with Hub(tmp_path / "published") as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+class Asking:
+    """A project whose base model is the hub's, and its stages with an empty Hugging Face cache."""
+
+    def __init__(self, project: Project, hub: Hub, home: Path) -> None:
+        self.project, self.hub, self.home = project, hub, home
+        self.set(id=NAME, revision=COMMIT)
+
+    def set(self, **named: str) -> None:
+        self.project.change({"model": {"hub": named}})
+
+    def run(self, stage: str) -> subprocess.CompletedProcess:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        env |= {"HF_ENDPOINT": self.hub.url, "HF_HOME": str(self.home)}
+        return self.project.attempt("python", "-m", f"stages.{stage}", env=env)
+
+
+@pytest.fixture
+def asking(project, hub, tmp_path) -> Asking:
+    return Asking(project, hub, tmp_path / "home")
+
+
+def done(result) -> str:
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return result.stdout
+
+
+def test_the_base_model_is_that_of_the_folder_and_pickles_are_not_even_fetched(asking, hub):
+    assert done(asking.run("check")) == ""
+    assert "base: fetches people/model into" in done(asking.run("base"))
+    assert not any(path.endswith(".bin") for path in hub.asked)
+    made = {path.name: path.read_bytes() for path in (asking.project.folder / "iterations/0/base").iterdir()}
+    assert json.loads(made.pop("source.json"))["hub"] == {"id": NAME, "revision": COMMIT}
+
+    shutil.copytree(hub.files, asking.project.folder / "published")
+    shutil.rmtree(asking.project.folder / "iterations/0/base")
+    asking.project.change({"model": {"name": "published"}})
+    text = re.sub(r"hub:\n +id: .*\n +revision: .*\n", "hub: null\n", asking.project.read("params.yaml"))
+    (asking.project.folder / "params.yaml").write_text(text)
+    done(asking.run("base"))
+    folder = asking.project.folder / "iterations/0/base"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
+
+
+def test_what_is_in_the_cache_needs_no_network(asking, hub):
+    done(asking.run("base"))
+    shutil.rmtree(asking.project.folder / "iterations/0/base")
+    hub.asked.clear()
+    done(asking.run("check"))
+    assert "fetches" not in done(asking.run("base"))
+    assert hub.asked == []
+
+
+def test_a_cache_that_a_killed_download_left_is_completed(asking, hub, tiny_model):
+    """Also one of an older client, which keeps no list of what belongs to it."""
+    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(hub.files, max_shard_size="40KB")
+    (hub.files / "model.safetensors").unlink()
+    done(asking.run("base"))
+    shards = sorted(asking.home.glob("hub/*/snapshots/*/*.safetensors"))
+    assert len(shards) > 1
+    shards[0].resolve().unlink()
+    shards[0].unlink()
+    (trees,) = asking.home.glob("hub/*/trees")
+    shutil.rmtree(trees)
+    assert "fetches" in done(asking.run("base"))
+    assert shards[0].is_file()
+
+
+def test_what_is_materialised_already_needs_neither_network_nor_cache(asking, hub):
+    done(asking.run("base"))
+    shutil.rmtree(asking.home)
+    hub.refusal["/"] = (500, "Down")
+    done(asking.run("check"))
+
+
+@pytest.mark.parametrize(
+    ("named", "refusal", "said"),
+    [
+        ({"revision": "main"}, {}, f"model.hub.revision: 'main' may move; pin the commit that it is now: {COMMIT}"),
+        ({"revision": 40 * "a"}, {}, f"{NAME} has no revision '{40 * 'a'}'; take one of "),
+        ({"id": "people/modle"}, {}, "/people/modle, or it is private; correct the id, or log in by hf auth login"),
+        ({}, {f"/{NAME}/resolve": (403, "GatedRepo")}, f"{NAME} is gated; ask for access at "),
+        ({}, {"/": (500, "Down")}, "500 Internal Server Error"),
+    ],
+)  # fmt: skip
+def test_what_the_hub_refuses_is_said_before_anything_has_run(asking, hub, named, refusal, said):
+    asking.set(**{"id": NAME, "revision": COMMIT, **named})
+    hub.refusal |= refusal
+    assert said in error_line(asking.run("check"))
+    assert not (asking.project.folder / "iterations/params.valid").exists()
+    assert said in error_line(asking.run("base"))
+    assert not (asking.project.folder / "iterations/0/base").exists()
+
+
+def test_without_a_network_the_line_says_how_to_bring_the_model(asking, hub):
+    hub.shutdown()
+    hub.server_close()
+    said = error_line(asking.run("check"))
+    assert re.search(rf"{NAME} is not in the Hugging Face cache, and {hub.url} cannot be reached", said)
+    assert f"run hf download {NAME} --revision {COMMIT}, and take its cache along ({asking.home}/hub)" in said
+
+
+def test_too_little_disk_is_said_before_anything_is_fetched(asking, hub):
+    weights = hub.files / "model.safetensors"
+    os.truncate(weights, 4 * shutil.disk_usage(hub.files).free)  # a hole: it takes no room here
+    said = error_line(asking.run("check"))
+    assert re.search(r"the model takes [\d.,]+ GB of the disk of .*, which has [\d.,]+ GB free; make room", said)
+    assert not list(asking.home.glob("hub/*/snapshots"))
+
+
+def test_a_model_that_has_only_pickles_is_refused(asking, hub):
+    (hub.files / "model.safetensors").unlink()
+    assert f"{NAME} has no *.safetensors" in error_line(asking.run("check"))
+
+
+def test_the_name_is_that_of_a_repository(asking):
+    asking.set(id="model", revision=COMMIT)
+    assert "model.hub.id: string should match pattern" in error_line(asking.run("check"))
