@@ -1,4 +1,4 @@
-"""promote: the best iteration's model, in one fixed place. `python -m stages.promote`
+"""promote: the best iteration's model, in one fixed place, with its model card. `python -m stages.promote`
 
 Best by validation, never by test: the test score that is reported is then that of an item set on which nothing was
 chosen. Of equals the earliest; the warm start itself, if no iteration is better.
@@ -7,22 +7,24 @@ chosen. Of equals the earliest; the warm start itself, if no iteration is better
 import shutil
 from pathlib import Path
 
+from stages.core import card
 from stages.core.adapters import whole
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.records import write_json
-from stages.core.summary import Scores, suite_tasks
+from stages.core.summary import collect
 
 OUT = Path("best")
 
 
 def main() -> None:
-    iterations = declared("promote")["iterations"]
-    scores = Scores(iterations, suite_tasks())
-    best = scores.best_of(["0", *iterations])
+    params = declared("promote")
+    summary, scores = collect(params["iterations"])
+    best = summary["best"]
     shutil.copytree(whole(Path("iterations", best, "model")), OUT, dirs_exist_ok=True)
     write_json(OUT / "iteration.json", {"iteration": best, "validation": round(scores.validation(best), 4)})
+    (OUT / "README.md").write_text(card.model(summary, params), encoding="utf-8")
     say(f"promote: iteration {best} is best on validation ({scores.validation(best):.1f} %); its model is in {OUT}/")
 
 

@@ -91,7 +91,7 @@ def iterations(*keys: str) -> set[str]:
     return {f"{stage}@{key}" for stage in ITERATION for key in keys}
 
 
-END = {"promote", "report"}
+END = {"promote", "dataset", "report"}
 
 
 def since(first: str) -> set[str]:

@@ -164,15 +164,23 @@ def hub_cache(tmp_path, monkeypatch):
     configs = "- config_name: main\n  data_files:\n  - split: train\n    path: main/train-*\n"
     (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nothing answers
 
 
 def test_a_hub_data_set_is_read_from_the_cache_at_its_revision(hub_cache):
     assert list(pairs(of_hub(HUB), "seed.hub", Tally(0))) == [PAIR]
 
 
-@pytest.mark.parametrize("other", [{"revision": "9" * 40}, {"split": "validation"}, {"config": "socratic"}])
-def test_a_hub_data_set_that_is_not_to_be_had_is_one_line(hub_cache, other):
-    with pytest.raises(UserError, match=r"seed\.hub: openai/gsm8k can be neither fetched nor found"):
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"revision": "9" * 40}, r"seed\.hub: openai/gsm8k is not in the Hugging Face cache, and .* cannot be reached"),
+        ({"split": "validation"}, r"seed\.hub: openai/gsm8k: .*; correct config or split"),
+        ({"config": "socratic"}, r"seed\.hub: openai/gsm8k: .*; correct config or split"),
+    ],
+)
+def test_a_hub_data_set_that_is_not_to_be_had_is_one_line(hub_cache, other, said):
+    with pytest.raises(UserError, match=said):
         list(of_hub(HUB | other))
 
 

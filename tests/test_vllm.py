@@ -45,14 +45,17 @@ def reference(base) -> TransformersEngine:
 
 
 @pytest.fixture(scope="module")
-def server(base) -> Iterator[str]:
-    """The address of a vLLM server of the base model, in a process of its own."""
+def server(base, tmp_path_factory) -> Iterator[str]:
+    """The address of a vLLM server of the base model, in a process of its own; beside it lies what best/ also holds."""
+    folder = shutil.copytree(base, tmp_path_factory.mktemp("served") / "best")
+    (folder / "README.md").write_text("---\ntags:\n- lance\n---\n\n# A card\n", encoding="utf-8")
+    (folder / "iteration.json").write_text('{"iteration": "1"}\n', encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = ["--model", str(base), "--served-model-name", name(digest(base)), "--dtype", "float32", "--enforce-eager"]
+    options = ["--served-model-name", name(digest(base)), "--dtype", "float32", "--enforce-eager"]
     place = ["--host", "127.0.0.1", "--port", str(port)]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *options, *place]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), *options, *place]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             for _ in range(180):

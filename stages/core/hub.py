@@ -1,4 +1,5 @@
-"""A model of the Hugging Face hub, at a pinned commit: looked at before anything else runs, and fetched once.
+"""A model or data set of the Hugging Face hub, at a pinned commit: fetched once; a model is looked at before anything
+else runs.
 
 What is in the Hugging Face cache is taken from there, without a network. Only the functions here ask the hub; the
 stages are offline (stages/__init__.py).
@@ -47,7 +48,7 @@ def look(model: dict[str, Any]) -> None:
         return
     from huggingface_hub import HfApi
 
-    with _online(model):
+    with _online("model.hub", model["hub"]):
         info = HfApi().model_info(name, revision=revision, timeout=10)
         if info.sha != revision:
             raise UserError(f"model.hub.revision: '{revision}' may move; pin the commit that it is now: {info.sha}")
@@ -65,8 +66,21 @@ def fetched(model: dict[str, Any]) -> Path:
         return folder
     look(model)
     say(f"base: fetches {model['hub']['id']} into {_cache()}")
-    with _online(model):
+    with _online("model.hub", model["hub"]):
         return Path(_snapshot(model))
+
+
+def data_set(named: dict[str, Any]) -> Path:
+    """The folder of a data set in the Hugging Face cache, fetched where it is not there; `named`: `seed.hub`."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    place = {"repo_id": named["id"], "repo_type": "dataset", "revision": named["revision"]}
+    try:
+        return Path(snapshot_download(**place, local_files_only=True))
+    except LocalEntryNotFoundError:
+        with _online("seed.hub", named, "dataset"):
+            return Path(snapshot_download(**place))
 
 
 def _snapshot(model: dict[str, Any], **how: bool) -> Any:
@@ -129,30 +143,30 @@ def _need_disk(needed: dict[Path, int]) -> None:
 
 
 @contextmanager
-def _online(model: dict[str, Any]) -> Iterator[None]:
-    """The hub may be asked, and what it refuses is a `UserError`."""
+def _online(parameter: str, named: dict[str, str], kind: str = "model") -> Iterator[None]:
+    """The hub may be asked, and what it refuses is a `UserError`; `named`: {"id", "revision"}."""
     import httpx
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-    name, revision = model["hub"]["id"], model["hub"]["revision"]
-    page, log_in = f"{constants.ENDPOINT}/{name}", "log in by hf auth login, or set $HF_TOKEN"
+    name, revision, path = named["id"], named["revision"], "datasets/" if kind == "dataset" else ""
+    page, log_in = f"{constants.ENDPOINT}/{path}{name}", "log in by hf auth login, or set $HF_TOKEN"
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, False
     try:
         yield
     except GatedRepoError as error:
-        raise UserError(f"model.hub: {name} is gated; ask for access at {page}, then {log_in}") from error
+        raise UserError(f"{parameter}: {name} is gated; ask for access at {page}, then {log_in}") from error
     except RepositoryNotFoundError as error:
-        raise UserError(f"model.hub: there is no {page}, or it is private; correct the id, or {log_in}") from error
+        raise UserError(f"{parameter}: there is no {page}, or it is private; correct the id, or {log_in}") from error
     except RevisionNotFoundError as error:
-        raise UserError(f"model.hub: {name} has no revision '{revision}'; take one of {page}/commits/main") from error
+        raise UserError(f"{parameter}: {name} has no revision '{revision}'; take one of {page}/commits/main") from error
     except HfHubHTTPError as error:
-        raise UserError(f"model.hub: {page}: {str(error).splitlines()[0]}; try again later, or {log_in}") from error
+        raise UserError(f"{parameter}: {page}: {str(error).splitlines()[0]}; try again later, or {log_in}") from error
     except (httpx.HTTPError, OSError) as error:
         raise UserError(
-            f"model.hub: {name} is not in the Hugging Face cache, and {constants.ENDPOINT} cannot be reached "
-            f"({error}); on a machine with network run hf download {name} --revision {revision}, and take its cache "
-            f"along ({_cache()})"
+            f"{parameter}: {name} is not in the Hugging Face cache, and {constants.ENDPOINT} cannot be reached "
+            f"({error}); on a machine with network run hf download {name} --repo-type {kind} --revision {revision}, "
+            f"and take its cache along ({_cache()})"
         ) from error
     finally:
         constants.HF_HUB_OFFLINE = before

@@ -15,13 +15,13 @@ time, with the prompt set's system prompt.
 
 import csv
 import json
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from stages.core import hub
 from stages.core.errors import UserError
 from stages.core.records import Record, Tally, content_id
 
@@ -94,32 +94,16 @@ def of_file(path: Path, what: str) -> Rows:
 
 
 def of_hub(named: dict[str, Any]) -> Rows:
-    """The rows of a data set of the hub at a pinned revision: {"id", "config", "split", "revision"}. Raises `UserError`
-    where it can be neither fetched nor found in the Hugging Face cache."""
-    os.environ["HF_HUB_OFFLINE"] = "0"  # read when the library is imported
+    """The rows of a data set of the hub: {"id", "config", "split", "revision"}. Raises `UserError` where it can be
+    neither fetched nor found in the Hugging Face cache, or has no such rows."""
+    folder = hub.data_set(named)
     from datasets import load_dataset
 
     try:
-        folder = _snapshot(named["id"], named["revision"])
-        rows = load_dataset(folder, named["config"], split=named["split"], streaming=True)
-    except Exception as error:  # the hub, the network, the data set's files: each raises its own
-        raise UserError(
-            f"seed.hub: {named['id']} can be neither fetched nor found in the Hugging Face cache "
-            f"({type(error).__name__}: {error}); correct seed.hub, run hf auth login if the data set is gated, or take "
-            "the cache along from a machine with network"
-        ) from error
+        rows = load_dataset(str(folder), named["config"], split=named["split"], streaming=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"seed.hub: {named['id']}: {error}; correct config or split") from error
     yield from ((f"row {number:,}", row) for number, row in enumerate(rows, 1))
-
-
-def _snapshot(name: str, revision: str) -> str:
-    """The folder of a data set in the Hugging Face cache, fetched if it is not there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True)
-    except LocalEntryNotFoundError:
-        return snapshot_download(name, repo_type="dataset", revision=revision)
 
 
 def _json_lines(path: Path) -> Rows:

@@ -1,0 +1,107 @@
+"""Results are shared: a fresh clone pulls a run from a DVC remote and reruns nothing, experiments run side by side."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import SMALL, Project, ran
+from test_end_to_end import contents
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A run that was committed and pushed to a remote, a folder of this machine."""
+    project = Project(tmp_path_factory.mktemp("shared") / "project", SMALL)
+    project.run("dvc", "repro", "-q")
+    project.run("dvc", "remote", "add", "-q", "-d", "storage", str(project.folder.parent / "remote"))
+    project.run("git", "add", "-A")
+    project.run("git", "commit", "-qm", "ran")
+    project.run("dvc", "push", "-q")
+    return project
+
+
+@pytest.fixture
+def clone(first, tmp_path) -> Project:
+    """A colleague's clone: what is in git, and the remote."""
+    colleague = Project.__new__(Project)
+    colleague.folder = tmp_path / "clone"
+    first.run("git", "clone", "-q", ".", str(colleague.folder))
+    for name, value in (("name", "colleague"), ("email", "colleague@localhost")):
+        colleague.run("git", "config", f"user.{name}", value)
+    return colleague
+
+
+def outs(project: Project) -> dict[str, dict[str, bytes]]:
+    """Everything that the pipeline made, byte by byte."""
+    locked = yaml.safe_load(project.read("dvc.lock"))["stages"]
+    paths = {out["path"] for stage in locked.values() for out in stage["outs"]}
+    return {path: contents(project.folder / path) for path in paths}
+
+
+def test_a_fresh_clone_pulls_the_run_and_reruns_nothing(first, clone):
+    clone.run("dvc", "pull", "-q")
+    assert outs(clone) == outs(first)
+    assert ran(clone.run("dvc", "repro").stdout) == []
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+    assert "in sync" in clone.run("dvc", "status", "-c").stdout
+
+
+def test_a_clone_without_the_remotes_data_says_what_is_missing(first, clone):
+    """The test above rests on what was pushed, and on nothing else of this machine."""
+    clone.run("dvc", "remote", "modify", "storage", "url", str(clone.folder.parent / "nothing"))
+    refused = clone.attempt("dvc", "pull")
+    assert refused.returncode != 0
+    assert "iterations/1/model" in refused.stderr
+
+
+def test_an_experiment_goes_to_a_colleague_and_back(first, clone):
+    clone.run("dvc", "pull", "-q")
+    assert ran(clone.run("dvc", "exp", "run", "-n", "stricter", "-S", "alarms.pairs=60").stdout) == ["check", "report"]
+    clone.run("dvc", "exp", "push", "-q", "origin", "stricter")
+    first.run("dvc", "exp", "apply", "-q", "stricter")
+    try:
+        first.run("dvc", "pull", "-q")
+        assert first.params["alarms"]["pairs"] == 60
+        assert first.read("report/report.html") == clone.read("report/report.html")
+    finally:
+        first.run("git", "checkout", "-q", ".")
+        first.run("dvc", "checkout", "-q", "--force")
+
+
+def together(project: Project, experiments: dict[str, list[str]]) -> None:
+    """As README says: a process for each experiment, with a GPU of its own, all at once."""
+    processes = []
+    for device, (name, changes) in enumerate(experiments.items()):
+        command = ["--wait-for-lock", "exp", "run", "--temp", "-q", "-n", name, *changes]
+        env = os.environ | {"CUDA_VISIBLE_DEVICES": str(device)}
+        processes.append(subprocess.Popen([sys.executable, "-m", "dvc", *command], cwd=project.folder, env=env))
+    assert [process.wait() for process in processes] == [0] * len(processes)
+
+
+def shown(project: Project) -> dict[str, dict]:
+    """{experiment: what `dvc exp show` knows of it}"""
+    (_, *_, baseline) = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
+    return {each["name"]: each["revs"][0]["data"] for each in baseline["experiments"] or []}
+
+
+def test_experiments_that_run_at_once_all_arrive_and_leave_the_workspace_alone(first):
+    before = outs(first)
+    together(first, {"beta": ["-S", "dpo.beta=0.2"], "margin": ["-S", "select.margin=1.0"]})
+    found = shown(first)
+    assert found["beta"]["params"]["params.yaml"]["data"]["dpo"]["beta"] == 0.2
+    assert found["margin"]["params"]["params.yaml"]["data"]["select"]["margin"] == 1.0
+    pairs = {name: each["metrics"]["report/metrics.json"]["data"]["last"]["pairs"] for name, each in found.items()}
+    assert pairs["margin"] >= pairs["beta"] > 0
+    assert outs(first) == before
+    assert first.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_many_experiments_that_start_at_the_same_moment_all_arrive(first):
+    names = [f"alarm{number}" for number in range(4)]
+    together(first, {name: ["-S", f"alarms.pairs={number}"] for number, name in enumerate(names, 1)})
+    assert set(names) <= set(shown(first))
