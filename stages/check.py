@@ -5,6 +5,7 @@ run before any work is done. dvc drops integer iteration keys silently; here the
 """
 
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml.error import YAMLError
 
@@ -16,9 +17,10 @@ from stages.core.schema import check
 OUT = Path("iterations/params.valid")
 
 
-def main() -> None:
+def valid() -> dict[str, Any]:
+    """All of params.yaml; raises `UserError` where it cannot be run."""
     try:
-        values = load(PARAMS_FILE)
+        values: dict[str, Any] = load(PARAMS_FILE)
     except YAMLError as error:
         raise UserError(f"params.yaml is not YAML: {error}") from None
     check(values)
@@ -27,6 +29,11 @@ def main() -> None:
     engines.chosen(values["runtime"]["engine"])
     if values["model"]["hub"] and not hub.made(values["model"]):
         hub.look(values["model"])
+    return values
+
+
+def main() -> None:
+    valid()
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text("valid\n", encoding="utf-8")
 

@@ -13,7 +13,7 @@ from stages.core import cost
 from stages.core.completions import Model
 from stages.core.engines import Sampling
 from stages.core.errors import run
-from stages.core.params import declared
+from stages.core.params import Params, declared
 from stages.core.progress import say
 from stages.core.prompts import FOLDER, fill, load, pattern, system
 from stages.core.records import Record, Tally, content_id, read, write, write_json
@@ -95,19 +95,15 @@ def filled(template: Template, rows: list[Record]) -> list[str]:
     return [fill(template, instruction=row["prompt"], response=row["response"]) for row in rows]
 
 
-def main(iteration: str, parent: str) -> None:
-    params = declared("generate")
+def ask(
+    model: Model, name: str, params: Params, low: list[Record], high: list[Record]
+) -> tuple[list[Record], list[Record], Record]:
+    """Responses to new instructions from the low seeds, flawed responses to the high ones, and how many of each."""
     settings, prompt_set = params["generate"], params["prompts"]
     sampling = Sampling(settings["temperature"], settings["top_p"], settings["max_tokens"], params["random_state"])
-    name = f"generate@{iteration}"
-    model = Model(Path("iterations", parent, "model"), name, params["max_unfit"])
     folder = FOLDER / prompt_set / "generate"
     instruction_prompt = load(folder / "instruction.md", {"instruction", "response"})
     flawed_prompt = load(folder / "flawed.md", {"instruction", "response"})
-
-    reviewed = read(Path("iterations", iteration, "review.jsonl"))
-    routed = Tally(len(reviewed))
-    low, high = route(reviewed, params["threshold"], settings["max_low"], settings["max_high"], parent, routed)
     writer = Writer(model, prompt_set, params["samples"], sampling)
 
     instructions, instruction_counts = writer.ask(
@@ -117,15 +113,26 @@ def main(iteration: str, parent: str) -> None:
         f"{name} responses", "response", instructions, [each["text"] for each in instructions]
     )
     flawed, flawed_counts = writer.ask(f"{name} flawed responses", "flawed", high, filled(flawed_prompt, high))
-
-    records = [new_record(each) for each in responses] + [flawed_record(each) for each in flawed]
-    write(Path("iterations", iteration, "generated.jsonl"), records)
     counts = {
-        "seed": {**routed.counts(len(low) + len(high)), "low": len(low), "high": len(high)},
         "new_instructions": instruction_counts,
         "responses": response_counts,
         "flawed_responses": flawed_counts,
     }
+    return responses, flawed, counts
+
+
+def main(iteration: str, parent: str) -> None:
+    params, name = declared("generate"), f"generate@{iteration}"
+    settings = params["generate"]
+    model = Model(Path("iterations", parent, "model"), name, params["max_unfit"])
+    reviewed = read(Path("iterations", iteration, "review.jsonl"))
+    routed = Tally(len(reviewed))
+    low, high = route(reviewed, params["threshold"], settings["max_low"], settings["max_high"], parent, routed)
+    responses, flawed, written = ask(model, name, params, low, high)
+
+    records = [new_record(each) for each in responses] + [flawed_record(each) for each in flawed]
+    write(Path("iterations", iteration, "generated.jsonl"), records)
+    counts = {"seed": {**routed.counts(len(low) + len(high)), "low": len(low), "high": len(high)}, **written}
     write_json(Path("results", iteration, "generate.json"), counts)
     cost.write("generate", iteration, cost.of_completions(model.used.values()))
     say(f"{name}: {len(low):,} low, {len(high):,} high seeds gave {len(responses):,} new pairs, {len(flawed):,} flawed")

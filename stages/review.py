@@ -21,7 +21,7 @@ from stages.core import cost
 from stages.core.completions import Model
 from stages.core.errors import UserError, run
 from stages.core.judge import Reviewed, reviews
-from stages.core.params import declared
+from stages.core.params import Params, declared
 from stages.core.progress import say
 from stages.core.prompts import Review, system
 from stages.core.records import Record, Tally, read, write, write_json
@@ -87,17 +87,24 @@ def need_readable(stage: str, counts: Record, max_unparsed: float) -> None:
         )
 
 
+def ask(
+    model: Model, name: str, params: Params, rows: list[Record], judge: str
+) -> tuple[list[Record], list[list[Reviewed]]]:
+    """The rows that this judge has not scored, and its reviews of each."""
+    review, prompts = Review(params["prompts"]), params["prompts"]
+    asked = to_review(rows, judge)
+    rendered = [model.render(review.prompt(row["prompt"], row["response"]), system(prompts)) for row in asked]
+    return asked, reviews(model, name, rendered, prompts, params["review"], params["random_state"])
+
+
 def main(stage: str, iteration: str, source: str, judge: str, stop: str | None = None) -> None:
     params = declared(stage)
     stopped = bool(stop) and json.loads(Path(str(stop)).read_text(encoding="utf-8"))["stopped"]
-    settings, prompts = params["review"], params["prompts"]
+    settings = params["review"]
     name = f"{stage}@{iteration}"
     model = Model(Path("iterations", judge, "model"), name, params["max_unfit"])
     rows = [] if stopped else read(Path(source))  # without rows, the stages that follow have nothing to do
-    review = Review(prompts)
-    asked = to_review(rows, judge)
-    rendered = [model.render(review.prompt(row["prompt"], row["response"]), system(prompts)) for row in asked]
-    scored = reviews(model, name, rendered, prompts, settings, params["random_state"])
+    asked, scored = ask(model, name, params, rows, judge)
     done = {row["id"]: reviewed(row, each, judge) for row, each in zip(asked, scored, strict=True)}
     result = [done.get(row["id"], {**row, "reviews": []}) for row in rows]
     counts = count(result, len(asked), 1 if settings["estimator"] == "expected" else settings["samples"])

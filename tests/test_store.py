@@ -13,7 +13,7 @@ from conftest import ROOT, Project
 
 from stages.core.engines import Completion, Number
 from stages.core.errors import UserError
-from stages.core.store import Store, place
+from stages.core.store import Reader, Store, place
 
 DONE = Completion("It is wrong. score: 2", "stop", 40, 9, (Number(20, {"2": -0.1, "3": -2.5}),), 0.25)
 
@@ -31,6 +31,30 @@ def test_what_was_put_is_found_whole_by_another_process_too(path):
     Store(path, 1).put(key(1), DONE)
     (found,) = Store(path, 1).find([key(1), key(2)]).values()
     assert (found, found.numbers, found.seconds) == (DONE, DONE.numbers, 0.25)
+
+
+@pytest.mark.parametrize("writing", [True, False])
+def test_a_reader_finds_what_is_whole_and_leaves_no_trace(path, writing):
+    store = Store(path, 1)
+    for number in range(3):
+        store.put(key(number), DONE)
+    store._db.execute("UPDATE completions SET value = ? WHERE key = ?", [b"{}", key(1)])
+    if not writing:
+        store.close()
+    before = {each.name: each.read_bytes() for each in path.parent.iterdir() if not each.name.endswith("-shm")}
+    assert Reader(path).find(map(key, range(4))) == {key(0): DONE, key(2): DONE}
+    assert before == {each.name: each.read_bytes() for each in path.parent.iterdir() if not each.name.endswith("-shm")}
+    assert Store(path, 1).totals()["served"] == 0
+
+
+def test_a_reader_takes_a_missing_or_damaged_store_for_an_empty_one(path):
+    assert Reader(path).find([key(1)]) == {}
+    assert not path.exists()
+    path.write_bytes(b"no database at all" * 100)
+    reader = Reader(path)
+    assert reader.find([key(1)]) == {}
+    assert reader.damaged
+    assert path.read_bytes() == b"no database at all" * 100
 
 
 def test_a_truncated_completion_is_kept_as_such(path):

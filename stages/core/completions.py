@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,10 @@ class Model:
             self._name = engines.chosen(runtime()["engine"])
             self._digest = digest(folder)
             self._tokenizer, self._context = _tokenizer(folder)
-            self._store = Store.of_the_repository()
+
+    @cached_property
+    def _store(self) -> Store:
+        return Store.of_the_repository()
 
     def complete(
         self, task: str, prompts: Sequence[str], system: str, draws: int, sampling: Sampling
@@ -57,15 +61,19 @@ class Model:
         keys = {each: self._key(each, sampling) for each in fitting}
         with self._named():
             self._need_fitting(len(fitting), len(requests), sampling.max_tokens)
-            stored = self._store.find(keys.values())
-            found = {each: stored[key] for each, key in keys.items() if key in stored}
-            if found:
-                say(f"{task}: {len(found):,} of {len(fitting):,} completions were in the store")
-            missing = {each: key for each, key in keys.items() if each not in found}
-            found |= self._computed(task, missing, sampling)
+            found = self._found(task, keys, sampling)
         self.used |= {keys[request]: completion for request, completion in found.items()}
         done = {(each.prompt, each.draw): found.get(each, Completion("", "too long")) for each in requests}
         return [[done[prompt, draw] for draw in range(draws)] for prompt in rendered]
+
+    def _found(self, task: str, keys: dict[Request, bytes], sampling: Sampling) -> dict[Request, Completion]:
+        """Completions from the store, and those that it has not from the engine."""
+        stored = self._store.find(keys.values())
+        found = {each: stored[key] for each, key in keys.items() if key in stored}
+        if found:
+            say(f"{task}: {len(found):,} of {len(keys):,} completions were in the store")
+        missing = {each: key for each, key in keys.items() if each not in found}
+        return found | self._computed(task, missing, sampling)
 
     def _need_fitting(self, fitting: int, asked: int, max_tokens: int) -> None:
         unfit = 1 - fitting / asked if asked else 0.0

@@ -67,7 +67,12 @@ class Answers:
         self._advance(1)
 
     def _key(self, request: str) -> bytes:
-        return hashlib.sha256(json.dumps([KEYS, self._model, request]).encode()).digest()
+        return key(self._model, request)
+
+
+def key(model: str, request: str) -> bytes:
+    """The store's key of an answer, by the model's digest and lm-eval's hash of the request."""
+    return hashlib.sha256(json.dumps([KEYS, model, request]).encode()).digest()
 
 
 def ask(
@@ -75,27 +80,39 @@ def ask(
 ) -> tuple[Record, list[Completion]]:
     """lm-eval's results of a model on the `samples` of the benchmarks' tasks ({task: indices}), with `asked` as its
     system prompt; and the answers that they rest on."""
+    tasks = together(benchmarks)
+    with progress(name, calls(tasks["tasks"], samples)) as advance:
+        lm, answers = load(model, advance)
+        results = evaluated(lm, tasks, samples, asked)
+    return results, answers.used
+
+
+def together(benchmarks: list[Any]) -> Any:
+    """The tasks and groups of all benchmarks, as lm-eval takes them."""
     tasks: Any = {kind: {} for kind in ("tasks", "groups", "group_map")}
     for benchmark in benchmarks:
         for kind in tasks:
             tasks[kind] |= benchmark.get(kind, {})
-    with progress(name, calls(tasks["tasks"], samples)) as advance:
-        lm, answers = load(model, advance)
-        from lm_eval import evaluate
-        from lm_eval import utils as lm_eval_utils
+    return tasks
 
-        templates = lm_eval_utils.env
-        templates.from_string = cache(templates.from_string)  # it would compile a template anew for each item
-        results: Record = evaluate(
-            lm,
-            tasks,
-            samples=samples,
-            bootstrap_iters=1,  # 0 would remove the standard errors, which have a closed form here
-            system_instruction=asked or None,
-            apply_chat_template=True,
-            fewshot_as_multiturn=True,
-        )
-    return results, answers.used
+
+def evaluated(lm: "LM", tasks: Any, samples: dict[str, list[int]], asked: str) -> Record:
+    """lm-eval's results of a model that is loaded."""
+    from lm_eval import evaluate
+    from lm_eval import utils as lm_eval_utils
+
+    templates = lm_eval_utils.env
+    templates.from_string = cache(templates.from_string)  # it would compile a template anew for each item
+    results: Record = evaluate(
+        lm,
+        tasks,
+        samples=samples,
+        bootstrap_iters=1,  # 0 would remove the standard errors, which have a closed form here
+        system_instruction=asked or None,
+        apply_chat_template=True,
+        fewshot_as_multiturn=True,
+    )
+    return results
 
 
 def calls(tasks: dict[str, Any], samples: dict[str, list[int]]) -> int:

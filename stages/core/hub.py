@@ -70,6 +70,21 @@ def fetched(model: dict[str, Any]) -> Path:
         return Path(_snapshot(model))
 
 
+def described(model: dict[str, Any]) -> Path:
+    """A folder with the base model's config.json and tokenizer.json; no weights are fetched for it."""
+    if not model["hub"]:
+        return Path(model["name"])
+    if made(model):
+        return OUT
+    if folder := _cached(model):
+        return folder
+    from huggingface_hub import snapshot_download
+
+    place = {"repo_id": model["hub"]["id"], "revision": model["hub"]["revision"]}
+    with _online("model.hub", model["hub"]):
+        return Path(snapshot_download(**place, allow_patterns=["config.json", "tokenizer.json"]))
+
+
 def data_set(named: dict[str, Any]) -> Path:
     """The folder of a data set in the Hugging Face cache, fetched where it is not there; `named`: `seed.hub`."""
     from huggingface_hub import snapshot_download

@@ -12,7 +12,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,6 +67,41 @@ def _is_damage(error: Exception) -> bool:
         return False
     code = getattr(error, "sqlite_errorcode", None)  # Python's own errors of decoding have none
     return code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+
+
+def _whole(rows: Iterable[tuple[bytes, bytes, bytes]]) -> dict[bytes, bytes]:
+    """{key: value} of (key, value, checksum), those that are neither torn nor damaged."""
+    return {key: value for key, value, sum_ in rows if isinstance(value, bytes) and sum_ == _checksum(key, value)}
+
+
+class Reader:
+    """Looks into a store and leaves no trace: nothing counts as served or as used, and no file is made. A file that is
+    missing or damaged holds nothing, as for a stage, which begins anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damaged = False
+
+    def find(self, keys: Iterable[bytes]) -> dict[bytes, Completion]:
+        """The completions that are here and whole."""
+        if not self.path.exists():
+            return {}
+        asked, found = list(keys), dict[bytes, bytes]()
+        journal = self.path.with_name(f"{self.path.name}-wal").exists()  # without one, nobody writes
+        try:
+            uri = f"{self.path.resolve().as_uri()}?{'mode=ro' if journal else 'immutable=1'}"
+            with closing(sqlite3.connect(uri, uri=True)) as db:
+                for start in range(0, len(asked), CHUNK):
+                    chunk = asked[start : start + CHUNK]
+                    marks = ", ".join("?" * len(chunk))
+                    rows = db.execute(f"SELECT key, value, checksum FROM completions WHERE key IN ({marks})", chunk)
+                    found |= _whole(rows)
+        except DAMAGE as error:
+            if not _is_damage(error):
+                raise UserError(f"completion store {self.path}: {error}; try again") from None
+            self.damaged = True
+            return {}
+        return {key: _decoded(value) for key, value in found.items()}
 
 
 class Store:
@@ -150,7 +185,7 @@ class Store:
     def _found(self, keys: list[bytes]) -> dict[bytes, Completion]:
         marks = ", ".join("?" * len(keys))
         rows = self._db.execute(f"SELECT key, value, checksum FROM completions WHERE key IN ({marks})", keys)
-        whole = {key: value for key, value, sum_ in rows if isinstance(value, bytes) and sum_ == _checksum(key, value)}
+        whole = _whole(rows)
         marks = ", ".join("?" * len(whole))
         self._db.execute(
             f"UPDATE completions SET served = served + 1, used = ? WHERE key IN ({marks})", [int(time.time()), *whole]
