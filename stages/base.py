@@ -49,6 +49,10 @@ def loaded(source: Path, dtype: str, trust: bool) -> "tuple[PreTrainedModel, Pre
     if PROBE not in read:  # transformers makes a tokenizer of nothing where its file is missing
         raise UserError(f"it has no tokenizer that reads text ('{PROBE}' becomes {read!r}); add its tokenizer's files")
     chat.context_length(model.config)
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError:  # a temperature without sampling, as some are published: such a file is read, but not written
+        model.generation_config.do_sample = True
     return model, tokenizer
 
 

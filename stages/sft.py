@@ -62,7 +62,8 @@ def main(stage: str, model: str, rows_file: str, out: str, counts_file: str) -> 
         training.pass_on(name, "no SFT row fits the context", Path(model), Path(out), Path(counts_file))
         return
     decides = ("sft", digest(Path(model)), chats, settings, params["training"], params["random_state"])
-    with checkpoints.folder(*decides) as folder, progress(name, training.steps(len(chats), settings)) as advance:
+    steps = training.steps(len(chats), settings)
+    with checkpoints.folder(*decides) as folder, progress(name, steps) as advance, training.memory(name):
         common = training.arguments(
             "sft", settings, params["training"], params["random_state"], folder, context, len(chats)
         )

@@ -97,6 +97,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "template": PHI3,
         "ends": ["<|endoftext|>", "<|end|>"],
     },
+    "phi3-longrope": {  # other position embeddings above 32 tokens, which some completions reach
+        "model": "Phi3",
+        "config": {"original_max_position_embeddings": 32, "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 32,
+            "short_factor": [1.0] * 8, "long_factor": [4.0] * 8,
+        }},
+        "named": {"bos_token": "<s>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "unk_token": "<unk>"},
+        "others": ["<|assistant|>", "<|system|>", "<|user|>", "<|end|>"],
+        "template": PHI3,
+        "ends": ["<|endoftext|>", "<|end|>"],
+    },
 }  # fmt: skip
 
 

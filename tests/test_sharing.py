@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -104,4 +105,18 @@ def test_experiments_that_run_at_once_all_arrive_and_leave_the_workspace_alone(f
 def test_many_experiments_that_start_at_the_same_moment_all_arrive(first):
     names = [f"alarm{number}" for number in range(4)]
     together(first, {name: ["-S", f"alarms.pairs={number}"] for number, name in enumerate(names, 1)})
+    assert set(names) <= set(shown(first))
+
+
+def test_queued_experiments_run_one_after_another(first):
+    names = ["queued1", "queued2"]
+    for number, name in enumerate(names, 70):
+        first.run("dvc", "exp", "run", "--queue", "-n", name, "-S", f"alarms.pairs={number}")
+    first.run("dvc", "queue", "start")  # the worker ends by itself when nothing is left
+    for _ in range(100):
+        told = first.run("dvc", "queue", "status").stdout
+        if "Queued" not in told and "Running" not in told:
+            break
+        time.sleep(1)
+    assert told.count("Success") == len(names)
     assert set(names) <= set(shown(first))

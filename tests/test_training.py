@@ -67,12 +67,13 @@ def curves(project):
 
 def trained(project, changes, warm_start=False):
     """The project after sft@1 and dpo@1 with some changed parameters, and an odd number of rows: the last step of an
-    epoch has one row. `warm_start`: with an iteration 0 that has learned too."""
+    epoch has three. `warm_start`: with an iteration 0 that has learned too."""
     project.change({"sft": {"epochs": 2, "batch_size": 4}, "dpo": {"epochs": 2, "batch_size": 4}})
     project.change(changes)
-    write(project.folder / "iterations/1/sft.jsonl", VARIED[:13])
-    write(project.folder / "iterations/1/pairs.jsonl", [*PAIRS[:7], *LONGER[:6]])
+    write(project.folder / "iterations/1/sft.jsonl", VARIED[:15])
+    write(project.folder / "iterations/1/pairs.jsonl", [*PAIRS[:8], *LONGER[:7]])
     if warm_start:
+        shutil.rmtree(project.folder / "iterations/0/model")  # as dvc does before a stage
         rows, out = "iterations/1/sft.jsonl", "iterations/0/model"
         project.run("python", "-m", "stages.sft", "sft-0", "iterations/0/base", rows, out, "results/0/sft.json")
     said = sft(project)
@@ -240,7 +241,7 @@ def test_less_memory_changes_nothing_but_the_last_bits(prepared, twin, how, tole
 @pytest.mark.slow
 def test_autocast_computes_in_16_bits_over_weights_in_32(prepared, twin):
     plain, cast = trained(prepared, {}), trained(twin, {"training": {"autocast": "bfloat16"}})
-    assert 0 < difference(plain, cast, "iterations/1/model") < 1e-3
+    assert 0 < difference(plain, cast, "iterations/1/model") < 1e-2
     assert json.loads(cast.read("iterations/1/model/config.json"))["dtype"] == "float32"
     for one, other in zip(curves(plain), curves(cast), strict=True):
         assert one == pytest.approx(other, abs=1e-2)

@@ -191,7 +191,11 @@ def _transformers(model: Path) -> "LM":
 
     rows = runtime()["batch_rows"] or BATCH_ROWS
     device = "cuda" if torch.cuda.is_available() else "cpu"  # lm-eval would ask for cuda on any machine
-    return HFLM(pretrained=str(model), batch_size=rows, dtype="auto", device=device, **_as_given(model))
+    lm: LM = HFLM(pretrained=str(model), batch_size=rows, dtype="auto", device=device, **_as_given(model))
+    lm.model.generation_config.repetition_penalty = (
+        1.0  # nothing but what the request says, as the other engines have it
+    )
+    return lm
 
 
 def _vllm(model: Path) -> "LM":

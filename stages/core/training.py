@@ -3,7 +3,8 @@
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
@@ -97,22 +98,13 @@ def arguments(
     }
 
 
-def train(trainer: "Trainer", name: str, phase: str, advance: Callable[[int], None], counts_file: Path) -> list[Record]:
-    """Run a trl trainer with our progress bar, from its last checkpoint if it was killed, and write what it cost; trl's
-    log of each step. Raises `UserError` where the memory is too small or the loss is no number."""
+@contextmanager
+def memory(name: str) -> Iterator[None]:
+    """Raise `UserError` where what is done inside takes more memory than there is."""
     from accelerate.utils.memory import should_reduce_batch_size
-    from transformers import PrinterCallback
 
-    width = trainer.args.per_device_train_batch_size * processes.count()
-    if processes.count() > 1 and (again := -len(trainer.train_dataset) % width):
-        say(f"{name}: {again:,} rows are taken twice in an epoch, so that the processes have equal shares")
-    trainer.remove_callback(PrinterCallback)
-    watch = _watch(trainer, name, phase, advance)
-    trainer.add_callback(watch)
-    trainer.add_callback(checkpoints.saver())
-    started = time.monotonic()
     try:
-        trainer.train(resume_from_checkpoint=checkpoints.last(Path(trainer.args.output_dir)))
+        yield
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
             raise
@@ -120,6 +112,23 @@ def train(trainer: "Trainer", name: str, phase: str, advance: Callable[[int], No
             f"{name}: out of memory; lower runtime.training.rows_at_once, set runtime.training.gradient_checkpointing: "
             f"true, or train less: training.lora, or model.dtype: bfloat16 ({str(error).splitlines()[0]})"
         ) from error
+
+
+def train(trainer: "Trainer", name: str, phase: str, advance: Callable[[int], None], counts_file: Path) -> list[Record]:
+    """Run a trl trainer with our progress bar, from its last checkpoint if it was killed, and write what it cost; trl's
+    log of each step. Raises `UserError` where the loss is no number."""
+    from transformers import PrinterCallback
+
+    width = trainer.args.per_device_train_batch_size * processes.count()
+    if processes.count() > 1 and (again := -len(trainer.train_dataset) % width):
+        say(f"{name}: {again:,} rows are taken twice in an epoch, so that the processes have equal shares")
+    trainer.remove_callback(PrinterCallback)
+    resumed = checkpoints.last(Path(trainer.args.output_dir))
+    watch = _watch(trainer, name, phase, advance, resumed)
+    trainer.add_callback(watch)
+    trainer.add_callback(checkpoints.saver())
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=resumed)
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     write_cost(counts_file, time.monotonic() - started, trained_tokens(log), watch.peak)
     return log
@@ -132,20 +141,23 @@ def trained_tokens(log: list[Record]) -> int:
 
 
 def write_cost(counts_file: Path, seconds: float, tokens: int, peak: int | None = None) -> None:
-    """{"seconds", "tokens" trained on, "device", "devices"}: cpu cores, or all the GPUs that are visible; and of a
-    training "peak_gb", of memory, in the main process."""
+    """{"seconds", "tokens" trained on, "device", "devices"}: cpu cores, or a GPU for each process; and of a training
+    "peak_gb", of memory, in the main process."""
     import torch
 
     if not processes.is_main():
         return
-    gpus = torch.cuda.device_count()
+    gpus = processes.count() if torch.cuda.is_available() else 0
     device = {"device": "GPU" if gpus else "CPU", "devices": gpus or len(os.sched_getaffinity(0))}
     known: Record = {"seconds": round(seconds, 3), "tokens": tokens, **device}
     known |= {} if peak is None else {"peak_gb": round(peak / 1e9, 3)}
     cost.write(counts_file.stem, counts_file.parent.name, known)
 
 
-def _watch(trainer: "Trainer", name: str, phase: str, advance: Callable[[int], None]) -> "TrainerCallback":
+def _watch(
+    trainer: "Trainer", name: str, phase: str, advance: Callable[[int], None], resumed: str | None
+) -> "TrainerCallback":
+    from accelerate.utils import is_peft_model
     from transformers import TrainerCallback, TrainerState
 
     class Watch(TrainerCallback):  # type: ignore[misc]
@@ -155,6 +167,9 @@ def _watch(trainer: "Trainer", name: str, phase: str, advance: Callable[[int], N
             if state.global_step:
                 say(f"{name}: goes on from a checkpoint after step {state.global_step:,} of {state.max_steps:,}")
                 advance(state.global_step)
+            sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+            if resumed and is_peft_model(trainer.model) and not sharded:
+                adapters.replace(trainer.model, Path(resumed))  # of two adapters, transformers restores the reference
             if not trainer.is_deepspeed_enabled:  # its engine takes every pass for a part of a step
                 self.peak = fit.peak(trainer)
                 say(f"{name}: fits, peak {self.peak / 1e9:,.1f} GB")

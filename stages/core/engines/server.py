@@ -13,6 +13,7 @@ from typing import Any
 import openai
 from openai.types import CompletionChoice
 
+from stages.core.digest import own_code
 from stages.core.engines import ALTERNATIVES, Completion, Number, Request, Sampling, dtype, holds_digit, seed_of
 from stages.core.errors import UserError
 
@@ -38,6 +39,8 @@ class ServerEngine:
             raise UserError(
                 f"runtime.server.url {url} serves {', '.join(served) or 'no model'}, not the model of {model}; "
                 f"start it with: vllm serve {model} --served-model-name {self.name} --dtype {dtype(model)}"
+                + own_code(model)
+                * " --trust-remote-code"
             )
 
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, takewhile
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +133,7 @@ class TransformersEngine:
                 f"model folder {model} cannot be loaded ({error}); remove it and run dvc checkout, or dvc repro -f"
             ) from error
         self.config = self.model.config.get_text_config()
-        # these position embeddings depend on the longest row of the batch: a row of its own for each completion
-        alone = any(kind in str(self.config.to_dict().get("rope_parameters")) for kind in ("dynamic", "longrope"))
-        self.batch_rows = 1 if alone else batch_rows
+        self.batch_rows, self.sociable = batch_rows, _sociable(self.config)
         ends = self.model.generation_config.eos_token_id
         self.ends = set(ends) if isinstance(ends, list) else {ends}
         self._vocabulary: list[str] = []  # each token's text; filled when first needed
@@ -142,8 +141,10 @@ class TransformersEngine:
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
         """Longest prompts first: what does not fit into the memory fails at once, and is tried with half the rows."""
         waiting = deque(sorted(requests, key=_longest_first))
-        most = min(len(waiting), self.batch_rows or self._rows_that_fit(len(waiting[0].tokens), sampling))
-        columns = len(waiting[0].tokens) + sampling.max_tokens + SPARE_COLUMNS
+        longest = len(waiting[0].tokens)
+        most = min(len(waiting), self.batch_rows or self._rows_that_fit(longest, sampling))
+        most = most if longest + sampling.max_tokens <= self.sociable else 1
+        columns = longest + sampling.max_tokens + SPARE_COLUMNS
         unfinished = set(waiting)
         batch = self._empty(most, columns, sampling)
         while unfinished:
@@ -186,10 +187,24 @@ class TransformersEngine:
 
     def _advance(self, batch: Batch) -> None:
         """The model reads the last token of each row."""
+        if len(batch.rows) == 1 and int(batch.positions) + 1 == self.sociable:
+            self._reread(batch)
+            return
         last = torch.tensor([[row.last()] for row in batch.rows], device=self.device)
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], 1)
         batch.positions = batch.positions + 1
         batch.logits = self._forward(last, batch.mask, batch.positions, batch.cache)
+
+    def _reread(self, batch: Batch) -> None:
+        """The model reads all of a row that runs alone, whose position embeddings are others from here on."""
+        (row,) = batch.rows
+        tokens = torch.tensor([[*row.request.tokens, *row.written]], device=self.device)
+        batch.mask, positions = torch.ones_like(tokens), torch.arange(tokens.shape[1], device=self.device)[None]
+        batch.positions, read = positions[:, -1:], Cache(layer_class_to_replicate=DynamicLayer)
+        batch.logits = self._forward(tokens, batch.mask, positions, read)
+        for layer, all_of_it in zip(batch.cache.layers, read.layers, strict=True):
+            layer.rows = 0
+            layer.add(all_of_it.keys, all_of_it.values, torch.zeros(1, dtype=torch.long, device=self.device))
 
     def _read(self, batch: Batch, requests: list[Request], sampling: Sampling) -> None:
         """The model reads prompts, each once for all its draws, and their rows join the batch."""
@@ -303,6 +318,15 @@ class TransformersEngine:
         token = 2 * config.num_hidden_layers * config.num_key_value_heads * head * self.model.dtype.itemsize
         row = token * (longest + sampling.max_tokens + SPARE_COLUMNS) + 40 * config.vocab_size
         return max(1, min(MOST_ROWS[self.device.type], int(MEMORY * _free_memory(self.device) / row)))
+
+
+def _sociable(config: Any) -> float:
+    """How many tokens a row may have for others to run beside it: above that, some families' position embeddings are
+    others, for all rows of the batch."""
+    rope = config.to_dict().get("rope_parameters") or {}
+    if any(kind in str(rope) for kind in ("dynamic", "longrope")):
+        return float(rope.get("original_max_position_embeddings") or 0)
+    return inf
 
 
 def _longest_first(request: Request) -> tuple[int, str, int]:
