@@ -79,6 +79,15 @@ def told(runs: list[list[dict]]) -> dict[str, list[str]]:
     }
 
 
+def against(runs: list[list[dict]], loop: list[list[dict]]) -> list[str]:
+    """The test score less the loop's, seed by seed: a cell per iteration."""
+    pairs = [list(zip(one, other, strict=True)) for one, other in zip(runs, loop, strict=True)]
+    return [
+        mean([one["test"]["score"] - other["test"]["score"] for one, other in seeds])
+        for seeds in zip(*pairs, strict=True)
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(RUNS))
@@ -91,7 +100,12 @@ def main() -> None:
     print("| --- | --- |" + " ---: |" * (asked.iterations + 1))
     for name in asked.names or RUNS:
         runs = [experiment(name, seed, asked.iterations) for seed in range(asked.seeds)]
-        for said, cells in told(runs).items():
+        rows = told(runs)
+        if name != "loop":
+            rows["test less the loop's"] = against(
+                runs, [experiment("loop", s, asked.iterations) for s in range(asked.seeds)]
+            )
+        for said, cells in rows.items():
             print(f"| {RUNS[name][0]} | {said} |", " | ".join(cells), "|", flush=True)
 
 

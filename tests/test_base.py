@@ -236,7 +236,7 @@ def test_code_of_the_models_own_is_not_run_unasked(with_code, tmp_path):
 def test_trusted_code_travels_with_the_model(with_code, tmp_path, monkeypatch):
     base = materialised(with_code, "float32", tmp_path / "base", trust=True)
     assert {path.name for path in base.glob("*.py")} >= set(CODE)
-    policy, tokenizer = training.load(base)
+    policy, tokenizer = training.load("sft", base, {"lora": None, "autocast": None, "four_bit": False}, 0)
     assert type(policy).__name__ == "OwnForCausalLM"
     assert embed(["Why?"], base).shape == (1, policy.config.hidden_size)
     policy.save_pretrained(tmp_path / "next")  # as SFT and DPO save it

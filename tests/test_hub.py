@@ -198,7 +198,10 @@ def test_without_a_network_the_line_says_how_to_bring_the_model(asking, hub):
     hub.server_close()
     said = error_line(asking.run("check"))
     assert re.search(rf"{NAME} is not in the Hugging Face cache, and {hub.url} cannot be reached", said)
-    assert f"run hf download {NAME} --revision {COMMIT}, and take its cache along ({asking.home}/hub)" in said
+    assert (
+        f"run hf download {NAME} --repo-type model --revision {COMMIT}, and take its cache along ({asking.home}/hub)"
+        in said
+    )
 
 
 def test_too_little_disk_is_said_before_anything_is_fetched(asking, hub):
