@@ -126,6 +126,19 @@ def done(result) -> str:
     return result.stdout
 
 
+def test_an_experiment_in_a_temporary_copy_does_not_ask_for_what_the_repository_has(asking, hub, tmp_path, monkeypatch):
+    done(asking.run("check"))
+    done(asking.run("base"))
+    shutil.rmtree(asking.home)
+    hub.asked.clear()
+    monkeypatch.setenv("DVC_ROOT", str(asking.project.folder))
+    copy = Project.__new__(Project)
+    copy.folder = tmp_path / "copy"
+    shutil.copytree(asking.project.folder, copy.folder, ignore=shutil.ignore_patterns("iterations"))
+    done(Asking(copy, hub, tmp_path / "other").run("check"))
+    assert not hub.asked
+
+
 def test_the_base_model_is_that_of_the_folder_and_pickles_are_not_even_fetched(asking, hub):
     assert done(asking.run("check")) == ""
     assert "base: fetches people/model into" in done(asking.run("base"))

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stages.core import repository
 from stages.core.errors import UserError
 from stages.core.progress import say
 
@@ -26,9 +27,10 @@ GB = 1e9
 
 
 def made(model: dict[str, Any]) -> bool:
-    """Whether the materialised base model is the one that the parameters name."""
-    path = OUT / SOURCE
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == _source(model)
+    """Whether the materialised base model is the one that the parameters name: here or, where an experiment runs in a
+    temporary copy, in the repository, whose cache has it for the copy."""
+    paths = (OUT / SOURCE, repository.root() / OUT / SOURCE)
+    return any(path.is_file() and json.loads(path.read_text(encoding="utf-8")) == _source(model) for path in paths)
 
 
 def note(model: dict[str, Any]) -> None:
