@@ -158,6 +158,28 @@ def test_a_killed_training_goes_on_from_its_last_whole_checkpoint_to_the_same_by
 
 
 @pytest.mark.slow
+def test_a_killed_training_begins_anew_where_its_passes_are_others(prepared):
+    """trl would go on with the rows of the old passes, and so with another batch."""
+    command = [
+        "stages.sft",
+        "sft",
+        "iterations/0/model",
+        "iterations/1/sft.jsonl",
+        "iterations/1/sft",
+        "results/1/sft.json",
+    ]
+    prepared.change({"sft": {"epochs": 4, "batch_size": 2}, "runtime": {"training": {"rows_at_once": 1}}})
+    prepared.run("python", "-m", *command)
+    unbroken = weights(prepared, "iterations/1/sft")
+    shutil.rmtree(prepared.folder / "iterations/1/sft")
+    prepared.change({"runtime": {"checkpoint_minutes": 0, "training": {"rows_at_once": None}}})
+    killed_after(prepared, command, "checkpoint-5")
+    prepared.change({"runtime": {"training": {"rows_at_once": 1}}})
+    assert "goes on" not in prepared.run("python", "-m", *command).stdout
+    assert weights(prepared, "iterations/1/sft") == unbroken
+
+
+@pytest.mark.slow
 def test_another_process_at_the_same_training_leaves_its_checkpoints_alone(prepared):
     with chdir(prepared.folder), checkpoints.folder("sft") as place, checkpoints.folder("sft") as other:
         assert place.parent == prepared.folder / ".dvc/checkpoints"
