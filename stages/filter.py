@@ -87,7 +87,8 @@ def embedding_faults(
     with progress("filter embeddings", len(earlier) + len(instructions)) as advance:
         vectors = embed(earlier + instructions, model)
         advance(len(vectors))
-    repeated = {row - len(earlier) for row in duplicates(vectors, len(earlier), cosine)}
+    found = duplicates(vectors, len(earlier), cosine) if cosine < 1 else set()
+    repeated = {row - len(earlier) for row in found}
     fresh = [len(earlier) + row for row in range(len(instructions)) if row not in repeated]
     return {instructions[row] for row in repeated}, mean_distance(vectors[fresh])
 

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from stages.core.similarity import Benchmark, distinct, duplicates, mean_distance, mean_words, ngrams, rouge_l
-from stages.filter import instruction_faults, length_fault, likeness_fault, response_faults
+from stages.base import materialised
+from stages.core.similarity import Benchmark, distinct, duplicates, embed, mean_distance, mean_words, ngrams, rouge_l
+from stages.filter import embedding_faults, instruction_faults, length_fault, likeness_fault, response_faults
 
 SETTINGS = {
     "min_instruction_words": 3, "max_instruction_words": 10, "min_response_words": 1, "max_response_words": 5,
@@ -162,3 +164,18 @@ def test_distinct_n_is_the_share_of_different_ngrams():
 def test_lengths_are_means_of_words():
     assert mean_words(["one two", "three four five six"]) == 3.0
     assert mean_words([]) is None
+
+
+@pytest.mark.slow
+def test_vectors_of_a_model_in_16_bits_have_unit_length_too(tmp_path):
+    """Else a cosine may be above 1, and distinct instructions fall by rounding."""
+    base = materialised(ROOT / "stages/microworld/base", "bfloat16", tmp_path / "base")
+    vectors = embed([f"Which is larger, {number} or 50?" for number in range(10, 60)], base)
+    assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
+
+
+def test_instructions_are_not_compared_where_the_limit_is_1(base):
+    found, _ = embedding_faults(["Which is larger, 4 or 5?"], ["Which is larger, 4 or 5?"], base, 1.0)
+    assert found == set()
+    found, _ = embedding_faults(["Which is larger, 4 or 5?"], ["Which is larger, 4 or 5?"], base, 0.999)
+    assert found == {"Which is larger, 4 or 5?"}

@@ -202,7 +202,7 @@ def test_a_config_that_is_no_such_decoder_is_one_line(project):
     [
         ({}, True),
         ({"training": {"lora": {"rank": 16}}}, False),  # the model without its adapters is the reference
-        ({"training": {"lora": {"rank": 16}}, "dpo": {"reference": "warm_start"}}, True),
+        ({"training": {"lora": {"rank": 16}}, "dpo": {"reference": "warm_start"}}, False),  # a second adapter
         ({"dpo": {"reference": "warm_start"}, "runtime": {"training": {"precompute_reference": True}}}, False),
     ],
 )

@@ -68,7 +68,9 @@ def _keep_the_last(place: Path) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            shutil.rmtree(old)
+            shutil.rmtree(place / "half", ignore_errors=True)
+            old.rename(place / "half")  # a kill leaves no torn model under its name
+            shutil.rmtree(place / "half")
             (place / f"{old.name}.lock").unlink()
 
 

@@ -32,7 +32,7 @@ LIBRARIES = ("torch", "transformers", "trl", "peft")  # what they save, another 
 def folder(*decides: Any) -> Iterator[Path]:
     """A training's checkpoints, by what decides its result, the same in all of its processes. While another process is
     at the same training, which a killed stage may have left alive, it is a folder that begins and ends empty."""
-    how = [runtime()["training"][name] for name in ("rows_at_once", "sharding")] + [processes.count()]
+    how = [runtime()["training"][name] for name in ("rows_at_once", "sharding", "config")] + [processes.count()]
     told = json.dumps([*decides, how, [version(library) for library in LIBRARIES]], sort_keys=True, default=str)
     place = repository.root() / PLACE / hashlib.sha256(told.encode()).hexdigest()
     if not processes.is_main():

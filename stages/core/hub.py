@@ -76,7 +76,7 @@ def described(model: dict[str, Any]) -> Path:
     """A folder with the base model's config.json and tokenizer.json; no weights are fetched for it."""
     if not model["hub"]:
         return Path(model["name"])
-    if made(model):
+    if (OUT / SOURCE).is_file() and made(model):
         return OUT
     if folder := _cached(model):
         return folder

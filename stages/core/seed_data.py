@@ -101,9 +101,9 @@ def of_hub(named: dict[str, Any]) -> Rows:
 
     try:
         rows = load_dataset(str(folder), named["config"], split=named["split"], streaming=True)
+        yield from ((f"row {number:,}", row) for number, row in enumerate(rows, 1))
     except (OSError, ValueError) as error:
         raise UserError(f"seed.hub: {named['id']}: {error}; correct config or split") from error
-    yield from ((f"row {number:,}", row) for number, row in enumerate(rows, 1))
 
 
 def _json_lines(path: Path) -> Rows:

@@ -71,6 +71,7 @@ class Benchmark:
 def embed(texts: list[str], model: Path) -> "numpy.ndarray":
     """(texts, hidden) unit vectors: the mean of a causal language model's last hidden states."""
     import numpy
+    import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
@@ -78,8 +79,10 @@ def embed(texts: list[str], model: Path) -> "numpy.ndarray":
     transformer = Transformer(str(model), model_kwargs=code, processor_kwargs=code, config_kwargs=code)
     pooling = Pooling(transformer.get_embedding_dimension(), "mean")
     embedder = SentenceTransformer(modules=[transformer, pooling], device="cpu")
-    vectors = embedder.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False)
-    return numpy.asarray(vectors)
+    vectors = numpy.asarray(embedder.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False))
+    if next(embedder.parameters()).dtype != torch.float32:  # in 16 bits they are not of unit length
+        vectors = vectors / numpy.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 def mean_distance(vectors: "numpy.ndarray") -> float | None:

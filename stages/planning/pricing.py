@@ -142,10 +142,9 @@ class Pricing:
         return estimate.completion_memory(self.model, self.dtype, int(rows), self._length(stage))
 
     def _reference(self) -> bool:
-        """Whether DPO holds a second model: not where its log-probabilities are computed before, nor where the model
-        that comes in is the reference and what is trained are adapters on it."""
-        once, apart = self.how["precompute_reference"], self.params["dpo"]["reference"] == "warm_start"
-        return not once and (apart or not self.lora)
+        """Whether DPO holds a second model: not where its log-probabilities are computed before, nor where what is
+        trained is an adapter, since the reference is then another one on the same base, or none."""
+        return not self.how["precompute_reference"] and not self.lora
 
     def _training(self) -> dict[str, Any]:
         checkpointing = self.how["gradient_checkpointing"]
