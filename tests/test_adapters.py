@@ -7,6 +7,7 @@ import sys
 from contextlib import chdir
 
 import pytest
+import torch
 from conftest import ROOT
 
 from stages.core import adapters
@@ -28,7 +29,6 @@ def place(tmp_path, tiny_model, name="here"):
 
 def adapter(out, state):
     """A new adapter of the base, with other weights for each state."""
-    import torch
     from transformers import AutoTokenizer
 
     model = adapters.trainable(BASE, TRAINING, 0, mixed=True)
@@ -64,7 +64,6 @@ def test_an_adapter_is_small_and_says_nothing_of_where_it_was_made(here, tmp_pat
 
 
 def test_merged_weights_compute_what_the_base_with_the_adapter_does(here):
-    import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -150,11 +149,8 @@ def test_whole_weights_that_are_not_the_base_have_no_adapter_to_go_on_from(here)
         adapters.trainable(here / "trained", TRAINING, 0, mixed=True)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what is said where there is no GPU")
 def test_four_bits_need_a_gpu(here):
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
     with pytest.raises(UserError, match=r"training\.four_bit needs a GPU, and there is none; set it to false"):
         adapters.trainable(BASE, TRAINING | {"four_bit": True}, 0, mixed=True)
 

@@ -8,7 +8,7 @@ from contextlib import chdir
 
 import pytest
 import yaml
-from conftest import ROOT, SMALL, Project, error_line, merged
+from conftest import ROOT, SMALL, Project, error_line, merged, ran
 from test_pipeline import END, TABLE, done, iterations  # noqa: F401
 
 from stages.planning import estimate
@@ -317,6 +317,21 @@ def test_back_to_what_ran_before_comes_from_dvcs_cache(after):
     after.change({"threshold": 7.0})
     assert stage(plan(after), "generate@1")["restored"]
     assert "'generate@1' is cached - skipping run" in after.run("dvc", "repro", "generate@1").stdout
+
+
+@pytest.mark.slow
+def test_what_follows_a_restored_stage_whose_outs_differ_is_listed(after):
+    """assess@1 has not judged what a threshold of 3 lets through, although filter@1 has seen it."""
+    for threshold, last in ((3.0, "filter@1"), (7.0, "assess@1")):
+        after.change({"threshold": threshold})
+        after.run("dvc", "repro", last)
+    after.change({"threshold": 3.0})
+    found = plan(after)
+    assert stage(found, "generate@1")["restored"]
+    assert stage(found, "filter@1")["restored"]
+    assert not stage(found, "assess@1")["restored"]
+    assert stage(found, "assess@1")["reasons"][0]["what"] == "iterations/1/filtered.jsonl changed"
+    assert ran(after.run("dvc", "repro", "assess@1").stdout) == ["assess@1"]
 
 
 @pytest.mark.slow

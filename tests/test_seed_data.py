@@ -45,11 +45,14 @@ def written(folder, name, rows):
     return path
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda row: "-".join(row))
-@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+FORMATS = [(suffix, shape) for suffix in (".jsonl", ".json", ".csv", ".parquet") for shape in SHAPES]
+FORMATS.remove((".csv", SHAPES[-1]))  # a field of a CSV file holds no list
+
+
+@pytest.mark.parametrize(
+    ("suffix", "shape"), FORMATS, ids=lambda each: each if isinstance(each, str) else "-".join(each)
+)
 def test_a_common_shape_is_recognised_in_every_format(tmp_path, suffix, shape):
-    if suffix == ".csv" and "messages" in shape:
-        pytest.skip("a CSV field holds no list")
     assert read(written(tmp_path, f"rows{suffix}", [shape])) == [PAIR]
 
 

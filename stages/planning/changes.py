@@ -198,11 +198,15 @@ class _Follow:
         if not all(dep.fs_path in self.hashes or dep.exists for dep in stage.deps):
             return None
         before = {dep: dep.hash_info for dep in stage.deps}
+        now = {dep.def_path: self.hashes.get(dep.fs_path) or dep.get_hash() for dep in stage.deps}
         for dep in stage.deps:
-            dep.hash_info = self.hashes.get(dep.fs_path) or dep.get_hash()
-        key = _get_cache_hash(to_single_stage_lockfile(stage), key=True)
+            dep.hash_info = now[dep.def_path]
+        lock = to_single_stage_lockfile(stage)
         for dep, info in before.items():
             dep.hash_info = info
+        for entry in lock["deps"]:
+            entry["md5"] = now[entry["path"]].value  # dvc has put that of the last run in its place
+        key = _get_cache_hash(lock, key=True)
         runs = self.repo.stage_cache
         kept = sorted(Path(runs._get_cache_dir(key)).glob("*"), key=lambda path: path.stat().st_mtime)
         cache = runs._load_cache(key, kept[-1].name) if kept else None
