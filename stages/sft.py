@@ -4,7 +4,7 @@
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stages.core import checkpoints, processes, training
 from stages.core.chat import answer, context_length, messages
@@ -17,6 +17,7 @@ from stages.core.records import Record, Tally, read
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+    from trl import SFTTrainer
 
 WARM_START = "sft-0"  # the baseline of every gain, so it trains even where the iterations' SFT is switched off
 TEACHING = ("seed", "new")  # without a row of these kinds there is nothing to learn, only to replay
@@ -42,6 +43,21 @@ def chats_of(
     return chats
 
 
+def trainer_of(**parts: Any) -> "SFTTrainer":
+    """trl's trainer; in several processes, each row has its weight once."""
+    from trl import SFTTrainer
+
+    class Trainer(SFTTrainer):  # type: ignore[misc]
+        def get_batch_samples(self, passes: Any, *args: Any) -> Any:
+            return super().get_batch_samples(processes.without_repeats(self, passes, blank), *args)
+
+    return Trainer(**parts)
+
+
+def blank(inputs: Any, rows: list[int]) -> None:
+    inputs["labels"][rows] = -100  # of no token, as torch has it
+
+
 def main(stage: str, model: str, rows_file: str, out: str, counts_file: str) -> None:
     params = declared(stage)
     settings = {name: params[f"sft.{name}"] for name in ("learning_rate", "epochs", "batch_size")}
@@ -52,7 +68,7 @@ def main(stage: str, model: str, rows_file: str, out: str, counts_file: str) -> 
         return
 
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
     policy, tokenizer = training.load(name, Path(model), params["training"], params["random_state"])
     context = context_length(policy.config)
@@ -67,7 +83,7 @@ def main(stage: str, model: str, rows_file: str, out: str, counts_file: str) -> 
         common = training.arguments(
             "sft", settings, params["training"], params["random_state"], folder, context, len(chats)
         )
-        trainer = SFTTrainer(
+        trainer = trainer_of(
             model=policy,
             args=SFTConfig(**common, completion_only_loss=True),
             train_dataset=Dataset.from_list(chats),

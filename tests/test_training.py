@@ -23,6 +23,7 @@ ROWS = [
 ]
 VARIED = [{**row, "completion": row["completion"] + " indeed" * (place % 4)} for place, row in enumerate(ROWS)]
 LORA = {"training": {"lora": {"rank": 4, "alpha": 64, "dropout": 0.0}}}
+PRECOMPUTED = {"runtime": {"training": {"precompute_reference": True}}}
 PAIRS = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "maybe 7"} for row in ROWS]
 LONGER = [{**pair, "rejected": "it is hard to say"} for pair in PAIRS]
 
@@ -396,21 +397,31 @@ def test_too_little_memory_is_told_before_the_first_step_with_what_to_set(prepar
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [{}, LORA], ids=["whole", "lora"])
-def test_two_processes_train_like_one_at_the_same_batch(prepared, twin, lora):
-    """Twelve rows: a whole number of batches."""
-    for project, processes in ((prepared, 1), (twin, 2)):
-        precompute = {"processes": processes, "precompute_reference": bool(lora)}
-        project.change(lora | {"sft": {"batch_size": 4}, "dpo": {"batch_size": 4}, "runtime": {"training": precompute}})
-        write(project.folder / "iterations/1/sft.jsonl", VARIED[:12])
-        write(project.folder / "iterations/1/pairs.jsonl", [*PAIRS[:6], *LONGER[:6]])
+@pytest.mark.parametrize(
+    ("rows", "how"),
+    [
+        (12, LORA | PRECOMPUTED),
+        (15, PRECOMPUTED),  # of the last batch, one process has two rows and the other one
+        (13, {"dpo": {"nll": 0.5}}),  # the other has none
+        (9, {"runtime": {"training": {"rows_at_once": 1}}}),
+    ],
+    ids=["whole batches", "uneven", "nothing for one", "passes"],
+)
+def test_two_processes_train_like_one_at_the_same_batch(prepared, twin, rows, how):
+    for project, several in ((prepared, 1), (twin, 2)):
+        project.change({"sft": {"batch_size": 4, "epochs": 2}, "dpo": {"batch_size": 4, "epochs": 2}})
+        project.change(how)
+        project.change({"runtime": {"training": {"processes": several}}})
+        write(project.folder / "iterations/1/sft.jsonl", VARIED[:rows])
+        write(project.folder / "iterations/1/pairs.jsonl", [*PAIRS[:6], *LONGER[: rows - 6]])
         for command in (("stages.sft", "sft", *SFT), ("stages.dpo", "1")):
             result = project.stage(*command)
             assert (result.returncode, result.stderr) == (0, "")
             lines = result.stdout.splitlines()
             assert len(lines) == len(set(lines)) == 3, lines  # one process speaks
-    for one, other in zip(curves(prepared), curves(twin), strict=True):
-        assert one == pytest.approx(other, abs=1e-4)
+    for phase in ("sft", "dpo"):
+        one, other = (json.loads(each.read(f"results/1/{phase}.json"))["log"] for each in (prepared, twin))
+        assert one == [pytest.approx(point, abs=1e-4) for point in other]
     for model in ("iterations/1/sft", "iterations/1/model"):
         assert 0 < difference(prepared, twin, model) < 1e-4
         names = [{path.name for path in (each.folder / model).iterdir()} for each in (prepared, twin)]

@@ -1,5 +1,6 @@
 """DPO's trainer: trl's, with the reference and the loss that `dpo` names, and pairs that all weigh the same."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,20 @@ def dataset_of(chats: list[Record], folder: Path, precompute: bool) -> "Dataset"
     return load_from_disk(processes.agreed(str(folder / "pairs")))
 
 
+def blank(inputs: Any, pairs: list[int]) -> None:
+    """Take the completions out of some pairs of a pass: no gradient comes from them. trl has the chosen ones first."""
+    for side in inputs["completion_mask"].chunk(2):
+        side[pairs] = 0
+    for reference in ("ref_chosen_logps", "ref_rejected_logps"):
+        if reference in inputs:
+            inputs[reference][pairs] = 0
+
+
+def weighed(inputs: Any) -> int:
+    """The pairs of a pass that have a weight."""
+    return int(inputs["completion_mask"].any(dim=1).sum()) // 2
+
+
 def trainer_of(
     policy: "PreTrainedModel | PeftModel", reference: str, model: Path, precompute: bool, **parts: Any
 ) -> "DPOTrainer":
@@ -48,18 +63,27 @@ def trainer_of(
 
         pairs = 0  # of this step, in all passes and processes
 
-        def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-            passes, items = super().get_batch_samples(*args, **kwargs)
-            here = sum(len(each["input_ids"]) for each in passes)
-            self.pairs = self.accelerator.reduce(torch.tensor(here, device=self.args.device)).item()
-            return passes, items
+        def get_batch_samples(self, passes: Any, *args: Any) -> Any:
+            step, items = super().get_batch_samples(processes.without_repeats(self, passes, blank), *args)
+            self.pairs = self._in_all(sum(weighed(each) for each in step))
+            return step, items
 
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            loss = super().compute_loss(model, inputs, *args, **kwargs)
             if not self.pairs:  # of no step: whether a step would fit
-                return loss
+                return super().compute_loss(model, inputs, *args, **kwargs)
+            here, width = weighed(inputs), len(inputs["input_ids"]) // 2
+            preference, *nll = self.args.loss_weights or [1.0]
+            self.loss_weights = [preference, *(weight * here / width for weight in nll)]
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+            if here < width:  # a blank pair's loss is ln 2 without a gradient; a pass of nothing else has no mean NLL
+                loss = (loss * width - (width - here) * math.log(2)) / here if here else loss.nan_to_num()
+            for measure in ("rewards/margins", "rewards/accuracies") if processes.count() > 1 else ():
+                self._metrics["train"][measure][-1] *= self._in_all(width) / self._in_all(here)
             passes = self.current_gradient_accumulation_steps * self.accelerator.num_processes
-            return loss * (passes * len(inputs["input_ids"]) / self.pairs)
+            return loss * (passes * here / self.pairs)
+
+        def _in_all(self, number: int) -> Any:
+            return self.accelerator.reduce(torch.tensor(number, device=self.args.device)).item()
 
     if reference == "sft":
         return Trainer(model=policy, **parts)

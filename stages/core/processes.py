@@ -8,16 +8,19 @@ with its one line.
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.core.errors import UserError
 from stages.core.params import runtime
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 CONFIGS = Path(__file__).parent / "launch"
 MISTAKE = "LANCE_MISTAKE"  # in the environment of a launched process: the file for its `UserError`
@@ -29,6 +32,22 @@ def count() -> int:
 
 def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
+
+
+def without_repeats(
+    trainer: "Trainer", passes: Iterator[Any], blank: Callable[[Any, list[int]], None]
+) -> Iterator[Any]:
+    """The passes of a step in this process. Where an epoch's rows are no multiple of all shares, accelerate fills the
+    last ones with rows from the epoch's beginning; `blank(pass, rows)` takes their weight from them."""
+    settings, rows = trainer.args, len(trainer.train_dataset)
+    width, several = settings.per_device_train_batch_size, count()
+    steps = trainer.state.max_steps // settings.num_train_epochs
+    first = trainer.state.global_step % steps * settings.gradient_accumulation_steps
+    for place, each in enumerate(passes, first):
+        position = (place * several + settings.process_index) * width  # in the epoch, of this pass's first row
+        if repeated := [row for row in range(width) if several > 1 and position + row >= rows]:
+            blank(each, repeated)
+        yield each
 
 
 def agreed(value: Any) -> Any:

@@ -119,9 +119,6 @@ def train(trainer: "Trainer", name: str, phase: str, advance: Callable[[int], No
     log of each step. Raises `UserError` where the loss is no number."""
     from transformers import PrinterCallback
 
-    width = trainer.args.per_device_train_batch_size * processes.count()
-    if processes.count() > 1 and (again := -len(trainer.train_dataset) % width):
-        say(f"{name}: {again:,} rows are taken twice in an epoch, so that the processes have equal shares")
     trainer.remove_callback(PrinterCallback)
     resumed = checkpoints.last(Path(trainer.args.output_dir))
     watch = _watch(trainer, name, phase, advance, resumed)
