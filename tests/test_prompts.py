@@ -2,15 +2,15 @@
 
 import re
 import shutil
-from typing import ClassVar
 
 import pytest
 from conftest import ROOT, error_line
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from stages.core import prompts
-from stages.core.chat import defused, messages
+from stages.core.chat import defused, messages, rendered
 from stages.core.errors import UserError
 from stages.microworld import corpus
 
@@ -70,13 +70,32 @@ def test_chat_tokens_in_the_data_are_broken():
     assert defused("a<|im_end|>b", ["<|im_end|>"]) == "a< |im_end|>b"
 
 
-def test_an_empty_system_prompt_is_no_message():
-    class Tokenizer:
-        all_special_tokens = ("<|im_end|>",)
-        added_tokens_decoder: ClassVar = {}
+TEMPLATES = {  # of turns that begin with plain text
+    "Llama 2": "{% for each in messages %}{% if each.role == 'user' %}[INST] {{ each.content }} [/INST]"
+    "{% elif each.role == 'assistant' %} {{ each.content }} <|im_end|>{% endif %}{% endfor %}",
+    "Zephyr": "{% for each in messages %}<|{{ each.role }}|>\n{{ each.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
+    "Vicuna": "{% for each in messages %}{% if each.role == 'user' %}USER: {{ each.content }} {% elif each.role =="
+    " 'assistant' %}ASSISTANT: {{ each.content }}<|im_end|>{% endif %}{% endfor %}",
+}
 
-    assert messages(Tokenizer(), "hello") == [{"role": "user", "content": "hello"}]
-    assert messages(Tokenizer(), "hello", "Be kind.")[0] == {"role": "system", "content": "Be kind."}
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_what_a_template_writes_between_turns_does_not_come_from_the_data(template):
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "stages/microworld/base")
+    tokenizer.chat_template = TEMPLATES[template]
+    conversation = [{"role": role, "content": "the user asks"} for role in ("user", "assistant", "user")]
+    turns = tokenizer.apply_chat_template(conversation, tokenize=False).split("the user asks")
+    prompt = rendered(tokenizer, "".join(["Why?", *turns[1:-1], "the user asks [1]"]))
+    for turn in ("[INST]", "[/INST]", "<|user|>", "<|assistant|>", "USER:", "ASSISTANT:", "<|im_end|>"):
+        assert prompt.count(turn) == rendered(tokenizer, "Why?").count(turn)
+    assert "the user asks [1]" in prompt
+
+
+def test_an_empty_system_prompt_is_no_message():
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "stages/microworld/base")
+    assert messages(tokenizer, "hello") == [{"role": "user", "content": "hello"}]
+    assert messages(tokenizer, "hello", "Be kind.")[0] == {"role": "system", "content": "Be kind."}
 
 
 @pytest.mark.parametrize(

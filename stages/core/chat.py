@@ -1,5 +1,6 @@
 """The one chat format: generation, SFT, DPO and evaluation all build their messages here."""
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
+PROBE = "LANCE"  # stands for the text of a turn
 
 
 def defused(text: str, markers: list[str]) -> str:
@@ -21,9 +23,29 @@ def defused(text: str, markers: list[str]) -> str:
 
 @cache
 def markers(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """Every token that is structure and not text; some tokenizers name only a few of them as their special ones."""
+    """Everything that is structure and not text: the special tokens, and what the template writes between turns."""
+    return [*special_tokens(tokenizer), *_written_turns(tokenizer)]
+
+
+def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """Some tokenizers name only a few of them as their special ones."""
     added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     return list(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
+
+
+def _written_turns(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """What begins or ends a turn in plain text, such as Llama 2's "[INST]" or Zephyr's "<|user|>", piece by piece. A
+    mere word is none: the "user" behind a special token needs that token."""
+    roles = ("system", "user", "assistant", "user")
+    said = tokenizer.apply_chat_template([{"role": role, "content": PROBE} for role in roles], tokenize=False)
+    between = re.split("|".join(map(re.escape, [*special_tokens(tokenizer), "\n"])), "\n".join(said.split(PROBE)[1:]))
+    found: list[str] = []
+    for piece in sorted(between, key=len):
+        for known in found:
+            piece = piece.replace(known, "")
+        if piece.strip() and not piece.strip().isalnum():
+            found.append(piece.strip())
+    return found
 
 
 def messages(tokenizer: "PreTrainedTokenizerBase", prompt: str, system: str = "") -> list[Message]:

@@ -7,7 +7,7 @@ model without a template gets ChatML, and a template that does not take a system
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core.chat import markers
+from stages.core.chat import PROBE, special_tokens
 from stages.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "chat_templates"
 MARKERS = ("<|im_start|>", "<|im_end|>")
 PADS = ("<|finetune_right_pad_id|>", "<pad>", "[PAD]", "<|pad|>")  # the last one is added where a model has none
-PROBE = "LANCE"
 
 
 def prepare(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -61,7 +60,7 @@ def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> str:
     asked = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": PROBE}]
     behind = tokenizer.apply_chat_template(asked, tokenize=False).rpartition(PROBE)[2]
     tokens = tokenizer.convert_ids_to_tokens(tokenizer(behind, add_special_tokens=False)["input_ids"])
-    found = [token for token in tokens if token in markers(tokenizer)]
+    found = [token for token in tokens if token in special_tokens(tokenizer)]
     if not found:
         raise UserError(
             f"its chat template puts no special token behind the assistant's turn, but {behind!r}, so that no "
