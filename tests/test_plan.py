@@ -222,6 +222,39 @@ def test_a_training_on_fewer_rows_at_once_and_with_checkpointing_takes_less_memo
     assert memory(rows_at_once=4) < memory(gradient_checkpointing=True) < memory()
 
 
+def test_gpus_that_share_a_training_divide_its_time_and_by_sharding_its_weights():
+    work = Work(rows=400, trained=24_000)
+
+    def price(**how):
+        return pricing({"sft": {"batch_size": 16}, "runtime": {"training": how}}).price("sft@1", work)
+
+    alone, four = price(), price(processes=4)
+    assert four.seconds == pytest.approx(alone.seconds / 4)
+    assert four.memory < alone.memory  # fewer rows on each
+    weights, gradients, optimiser = 4 * 931_712, 4 * 931_712, 8 * 931_712
+    held = 0.75 * 1.1 * (weights + gradients + optimiser)
+    assert four.memory - price(processes=4, sharding="fsdp").memory == pytest.approx(held, rel=1e-6)
+
+
+def test_vllms_parallel_sizes_divide_the_time_and_a_models_weights():
+    work = Work(calls=1000, read=40_000, written=20_000)
+    one, cut = (
+        pricing({"runtime": {"vllm": {"tensor_parallel_size": size}}}).price("review@1", work) for size in (1, 4)
+    )
+    copies = pricing({"runtime": {"vllm": {"data_parallel_size": 4}}}).price("review@1", work)
+    other = pricing({"runtime": {"engine": "transformers", "vllm": {"data_parallel_size": 4}}})
+    assert cut.seconds == copies.seconds == pytest.approx(one.seconds / 4)
+    assert cut.memory < copies.memory == one.memory
+    assert other.price("review@1", work).seconds == one.seconds
+
+
+def test_the_filter_costs_what_the_base_model_reads():
+    price = pricing({}).price("filter@1", Work(embedded=1e9))
+    assert price.seconds == pytest.approx(pricing({}).price("filter@1", Work(embedded=1e8)).seconds * 10)
+    assert price.seconds > 2 * 931_712 * 0.8 * 1e9 / (60e12 * 0.4)
+    assert price.memory > 4 * 931_712
+
+
 def pricing(settings: dict) -> Pricing:
     values = merged(yaml.safe_load((ROOT / "params.yaml").read_text()), settings)
     values["model"]["name"] = str(ROOT / "stages/microworld/base")
@@ -384,6 +417,7 @@ def test_rows_are_followed_through_the_loop_by_the_parameters():
     low, high, draws = 50, 50, 4
     assert work["generate@1"].calls == low * draws + low * draws * draws + high * draws
     kept = SHARES["kept"] * (low * draws * draws + high * draws)
+    assert work["filter@1"].embedded == (100 + low * draws) * 10
     assert work["assess@1"].calls == pytest.approx(kept * 3)
     assert work["sft@1"].rows == pytest.approx(SHARES["sft"] * kept + 20)
     assert work["sft-0"].trained == (100 * (15 + 5) + 20 * (40 + 20)) * 2  # epochs

@@ -1,6 +1,7 @@
 """sft and dpo: real trl trainers on tiny parts; same rows, same bytes; switched off, the model passes on."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from conftest import Project, error_line
+from filelock import FileLock
 
 from stages.core import checkpoints
+from stages.core.errors import UserError
 from stages.core.processes import CONFIGS
 from stages.core.records import Tally, write
-from stages.core.training import curve, steps
+from stages.core.training import curve, load, steps
 
 ROWS = [
     {"kind": "new", "prompt": f"Which is larger, {number} or 50?", "completion": f"is {max(number, 50)}"}
@@ -187,6 +190,29 @@ def test_another_process_at_the_same_training_leaves_its_checkpoints_alone(prepa
         assert other.is_dir()
         assert place != other
     assert not place.exists()
+
+
+@pytest.mark.slow
+def test_of_other_trainings_that_were_killed_the_last_ones_keep_their_checkpoints(prepared):
+    place = prepared.folder / ".dvc/checkpoints"
+    for age, name in enumerate(("oldest but under way", "old", "late", "last")):
+        (place / name / "checkpoint-5").mkdir(parents=True)
+        os.utime(place / name, (age, age))
+    with chdir(prepared.folder), FileLock(place / "oldest but under way/lock"):
+        os.utime(place / "oldest but under way", (0, 0))
+        with checkpoints.folder("sft"):
+            pass
+    assert {path.name for path in place.iterdir()} == {"oldest but under way", "late", "last"}
+
+
+def test_zero3_does_not_train_an_adapter_in_the_16_bits_of_its_base(prepared):
+    from transformers import AutoModelForCausalLM
+
+    base = prepared.folder / "iterations/0/base"
+    AutoModelForCausalLM.from_pretrained(base, dtype="bfloat16").save_pretrained(base)
+    prepared.change({"runtime": {"training": {"sharding": "zero3"}}})
+    with chdir(prepared.folder), pytest.raises(UserError, match=r"zero3 gathers weights of one type.*model\.dtype"):
+        load("sft", Path("iterations/0/base"), LORA["training"] | {"four_bit": False}, 0)
 
 
 @pytest.mark.slow

@@ -92,15 +92,15 @@ def _merge(folder: Path, out: Path) -> None:
         ) from error
 
 
-def trainable(folder: Path, training: dict[str, Any], random_state: int, mixed: bool) -> "PeftModel":
+def trainable(folder: Path, training: dict[str, Any], random_state: int) -> "PeftModel":
     """The base with the folder's adapter, which goes on; or, where the folder is the base itself, with a new one, which
-    adds nothing yet. `mixed`: the adapter is kept in 32 bits over a base in 16."""
+    adds nothing yet. The adapter has 32 bits, over a base in 16 too."""
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import set_seed
 
     lora = training["lora"]
     if is_adapter(folder):
-        return PeftModel.from_pretrained(_base(training), folder, is_trainable=True, autocast_adapter_dtype=mixed)
+        return PeftModel.from_pretrained(_base(training), folder, is_trainable=True)
     if digest(folder) != digest(BASE):
         raise UserError(
             f"model folder {folder} has whole weights, and training.lora goes on from an adapter of {BASE}; run dvc "
@@ -114,7 +114,7 @@ def trainable(folder: Path, training: dict[str, Any], random_state: int, mixed: 
         lora_dropout=lora["dropout"],
         target_modules="all-linear",
     )
-    return get_peft_model(_base(training), config, autocast_adapter_dtype=mixed)
+    return get_peft_model(_base(training), config)
 
 
 def _base(training: dict[str, Any]) -> "AutoModelForCausalLM":

@@ -2,7 +2,8 @@
 
 Checkpoints lie outside DVC's outs, in .dvc/checkpoints/KEY, where KEY is the hash of what decides the training's
 result: the same training finds them in any experiment or worktree, another one never does. They are deleted when it has
-ended, and may be deleted at any time at the price of training again from the start.
+ended, or when trainings of other keys were killed since, and may be deleted at any time at the price of training again
+from the start.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 PLACE = Path(".dvc/checkpoints")
+KEPT = 2  # other trainings that were killed and whose checkpoints stay, the last ones
 LIBRARIES = ("torch", "transformers", "trl", "peft")  # what they save, another version may not read
 
 
@@ -47,8 +49,17 @@ def folder(*decides: Any) -> Iterator[Path]:
             yield Path(processes.agreed(alone))
         return
     with lock:
+        _keep_the_last(place)
         yield Path(processes.agreed(str(place)))
         shutil.rmtree(place)  # not after an error: what was trained is kept
+
+
+def _keep_the_last(mine: Path) -> None:
+    """Remove what trainings left that nobody goes on with, such as those of other parameters."""
+    others = (each for each in mine.parent.iterdir() if each.is_dir() and each != mine)
+    for old in sorted(others, key=lambda each: each.stat().st_mtime_ns)[:-KEPT]:
+        with suppress(Timeout), FileLock(old / "lock", timeout=0):  # another process is at it
+            shutil.rmtree(old)
 
 
 def last(place: Path) -> str | None:

@@ -78,7 +78,8 @@ def embed(texts: list[str], model: Path) -> "numpy.ndarray":
     code = {"trust_remote_code": own_code(model)}
     transformer = Transformer(str(model), model_kwargs=code, processor_kwargs=code, config_kwargs=code)
     pooling = Pooling(transformer.get_embedding_dimension(), "mean")
-    embedder = SentenceTransformer(modules=[transformer, pooling], device="cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    embedder = SentenceTransformer(modules=[transformer, pooling], device=device)
     vectors = numpy.asarray(embedder.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False))
     if next(embedder.parameters()).dtype != torch.float32:  # in 16 bits they are not of unit length
         vectors = vectors / numpy.linalg.norm(vectors, axis=1, keepdims=True)

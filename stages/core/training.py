@@ -47,13 +47,22 @@ def load(
     trust = {"trust_remote_code": own_code(adapters.base_of(model))}
     try:
         if training["lora"]:
-            mixed = runtime()["training"]["sharding"] != "zero3"  # which gathers weights of one type only
-            policy = adapters.trainable(model, training, random_state, mixed)
+            policy = adapters.trainable(model, training, random_state)
+            _of_one_type(policy)
         else:
             policy = AutoModelForCausalLM.from_pretrained(adapters.whole(model), **trust)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     return policy, AutoTokenizer.from_pretrained(model, **trust)
+
+
+def _of_one_type(policy: "PeftModel") -> None:
+    types = {weight.dtype for weight in policy.parameters()}
+    if runtime()["training"]["sharding"] == "zero3" and len(types) > 1:
+        raise UserError(
+            "runtime.training.sharding: zero3 gathers weights of one type, and the adapter has 32 bits over a base of "
+            "fewer; set it to fsdp or null, or model.dtype: float32"
+        )
 
 
 def rows_at_once(phase: str, batch_size: int) -> int:

@@ -137,6 +137,11 @@ def forward_flops(model: Shape, tokens: float, length: float) -> float:
 # ---- time ------------------------------------------------------------------------------------------------------------
 
 
+def reading_seconds(model: Shape, dtype: str, device: Device, tokens: float, length: float) -> float:
+    """Of so many tokens in texts of this length."""
+    return forward_flops(model, tokens, length) / (device.flops[dtype] * EFFICIENCY["read"])
+
+
 def completion_seconds(
     model: Shape, dtype: str, device: Device, read: float, written: float, calls: float, rows: float
 ) -> float:
@@ -148,8 +153,11 @@ def completion_seconds(
     weights = parameters(model) * BYTES[dtype]
     moved = (weights + rows * length * cache_bytes(model, BYTES[dtype])) / (device.bandwidth * EFFICIENCY["write"])
     computed = forward_flops(model, rows, length) / (device.flops[dtype] * EFFICIENCY["read"])
-    prompts = forward_flops(model, read, each) / (device.flops[dtype] * EFFICIENCY["read"])
-    return prompts + steps * (max(moved, computed) + model.layers * LAUNCH) + written * HOST
+    return (
+        reading_seconds(model, dtype, device, read, each)
+        + steps * (max(moved, computed) + model.layers * LAUNCH)
+        + written * HOST
+    )
 
 
 def training_seconds(

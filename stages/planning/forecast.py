@@ -31,7 +31,7 @@ SHARES = {  # where no run has told them; of the rows that a step takes in
 
 class Work(NamedTuple):
     """Of a stage: its model calls, those in the store, the tokens that the others read (a prompt once for each draw)
-    and write, the rows and tokens that it trains on, and what this rests on."""
+    and write, the rows and tokens that it trains on, the tokens that it embeds, and what this rests on."""
 
     calls: float = 0
     stored: float = 0
@@ -39,6 +39,7 @@ class Work(NamedTuple):
     written: float = 0
     rows: float = 0
     trained: float = 0
+    embedded: float = 0
     basis: str = "estimate: parameters"
 
     @property
@@ -108,6 +109,8 @@ class Forecast:
         instructions = low * draws * self._share(key, "instructions")
         self._call("generate", key, (low + high + instructions) * draws, self._model(parent), (low, instructions, high))
 
+        self._embed(key, seeds + instructions)
+
         made = draws * (instructions * self._share(key, "responses") + high * self._share(key, "flawed"))
         kept = mine["filter"]["rows"]["out"] if self._there(key, "filter") else made * self._share(key, "kept")
         self._call("assess", key, kept * self._reviews(), judge_model)
@@ -167,6 +170,10 @@ class Forecast:
         return (
             looked.stored / (looked.calls + looked.unknown * self.params["samples"]) if looked and looked.calls else 0.0
         )
+
+    def _embed(self, key: str, texts: float) -> None:
+        if self.runs(f"filter@{key}"):
+            self.work[f"filter@{key}"] = Work(embedded=texts * self.texts.prompt, basis=self._basis(key, "generate"))
 
     def _evaluate(self, name: str, key: str) -> None:
         if not self.runs(name):

@@ -1,7 +1,8 @@
 """What the work of a stage costs: seconds, memory and disk.
 
 Seconds by what the same work took in the last run, where the model and the machine are the same, else by the model's
-shape (planning/estimate.py). Memory and disk by the shape.
+shape (planning/estimate.py), divided by the GPUs that share it, as if nothing were lost among them. Memory, of each
+device, and disk by the shape.
 """
 
 import json
@@ -26,6 +27,7 @@ MOST_ROWS = {True: 2048, False: 384}  # completions at once by default, with a G
 EVALUATED = 64  # of an evaluation
 ROW = 1200  # bytes of a call's row in the outs, and of its completion in the store, with what an index takes
 LONGEST = 2.0  # the longest row of a batch, in mean ones
+SHARDED = ("weights", "gradients", "optimiser", "autocast copy", "reference")  # of a training, by fsdp and zero3
 CHECKPOINT = 3  # in weights: they and the optimiser's two numbers for each; two of them are kept
 
 
@@ -56,6 +58,11 @@ def _microworld(model: Shape, settings: Record) -> Shape:
     return model._replace(layers=settings["layers"], heads=heads, kv_heads=heads, **sizes)
 
 
+def _shared(parts: dict[str, float], names: tuple[str, ...], devices: int) -> dict[str, float]:
+    """Bytes on each device, where these parts are cut among them."""
+    return {name: size / devices if name in names else size for name, size in parts.items()}
+
+
 class Pricing:
     """`measured`: whether the last run had this model on this machine; `pretrained`: whether the embedded default's
     model is made anew."""
@@ -71,6 +78,11 @@ class Pricing:
         lora = params["training"]["lora"]
         self.lora: int | None = lora["rank"] if lora else None
         self.autocast: str | None = params["training"]["autocast"]
+        gpu = device.name in estimate.GPUS  # a CPU's cores compute as much in one process
+        self.trainers: int = self.how["processes"] if gpu else 1
+        vllm = params["runtime"]["vllm"] if gpu and params["runtime"]["engine"] in ("auto", "vllm") else {}
+        self.parts: int = vllm.get("tensor_parallel_size", 1) * vllm.get("pipeline_parallel_size", 1)  # of a model
+        self.engines: int = self.parts * vllm.get("data_parallel_size", 1)
 
     def price(self, name: str, work: Work) -> Price:
         stage = name.partition("@")[0].removesuffix("-0")
@@ -103,17 +115,21 @@ class Pricing:
         return 2 * CHECKPOINT * self._model_bytes("sft") if minutes is not None and seconds > 60 * minutes else 0.0
 
     def _rate(self, stage: str) -> float | None:
-        """Seconds for each token that was written or trained on in the last run; None where nothing was measured."""
+        """Seconds for each token that was written or trained on in the last run; None where nothing was measured, or
+        more GPUs or fewer train now."""
         stages = JUDGE if stage in JUDGE else (stage,)
         costs = [each[name] for each in self.last.costs.values() for name in stages if name in each]
         tokens = sum(cost["tokens"] for cost in costs)
-        return sum(cost["seconds"] for cost in costs) / tokens if self.measured and tokens else None
+        same = all(cost.get("device") != "GPU" or cost["devices"] == self.how["processes"] for cost in costs)
+        return sum(cost["seconds"] for cost in costs) / tokens if self.measured and same and tokens else None
 
     def _by_shape(self, stage: str, work: Work) -> float:
+        if work.embedded:
+            return estimate.reading_seconds(self.model, self.dtype, self.device, work.embedded, self.texts.prompt)
         if work.trained:
             once = self.how["precompute_reference"]
             reference = work.trained / (self.params["dpo"]["epochs"] if once else 1) if stage == "dpo" else 0.0
-            return estimate.training_seconds(
+            seconds = estimate.training_seconds(
                 self.model,
                 self.dtype,
                 self.device,
@@ -122,24 +138,30 @@ class Pricing:
                 **self._training(),
                 reference_tokens=reference,
             )
+            return seconds / self.trainers
         draws = 1 if stage == "evaluate" else self._draws(stage)  # a prompt is read once for all its draws
-        return estimate.completion_seconds(
+        seconds = estimate.completion_seconds(
             self.model, self.dtype, self.device, work.read / draws, work.written, work.made, self._rows_at_once(stage)
         )
+        return seconds / self.engines
 
     def _memory(self, stage: str, work: Work) -> dict[str, float]:
         if work.trained:
-            size = self.params["microworld" if stage == "pretrain" else stage]["batch_size"]
+            size = self.params["microworld" if stage == "pretrain" else stage]["batch_size"] // self.trainers
             rows = min(work.rows, size, self.how["rows_at_once"] or size)
             length = min(self.model.context, LONGEST * self._row(stage))
-            return estimate.training_memory(
+            parts = estimate.training_memory(
                 self.model, self.dtype, int(rows), int(length), **self._training(), preference=stage == "dpo",
                 reference=stage == "dpo" and self._reference(),
             )  # fmt: skip
+            return _shared(parts, SHARDED, self.trainers) if self.how["sharding"] else parts
+        if work.embedded:
+            return {"weights": self.weights}
         if not work.made:
             return {}
         rows = min(self._rows_at_once(stage), work.made)
-        return estimate.completion_memory(self.model, self.dtype, int(rows), self._length(stage))
+        parts = estimate.completion_memory(self.model, self.dtype, int(rows), self._length(stage))
+        return _shared(parts, ("weights", "keys and values"), self.parts)
 
     def _reference(self) -> bool:
         """Whether DPO holds a second model: not where its log-probabilities are computed before, nor where what is
