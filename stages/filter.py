@@ -2,14 +2,16 @@
 
 `python -m stages.filter 1 0`   iteration, parent
 
-A new instruction falls with all its responses. Each drop keeps its reason, in dropped.jsonl and in the counts.
+A new instruction falls with all its responses, and so does a text with a verdict in it, which the judge would not be
+shown as it is (the prompt set's review/claims.yaml). Each drop keeps its reason, in dropped.jsonl and in the counts.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.core import examples
+from stages.core import examples, prompts
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import progress, say
@@ -19,11 +21,14 @@ from stages.core.similarity import Benchmark, distinct, duplicates, embed, mean_
 Settings = dict[str, Any]
 
 
-def length_fault(text: str, what: str, settings: Settings) -> str | None:
+def own_fault(text: str, what: str, settings: Settings, claims: re.Pattern[str]) -> str | None:
+    """What is wrong with a text whatever the others are."""
     count = len(text.split())
     if count < settings[f"min_{what}_words"]:
         return f"{what} too short"
-    return f"{what} too long" if count > settings[f"max_{what}_words"] else None
+    if count > settings[f"max_{what}_words"]:
+        return f"{what} too long"
+    return f"{what} speaks for the judge" if claims.search(text) else None
 
 
 def likeness_fault(text: str, what: str, source: str, siblings: list[str], limit: float) -> str | None:
@@ -35,14 +40,16 @@ def likeness_fault(text: str, what: str, source: str, siblings: list[str], limit
     return None
 
 
-def instruction_faults(instructions: dict[str, Record], settings: Settings, benchmark: Benchmark) -> dict[str, str]:
+def instruction_faults(
+    instructions: dict[str, Record], settings: Settings, claims: re.Pattern[str], benchmark: Benchmark
+) -> dict[str, str]:
     """Why new instructions fall: {instruction: reason}; siblings are the kept ones of the same seed."""
     faults: dict[str, str] = {}
     kept: dict[str, list[str]] = {}
     with progress("filter instructions", len(instructions)) as advance:
         for instruction, record in instructions.items():
             siblings = kept.setdefault(record["seed"]["id"], [])
-            fault = length_fault(instruction, "instruction", settings)
+            fault = own_fault(instruction, "instruction", settings, claims)
             fault = fault or likeness_fault(
                 instruction, "instruction", record["seed"]["prompt"], siblings, settings["instruction_rouge_l"]
             )
@@ -56,7 +63,7 @@ def instruction_faults(instructions: dict[str, Record], settings: Settings, benc
     return faults
 
 
-def response_faults(records: list[Record], settings: Settings) -> Iterator[str | None]:
+def response_faults(records: list[Record], settings: Settings, claims: re.Pattern[str]) -> Iterator[str | None]:
     """Why each record's response falls, or None. A flawed response must differ from the original and its siblings by
     ROUGE-L; the responses to one new instruction need only be different texts: a right and a wrong answer may differ in
     a single word, and their pair is what DPO learns from."""
@@ -65,7 +72,7 @@ def response_faults(records: list[Record], settings: Settings) -> Iterator[str |
         for record in records:
             siblings = kept.setdefault(record["prompt"], [])
             response = record["response"]
-            fault = length_fault(response, "response", settings)
+            fault = own_fault(response, "response", settings, claims)
             if not fault and response in siblings:
                 fault = "response like a sibling"
             if not fault and record["route"] == "flawed":
@@ -102,13 +109,13 @@ def diversity(instructions: list[str], distance: float | None, near: int, of: in
 
 def main(iteration: str, parent: str) -> None:
     params = declared("filter")
-    settings = params["filter"]
+    settings, claims = params["filter"], prompts.claims(params["prompts"])
     records = read(Path("iterations", iteration, "generated.jsonl"))
     seed = read(Path("iterations", parent, "seed.jsonl"))
     items = [item["text"] for item in read(Path("iterations/0/benchmark.jsonl"))]
     instructions = {record["prompt"]: record for record in reversed(records) if record["route"] == "new"}
     instructions = dict(reversed(instructions.items()))
-    faults = instruction_faults(instructions, settings, Benchmark(items, settings["ngram"]))
+    faults = instruction_faults(instructions, settings, claims, Benchmark(items, settings["ngram"]))
     standing = [each for each in instructions if each not in faults]
     earlier = list(dict.fromkeys(row["prompt"] for row in seed))
     repeated, distance = embedding_faults(standing, earlier, Path("iterations/0/base"), settings["embedding"])
@@ -122,7 +129,7 @@ def main(iteration: str, parent: str) -> None:
         else:
             candidates.append(record)
     kept = []
-    for record, fault in zip(candidates, response_faults(candidates, settings), strict=True):
+    for record, fault in zip(candidates, response_faults(candidates, settings, claims), strict=True):
         if fault:
             dropped.append({**record, "reason": fault})
         else:

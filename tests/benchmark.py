@@ -325,12 +325,13 @@ def filter_once(records: int) -> None:
     instructions, in clusters of a hundred."""
     import numpy
 
+    from stages.core import prompts
     from stages.core.params import load
     from stages.core.records import read
     from stages.core.similarity import Benchmark, duplicates
     from stages.filter import instruction_faults, response_faults
 
-    settings = load(Path("params.yaml"))["filter"]
+    settings, claims = load(Path("params.yaml"))["filter"], prompts.claims("micro")
     random = numpy.random.default_rng(0)
     words = numpy.array([f"word{number}" for number in range(5000)])
 
@@ -351,9 +352,9 @@ def filter_once(records: int) -> None:
     items = [row["question"] for path in Path("evaluation/micro/data").glob("*.jsonl") for row in read(path)]
     benchmark = Benchmark(items, settings["ngram"])
     started = time.perf_counter()
-    faults = instruction_faults(instructions, settings, benchmark)
+    faults = instruction_faults(instructions, settings, claims, benchmark)
     repeated = duplicates(vectors, 0, settings["embedding"])
-    dropped = sum(fault is not None for fault in response_faults(rows, settings))
+    dropped = sum(fault is not None for fault in response_faults(rows, settings, claims))
     seconds = time.perf_counter() - started
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     peak = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1000

@@ -84,6 +84,11 @@ def verdict(prompt_set: str) -> re.Pattern[str]:
     return pattern(FOLDER / prompt_set / "review" / "verdict.yaml", "verdict")
 
 
+def claims(prompt_set: str) -> re.Pattern[str]:
+    """What would speak for the judge in the set's own words."""
+    return expression(FOLDER / prompt_set / "review" / "claims.yaml", "claims")
+
+
 def verdict_scale(prompt_set: str) -> dict[str, int]:
     """The highest score of each of the verdict's named groups; scores are whole numbers from 0 on."""
     path = FOLDER / prompt_set / "review" / "verdict.yaml"
@@ -104,7 +109,7 @@ class Review:
         folder = FOLDER / prompt_set / "review"
         self.template = load(folder / "prompt.md", {"instruction", "response"}, frozenset({"constitution"}))
         self.rubric = constitution(folder / "constitution.yaml")
-        self.claims = expression(folder / "claims.yaml", "claims")
+        self.claims = claims(prompt_set)
 
     def prompt(self, instruction: str, response: str) -> str:
         said = {"instruction": self._plain(instruction), "response": self._plain(response)}
