@@ -127,6 +127,15 @@ def test_a_number_is_read_as_dvc_writes_it(project, rate):
     assert project.stage("stages.check").returncode == 0
 
 
+def test_what_a_removed_iteration_left_is_named(project):
+    for folder in ("iterations/0", "iterations/1", "iterations/b3", "results/b3"):
+        (project.folder / folder).mkdir(parents=True, exist_ok=True)
+    said = project.run("python", "-m", "stages.check").stdout
+    assert said.startswith("check: iterations/b3, results/b3 belong to no iteration of params.yaml; remove them")
+    project.change({"iterations": {"1": {"parent": 0, "judge": 0}, "b3": {"parent": 1, "judge": 0}}})
+    assert project.run("python", "-m", "stages.check").stdout == ""
+
+
 def test_params_that_are_not_yaml_are_one_line(project):
     (project.folder / "params.yaml").write_text("threshold: [7.0\n")
     assert "params.yaml is not YAML" in error_line(project.stage("stages.check"))
