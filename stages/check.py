@@ -1,7 +1,7 @@
 """check: look at all of params.yaml before anything runs. `python -m stages.check`
 
-Depends on every parameter, but its out never changes: a valid change reruns nothing by itself, an invalid one stops the
-run before any work is done. dvc drops integer iteration keys silently; here they are an error.
+Depends on every parameter and every prompt, but its out never changes: a valid change reruns nothing by itself, an
+invalid one stops the run before any work is done. dvc drops integer iteration keys silently; here they are an error.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 from ruamel.yaml.error import YAMLError
 
-from stages.core import engines, hub, suite
+from stages.core import engines, hub, prompts, suite
 from stages.core.errors import UserError, run
 from stages.core.params import PARAMS_FILE, load
 from stages.core.progress import say
@@ -27,6 +27,7 @@ def valid() -> dict[str, Any]:
         raise UserError(f"params.yaml is not YAML: {error}") from None
     check(values)
     check_files(values)
+    prompts.check(values["prompts"], values["review"]["estimator"])
     suite.load(values["evaluate"]["suite"])
     engines.chosen(values["runtime"]["engine"])
     if values["model"]["hub"] and not hub.made(values["model"]):

@@ -121,6 +121,18 @@ class Review:
         return _settled(lambda each: self.claims.sub("", _without_tags(each, tags)), text)
 
 
+def check(prompt_set: str, estimator: str) -> None:
+    """Raises `UserError` where a file of the set is missing or cannot be used by a later stage."""
+    system(prompt_set)
+    Review(prompt_set)
+    verdict_scale(prompt_set) if estimator == "expected" else verdict(prompt_set)
+    folder = FOLDER / prompt_set / "generate"
+    for name in ("instruction", "flawed"):
+        load(folder / f"{name}.md", {"instruction", "response"})
+    for name in ("instruction", "flawed", "response"):
+        pattern(folder / "answers.yaml", name, "answer")
+
+
 def constitution(path: Path) -> str:
     """The principles as the rubric's lines: name, what it asks of the question, what it asks of the response."""
     try:
