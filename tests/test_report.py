@@ -190,6 +190,23 @@ def test_every_reason_of_a_drop_has_its_colour():
     assert {reason for reason in reasons if not reason.startswith(known)} == set()
 
 
+def test_an_iteration_has_the_same_colour_in_every_plot():
+    rows = summary(**{"1": iteration(dpo={"passed_on": "no pairs were found"}), "2": iteration(), "b": iteration()})
+    pictures = plots.pictures(plots.data(rows["iterations"]))
+    lines = r'aria-label="[^"]*iteration: (\w+)[^"]*"[^>]* d="[^>]*stroke="(#\w+)"'
+    drawn = {name: dict(re.findall(lines, pictures[name])) for name in ("loss", "reviews", "rewards")}
+    assert {name: set(colours) for name, colours in drawn.items()} == {
+        "loss": {"0", "1", "2", "b"}, "reviews": {"1", "2", "b"}, "rewards": {"2", "b"},
+    }  # fmt: skip
+    assert len(set(drawn["loss"].values())) == 4
+    assert drawn["loss"].items() >= drawn["reviews"].items() >= drawn["rewards"].items()
+
+
+def test_a_plot_of_nothing_is_not_drawn():
+    off = summary(**{"1": iteration(dpo={"passed_on": "dpo.enabled is false"})})
+    assert "rewards" not in plots.pictures(plots.data(off["iterations"]))
+
+
 def test_dvc_and_the_page_draw_the_same_plots():
     import yaml
 

@@ -36,15 +36,24 @@ OUTCOMES = {
 def data(rows: Record) -> dict[str, list[Record]]:
     """{plot: its records}."""
     loop = {key: row for key, row in rows.items() if row["parent"] is not None}
+    reviews = [record for key, row in loop.items() for record in _reviews(key, row["assess"]["scores"])]
+    loss = [record for key, row in rows.items() for record in _loss(key, row)]
+    rewards = [record for key, row in loop.items() for record in _rewards(key, row["dpo"].get("log", []))]
     return {
         "scores": [record for key, row in rows.items() for record in _scores(key, row)],
-        "reviews": [record for key, row in loop.items() for record in _reviews(key, row["assess"]["scores"])],
+        "reviews": _with_all(rows, reviews, "percent"),
         "funnel": [record for key, row in rows.items() for record in _funnel(key, row)],
         "diversity": [record for key, row in loop.items() for record in _diversity(key, row["filter"]["diversity"])],
         "length": [record for key, row in rows.items() for record in _length(key, row)],
-        "loss": [record for key, row in rows.items() for record in _loss(key, row)],
-        "rewards": [record for key, row in loop.items() for record in _rewards(key, row["dpo"].get("log", []))],
+        "loss": _with_all(rows, loss, "loss"),
+        "rewards": _with_all(rows, rewards, "value"),
     }
+
+
+def _with_all(rows: Record, records: list[Record], y: str) -> list[Record]:
+    """A plot's records, after one without a value of every iteration: its colours go by the order of what it is given,
+    and so an iteration has the same one in each plot, even where another has nothing to draw."""
+    return [{**records[0], "iteration": key, y: None} for key in rows] + records if records else []
 
 
 def _scores(key: str, row: Record) -> list[Record]:
