@@ -71,6 +71,7 @@ def main() -> None:
     params = declared("report")
     summary, scores = collect(params["iterations"])
     rows = summary["iterations"]
+    summary["rules"] = alarms.rules(params["alarms"])
     summary["alarms"] = alarms.found(rows, scores, params["alarms"])
     summary["warnings"] = warnings(rows)
     declined = [alarm["iteration"] for alarm in summary["alarms"] if alarm["name"] == "decline"]

@@ -1,5 +1,6 @@
 """Each signature of a failure, built from synthetic counts and scores, raises its alarm; a healthy run raises none."""
 
+import re
 from copy import deepcopy
 
 import pytest
@@ -134,6 +135,10 @@ def test_an_iteration_that_did_not_run_raises_none(healthy):
     assert names(rows, scores) == []
 
 
-def test_every_threshold_is_used_and_every_alarm_has_its_advice():
+def test_every_threshold_is_used_and_stands_in_the_rules_and_every_alarm_has_its_rule_and_its_advice():
     source = (ROOT / "stages/core/alarms.py").read_text()
     assert all(f'thresholds["{name}"]' in source for name in THRESHOLDS)
+    said = "".join(alarms.RULES.values())
+    assert set(re.findall(r"{(\w+)}", said)) == set(THRESHOLDS)
+    assert list(alarms.RULES) == list(alarms.ADVICE) == re.findall(r'_alarm\("([a-z ]+)"', source)
+    assert alarms.rules(THRESHOLDS)["few pairs"] == "there are fewer than 50 new pairs, and DPO is not switched off"

@@ -76,9 +76,12 @@ def iteration(**changes):
     return row | changes
 
 
+RULES = {"decline": "validation fell", "few pairs": "there are < 50"}
+
+
 def summary(best="1", **rows):
     found = {"0": warm_start(), "1": iteration(), **rows}
-    return {"best": best, "iterations": found, "alarms": [], "warnings": [], "verdict": "It is better."}
+    return {"best": best, "iterations": found, "alarms": [], "rules": RULES, "warnings": [], "verdict": "It is better."}
 
 
 # ---- what is said ----------------------------------------------------------------------------------------------------
@@ -243,6 +246,14 @@ def test_the_page_is_self_contained_and_escapes_the_data(written):
     assert "{{ 7 * 7 }}" in text
     assert not re.search(r'(?:src|href)="(?!#)', text)
     assert "against $7 by hand" in text  # 3 SFT rows and 4 pairs at a dollar each
+
+
+def test_the_page_and_the_summary_name_every_alarm_that_was_looked_for(written):
+    assert "- none of decline, few pairs\n" in markdown(summary())
+    text = written.read_text(encoding="utf-8")
+    assert "None: no iteration meets any of the rules below." in text
+    assert "<dt>decline</dt><dd>validation fell</dd>" in text
+    assert "<dt>few pairs</dt><dd>there are &lt; 50</dd>" in text
 
 
 @pytest.mark.slow

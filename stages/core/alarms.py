@@ -11,6 +11,22 @@ from typing import Any
 from stages.core.records import Record
 from stages.core.summary import Scores, interval
 
+# When an alarm is raised, with the names of the thresholds.
+RULES = {
+    "decline": "validation is worse than in the best iteration before it: the interval of level {decline} of the "
+    "difference is all below 0",
+    "oscillation": "validation turned between up and down {oscillation} times or more, by steps outside such an "
+    "interval, the last time here",
+    "slow improvement": "at the end of a path of two iterations or more, the best validation is less than {slow} "
+    "points an iteration above the warm start's",
+    "judge collapse": "the standard deviation of the judge's scores is below {judge_spread}, or a share of them above "
+    "{judge_same} is one and the same",
+    "duplicates": "a share of the new instructions above {duplicates} repeats an earlier one, and a larger one than in "
+    "the iteration before",
+    "length drift": "the responses kept are on average more than {length} times longer or shorter than the seed set's",
+    "unreadable verdicts": "of the verdicts in review or in assess, a share below {readable} can be read",
+    "few pairs": "there are fewer than {pairs} new pairs, and DPO is not switched off",
+}
 ADVICE = {
     "decline": "The judge drifts or the filters are too loose: let the warm start judge (iterations.t.judge: 0), "
     "replay more judge-training rows (select.max_judge), raise select.sft_score or select.margin, or use best/; "
@@ -30,6 +46,11 @@ ADVICE = {
     "few pairs": "DPO has little to learn from: lower select.margin, raise samples or generate.max_high, or raise "
     "review.samples for finer scores.",
 }
+
+
+def rules(thresholds: dict[str, Any]) -> dict[str, str]:
+    """{alarm: when it is raised}, of all that are looked for."""
+    return {name: rule.format_map(thresholds) for name, rule in RULES.items()}
 
 
 def found(rows: Record, scores: Scores, thresholds: dict[str, Any]) -> list[Record]:

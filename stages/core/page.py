@@ -43,6 +43,7 @@ def html(summary: Record, drawn: dict[str, list[Record]], spent: Record, prices:
             (f"${dollars:,.2f}", f"against ${by_hand:,.0f} by hand"),
         ],
         alarms=summary["alarms"],
+        rules=summary["rules"],
         warnings=summary["warnings"],
         columns=COLUMNS,
         table=[(key, cells(key, row)) for key, row in rows.items()],

@@ -38,7 +38,8 @@ def markdown(summary: Record) -> str:
     lines += ["| " + " | ".join(cells(key, row)) + " |" for key, row in rows.items()]
     lines += ["", "Scores are in percent ± one standard error; a gain is over iteration 0, with its 95 % interval.", ""]
     told = [f"iteration {a['iteration']}, {a['name']}: {a['said']}. {a['advice']}" for a in summary["alarms"]]
-    lines += ["## Alarms", "", *(f"- {line}" for line in told or ["none"]), ""]
+    told = told or [f"none of {', '.join(summary['rules'])}"]
+    lines += ["## Alarms", "", *(f"- {line}" for line in told), ""]
     lines += ["## Warnings", "", *(f"- {line}" for line in summary["warnings"] or ["none"]), "", "## Funnel", ""]
     for key, row in rows.items():
         lines += funnel_lines(key, row)
