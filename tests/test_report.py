@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, error_line
 
 from stages.core import page, plots
-from stages.core.page import html
+from stages.core.page import cost_line, html, rounded
 from stages.core.summary import funnel, verdict, warnings
 from stages.core.table import cells, markdown
 from stages.report import measured, metrics
@@ -246,6 +246,23 @@ def test_the_page_is_self_contained_and_escapes_the_data(written):
     assert "{{ 7 * 7 }}" in text
     assert not re.search(r'(?:src|href)="(?!#)', text)
     assert "against $7 by hand" in text  # 3 SFT rows and 4 pairs at a dollar each
+
+
+def test_the_judging_score_is_said_to_be_the_iterations_own_on_the_benchmark(written):
+    tile = "<b>90.0 %</b><span>judging score of iteration 1, on the benchmark&#39;s judging task</span>"
+    assert tile in written.read_text(encoding="utf-8")
+
+
+def test_what_costs_little_does_not_cost_nothing():
+    spent = {"hours": 0.0004, "tokens": 10, "stages": {"sft": 0.0004}}
+    line = cost_line("1", iteration(), spent, {"price_per_row": 1.0, "price_per_hour": 2.0})
+    assert line == ["1", "< 0.001", "", "", "", "< 0.001", "", "", "10", "7", "< 0.01", "7"]
+    assert [rounded(value, 2, "$") for value in (0.0, 0.004, 0.01, 1234.5)] == [
+        "$0.00",
+        "< $0.01",
+        "$0.01",
+        "$1,234.50",
+    ]
 
 
 def test_the_page_and_the_summary_name_every_alarm_that_was_looked_for(written):

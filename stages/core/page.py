@@ -12,7 +12,8 @@ TEMPLATE = Path(__file__).parent / "templates/page.html"
 STAGES = ("review", "generate", "assess", "sft", "dpo", "evaluate")  # what costs
 
 PLOTS = {
-    "scores": "Chosen by validation, reported on test. Judging: how often the model's verdict is the known one.",
+    "scores": "Chosen by validation, reported on test. Judging: how often the iteration's own model gives the known "
+    "verdict, on the benchmark's judging task.",
     "reviews": "A judge that is worth listening to uses both ends.",
     "diversity": "Falling distance or distinct-n, or rising repetition: the model turns in circles.",
     "length": "Iteration 0 is the seed set.",
@@ -37,10 +38,10 @@ def html(summary: Record, drawn: dict[str, list[Record]], spent: Record, prices:
         tiles=[
             (f"{best['test']['score']:.1f} %", f"test score of iteration {summary['best']}"),
             *([gain_tile(best["gain"])] if best["gain"] else []),
-            (f"{best['judging']['score']:.1f} %" if best["judging"] else "–", "of its verdicts are right"),
+            *([judging_tile(best["judging"], summary["best"])] if best["judging"] else []),
             (f"{total:,}", "SFT rows and pairs made"),
-            (f"{spent['hours']:.2f}", f"{spent['device']}-hours, {spent['tokens'] / 1e6:.1f} M tokens"),
-            (f"${dollars:,.2f}", f"against ${by_hand:,.0f} by hand"),
+            (rounded(spent["hours"], 2), f"{spent['device']}-hours, {spent['tokens'] / 1e6:.1f} M tokens"),
+            (rounded(dollars, 2, "$"), f"against ${by_hand:,.0f} by hand"),
         ],
         alarms=summary["alarms"],
         rules=summary["rules"],
@@ -58,14 +59,26 @@ def html(summary: Record, drawn: dict[str, list[Record]], spent: Record, prices:
 
 
 def gain_tile(gain: Record) -> tuple[str, str]:
-    return f"{gain['points']:+.1f}", f"points over the warm start, between {gain['low']:+.1f} and {gain['high']:+.1f}"
+    ends = f"between {gain['low']:+.1f} and {gain['high']:+.1f} (95 %)"
+    return f"{gain['points']:+.1f}", f"points over the warm start, {ends}"
+
+
+def judging_tile(judging: Record, iteration: str) -> tuple[str, str]:
+    """Of the iteration's own model, whoever judged in the loop."""
+    return f"{judging['score']:.1f} %", f"judging score of iteration {iteration}, on the benchmark's judging task"
 
 
 def cost_line(key: str, row: Record, spent: Record, prices: Record) -> list[str]:
-    hours = [f"{spent['stages'][stage]:.3f}" if stage in spent["stages"] else "" for stage in STAGES]
+    hours = [rounded(spent["stages"][stage], 3) if stage in spent["stages"] else "" for stage in STAGES]
     dollars, by_hand = spent["hours"] * prices["price_per_hour"], made(row) * prices["price_per_row"]
     counts = [f"{spent['tokens']:,}", f"{made(row):,}"]
-    return [key, f"{spent['hours']:.3f}", *hours, *counts, f"{dollars:,.3f}", f"{by_hand:,.0f}"]
+    return [key, rounded(spent["hours"], 3), *hours, *counts, rounded(dollars, 2), f"{by_hand:,.0f}"]
+
+
+def rounded(value: float, digits: int, unit: str = "") -> str:
+    """A number; where rounding would hide that it is above 0, what it is less than."""
+    least = 10**-digits
+    return f"< {unit}{least}" if 0 < value < least else f"{unit}{value:,.{digits}f}"
 
 
 def made(row: Record) -> int:
