@@ -81,7 +81,7 @@ def main(stage: str, iteration: str, parent: str | None = None) -> None:
     results, used = evaluator.ask(
         f"evaluate@{iteration}", here / "model", list(tasks.values()), samples, system(params["prompts"])
     )
-    cost.write("evaluate", iteration, cost.of_completions(used))
+    cost.write("evaluate", iteration, cost.of_completions(used, evaluator.gpus()))
     rows = scores(items, results, settings.all)
     own = [row for row in rows if row["part"] == "validation" and row["benchmark"] in settings.tasks]
     follow(here, before, own, params["evaluate.stop_on"], params["alarms.decline"])

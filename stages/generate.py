@@ -134,7 +134,7 @@ def main(iteration: str, parent: str) -> None:
     write(Path("iterations", iteration, "generated.jsonl"), records)
     counts = {"seed": {**routed.counts(len(low) + len(high)), "low": len(low), "high": len(high)}, **written}
     write_json(Path("results", iteration, "generate.json"), counts)
-    cost.write("generate", iteration, cost.of_completions(model.used.values()))
+    cost.write("generate", iteration, cost.of_completions(model.used.values(), model.gpus()))
     say(f"{name}: {len(low):,} low, {len(high):,} high seeds gave {len(responses):,} new pairs, {len(flawed):,} flawed")
 
 

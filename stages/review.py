@@ -114,7 +114,7 @@ def main(stage: str, iteration: str, source: str, judge: str, stop: str | None =
         result = shuffle_scores(result, params["random_state"])
     write(Path("iterations", iteration, f"{stage}.jsonl"), result)
     write_json(Path("results", iteration, f"{stage}.json"), counts)
-    cost.write(stage, iteration, cost.of_completions(model.used.values()))
+    cost.write(stage, iteration, cost.of_completions(model.used.values(), model.gpus()))
     mean = f", mean score {counts['scores']['mean']:.2f}" if counts["scores"] else ""
     readable, written = (counts["verdicts"][kind] for kind in ("readable", "written"))
     say(

@@ -48,6 +48,16 @@ def test_the_output_is_ours_alone(first):
     assert "%|" not in first.output.stdout + first.output.stderr
 
 
+def test_every_stage_that_computes_tells_its_devices_and_one_that_only_looks_up_the_same(first):
+    costs = {path: json.loads(path.read_text(encoding="utf-8")) for path in (first.folder / "costs").rglob("*.json")}
+    assert len(costs) == 8
+    cores = {"device": "CPU", "devices": len(os.sched_getaffinity(0))}
+    assert all(cost.items() >= cores.items() for cost in costs.values())
+    review = first.folder / "costs/1/review.json"
+    first.run("python", "-m", "stages.review", "review", "1", "iterations/0/seed.jsonl", "0", "iterations/0/stop.json")
+    assert json.loads(review.read_text(encoding="utf-8")) == costs[review]
+
+
 def test_the_totals_of_every_stage_add_up(first):
     with_rows = {
         path.stem for path in (first.folder / "results/1").glob("*.json") if tallies(json.loads(path.read_text()))

@@ -199,5 +199,12 @@ def test_auto_is_transformers_without_a_gpu():
     assert engines.chosen("auto") == "transformers"
 
 
+def test_what_an_engine_computes_on(monkeypatch):
+    vllm = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "data_parallel_size": 1}
+    assert [engines.gpus(engine, vllm) for engine in ("transformers", "server")] == [0, None]
+    monkeypatch.setattr("stages.core.engines._gpu", lambda: True)
+    assert [engines.gpus(engine, vllm) for engine in ("transformers", "vllm", "server")] == [1, 8, None]
+
+
 def test_a_completion_is_the_same_whatever_it_cost():
     assert Completion("a", "stop", seconds=1.0) == Completion("a", "stop", seconds=2.0)

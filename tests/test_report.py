@@ -9,7 +9,8 @@ from conftest import ROOT, error_line
 
 from stages.core import page, plots
 from stages.core.page import cost_line, html, rounded
-from stages.core.summary import funnel, verdict, warnings
+from stages.core.records import write_json
+from stages.core.summary import costs, funnel, verdict, warnings
 from stages.core.table import cells, markdown
 from stages.report import measured, metrics
 
@@ -172,6 +173,45 @@ def test_a_report_without_results_says_which_are_missing(project):
     assert "results/0/evaluate.json is missing" in error_line(project.stage("stages.report"))
 
 
+# ---- what it cost ----------------------------------------------------------------------------------------------------
+
+HOUR = {"seconds": 3600.0, "tokens": 5}
+CALLS = {**HOUR, "prompt_tokens": 3}
+
+
+def spent(folder, monkeypatch, files):
+    """`costs` of these files of costs/."""
+    for path, cost in files.items():
+        write_json(folder / "costs" / f"{path}.json", cost)
+    monkeypatch.chdir(folder)
+    return costs(["0", "1"])
+
+
+def test_every_stage_costs_its_seconds_times_its_own_devices(tmp_path, monkeypatch):
+    one, four = {"device": "GPU", "devices": 1}, {"device": "GPU", "devices": 4}
+    files = {"0/sft": HOUR | one, "1/sft": HOUR | four, "1/review": CALLS | {"device": "GPU", "devices": 2}}
+    found = spent(tmp_path, monkeypatch, files)
+    assert found["iterations"]["0"] == {"hours": 1.0, "tokens": 5, "stages": {"sft": 1.0}}
+    assert found["iterations"]["1"] == {"hours": 6.0, "tokens": 13, "stages": {"review": 2.0, "sft": 4.0}}
+    assert (found["device"], found["hours"], found["tokens"]) == ("GPU", 7.0, 18)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "hours"), [({"device": "GPU", "devices": 8}, 1.0), ({"device": "CPU", "devices": 2}, 2.0)]
+)
+def test_an_endpoint_of_which_nothing_is_known_counts_as_one_gpu_or_as_the_cores(
+    tmp_path, monkeypatch, trained_on, hours
+):
+    found = spent(tmp_path, monkeypatch, {"0/sft": HOUR | trained_on, "1/review": CALLS})
+    assert found["iterations"]["1"]["hours"] == hours
+    assert found["assumed"]["devices"] == hours
+
+
+def test_hours_of_gpus_and_of_cores_are_said_to_be_both(tmp_path, monkeypatch):
+    files = {"0/sft": HOUR | {"device": "CPU", "devices": 2}, "1/sft": HOUR | {"device": "GPU", "devices": 1}}
+    assert spent(tmp_path, monkeypatch, files)["device"] == "CPU+GPU"
+
+
 # ---- plots -----------------------------------------------------------------------------------------------------------
 
 
@@ -226,7 +266,7 @@ def test_dvc_and_the_page_draw_the_same_plots():
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 SPENT = {
-    "device": "CPU", "devices": 2, "hours": 0.5, "tokens": 3_000_000,
+    "device": "CPU", "assumed": {"device": "CPU", "devices": 2}, "hours": 0.5, "tokens": 3_000_000,
     "iterations": {key: {"hours": 0.25, "tokens": 1_500_000, "stages": {"sft": 0.25}} for key in ("0", "1")},
 }  # fmt: skip
 

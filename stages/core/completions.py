@@ -50,6 +50,9 @@ class Model:
         `max_unfit`."""
         return self.resume(task, [self.render(prompt, system) for prompt in prompts], draws, sampling)
 
+    def gpus(self) -> int | None:
+        return engines.gpus(self._name, runtime()["vllm"])
+
     def render(self, prompt: str, system: str) -> str:
         """The text that the model continues, in its chat format."""
         return chat.rendered(self._tokenizer, prompt, system)

@@ -145,8 +145,7 @@ def write(folder: Path, results: Record) -> None:
 
 
 def load(model: Path, advance: Callable[[int], None]) -> "tuple[CachingLM, Answers]":
-    """The model in lm-eval, behind the store. An endpoint cannot be asked everything that a benchmark asks, so
-    `runtime.engine: server` evaluates with the engine that this machine has."""
+    """The model in lm-eval, behind the store."""
     quiet_transformers()
     from lm_eval.api.model import CachingLM
 
@@ -160,14 +159,23 @@ def load(model: Path, advance: Callable[[int], None]) -> "tuple[CachingLM, Answe
             found = super().__getattr__(name)
             return in_parts(found) if name in CALLS else found
 
-    configured = runtime()["engine"]
-    engine = engines.chosen("auto" if configured == "server" else configured)
     whole = adapters.whole(model)
-    lm = _vllm(whole) if engine == "vllm" else _transformers(whole)
+    lm = _vllm(whole) if engine() == "vllm" else _transformers(whole)
     for name in CALLS:  # lm-eval draws bars whatever the environment says
         setattr(lm, name, partial(getattr(lm, name), disable_tqdm=True))
     answers = Answers(digest(model), lm.tok_encode, advance)
     return StoredLM(lm, answers), answers
+
+
+def engine() -> str:
+    """An endpoint cannot be asked everything that a benchmark asks, so `runtime.engine: server` evaluates with what
+    this machine has."""
+    configured = runtime()["engine"]
+    return engines.chosen("auto" if configured == "server" else configured)
+
+
+def gpus() -> int | None:
+    return engines.gpus(engine(), runtime()["vllm"])
 
 
 def in_parts(call: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], list[Any]]:

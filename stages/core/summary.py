@@ -132,12 +132,17 @@ def _warnings(row: Record) -> list[str]:
 
 def costs(iterations: list[str]) -> Record:
     """Of each iteration and in all: hours of a GPU or of a CPU core, and tokens read, written and trained on (of an
-    evaluation: written). Model calls count what they took when they were made, even if this run found them stored."""
+    evaluation: written). Model calls count what they took when they were made, even if this run found them stored. Of
+    an endpoint nobody knows what it computes on: one GPU, or the warm start's cores, are assumed."""
     trained = load(COSTS / "0" / "sft.json")
-    found: Record = {"device": trained["device"], "devices": trained["devices"], "iterations": {}}
-    for key in iterations:
-        stages = {path.stem: load(path) for path in sorted((COSTS / key).glob("*.json"))}
-        seconds = {name: cost["seconds"] * trained["devices"] for name, cost in stages.items()}
+    assumed = {"device": trained["device"], "devices": 1 if trained["device"] == "GPU" else trained["devices"]}
+    files = {
+        key: {path.stem: assumed | load(path) for path in sorted((COSTS / key).glob("*.json"))} for key in iterations
+    }
+    kinds = {cost["device"] for stages in files.values() for cost in stages.values()}
+    found: Record = {"device": "+".join(sorted(kinds)), "assumed": assumed, "iterations": {}}
+    for key, stages in files.items():
+        seconds = {name: cost["seconds"] * cost["devices"] for name, cost in stages.items()}
         tokens = sum(cost["tokens"] + cost.get("prompt_tokens", 0) for cost in stages.values())
         found["iterations"][key] = {
             "hours": sum(seconds.values()) / 3600,

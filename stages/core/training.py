@@ -1,6 +1,5 @@
 """What SFT and DPO share: loading, trl's settings, the progress bar, and saving the weights without what varies."""
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -154,8 +153,7 @@ def write_cost(counts_file: Path, seconds: float, tokens: int, peak: int | None 
     if not processes.is_main():
         return
     gpus = processes.count() if torch.cuda.is_available() else 0
-    device = {"device": "GPU" if gpus else "CPU", "devices": gpus or len(os.sched_getaffinity(0))}
-    known: Record = {"seconds": round(seconds, 3), "tokens": tokens, **device}
+    known: Record = {"seconds": round(seconds, 3), "tokens": tokens, **cost.device(gpus)}
     known |= {} if peak is None else {"peak_gb": round(peak / 1e9, 3)}
     cost.write(counts_file.stem, counts_file.parent.name, known)
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from math import exp, inf, log1p
+from math import exp, inf, log1p, prod
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -103,6 +103,14 @@ def chosen(engine: str) -> str:
             f"runtime.engine: '{engine}' is not installed; pip install -e '.[{engine}]', or use another engine"
         )
     return engine
+
+
+def gpus(engine: str, vllm: dict[str, Any]) -> int | None:
+    """How many an engine computes on, with the settings `runtime.vllm`; None: an endpoint does not say."""
+    if engine == "server":
+        return None
+    several = prod(vllm[f"{kind}_parallel_size"] for kind in ("tensor", "pipeline", "data"))
+    return _gpu() * (several if engine == "vllm" else 1)
 
 
 def _gpu() -> bool:
