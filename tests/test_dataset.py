@@ -9,7 +9,8 @@ import yaml
 from conftest import ROOT, Project, error_line
 from test_report import iteration, score, warm_start
 
-from stages.core.card import DECISIVE
+from stages.core.card import DECISIVE, base_name
+from stages.core.params import Params
 from stages.core.records import read, write, write_json
 
 TREE = {"1": {"parent": "0", "judge": "0"}, "2": {"parent": "1", "judge": "0"}, "b": {"parent": "1", "judge": "1"}}
@@ -221,7 +222,12 @@ def test_the_model_card_says_base_data_scores_gain_and_how_it_was_chosen(run):
 
     card = ModelCard.load(run.folder / "best/README.md")
     assert card.data.library_name == "transformers"
-    assert [result.metric_value for result in card.data.eval_results] == ["70.0 ± 3.0", "70.0 ± 3.0"]
+    assert card.data.model_name == "microworld-lance-2"
+    assert [result.metric_value for result in card.data.eval_results] == [
+        70.0,
+        70.0,
+    ]  # numbers, as the hub's schema has it
+    assert card.data.eval_results[0].metric_name == "percent, with a standard error of 3.0 on 10 items"
     text = card.text
     assert "Iteration 2 is best on validation: test +50.0 [" in text
     assert "- Gain over iteration 0, the warm start, on the test items: +50.0 [" in text
@@ -277,6 +283,17 @@ def test_the_front_matter_names_a_base_of_the_hub_and_no_folder(run, tmp_path):
     project.run("python", "-m", "stages.promote")
     assert "base_model: Qwen/Qwen2-7B\n" in project.read("best/README.md")
     assert f"Base model: `Qwen/Qwen2-7B@{'0' * 40}`" in project.read("best/README.md")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("stages/microworld/base", "microworld"), ("/models/Qwen2-7B", "Qwen2-7B"), ("base", "base"),
+        ("runs/tuned/model/", "tuned"),
+    ],
+)  # fmt: skip
+def test_a_folder_gives_its_name_or_that_of_the_one_above_where_its_own_says_nothing(folder, name):
+    assert base_name(Params("promote", ["model"], {"model": {"hub": None, "name": folder}})) == name
 
 
 def test_without_results_the_missing_file_is_named(project):

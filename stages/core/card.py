@@ -111,8 +111,8 @@ def eval_results(test: Record, suite: str) -> "list[EvalResult]":
             dataset_name=f"{said}, test part",
             dataset_split="test",
             metric_type="score",
-            metric_name=f"percent ± one standard error, {each['items']:,} items",
-            metric_value=scored(each),
+            metric_name=f"percent, with a standard error of {each['stderr']:.1f} on {each['items']:,} items",
+            metric_value=round(each["score"], 1),
         )
         for name, said, each in (
             (suite, f"mean of the suite {suite}", test),
@@ -122,8 +122,9 @@ def eval_results(test: Record, suite: str) -> "list[EvalResult]":
 
 
 def base_name(params: Params) -> str:
-    """The base model's name, without its owner or folder."""
-    return Path(params["model.hub"]["id"] if params["model.hub"] else params["model.name"]).name
+    """The base model's name, without its owner or folder; of a folder that is called base or model, the one above."""
+    path = Path(params["model.hub"]["id"] if params["model.hub"] else params["model.name"])
+    return (path.parent if path.name in ("base", "model") and path.parent.name else path).name
 
 
 def pinned(hub: Record | None) -> str | None:
