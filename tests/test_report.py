@@ -233,6 +233,12 @@ def test_every_reason_of_a_drop_has_its_colour():
     assert {reason for reason in reasons if not reason.startswith(known)} == set()
 
 
+def test_an_interval_of_a_score_ends_where_scores_end():
+    records = plots.data(summary(**{"1": iteration(test=score(99.0), judging=score(1.0))})["iterations"])["scores"]
+    ends = {record["part"]: (record["low"], record["high"]) for record in records if record["iteration"] == "1"}
+    assert ends == {"test": (93.12, 100.0), "validation": (65.12, 76.88), "judging": (0.0, 6.88)}
+
+
 def test_an_iteration_has_the_same_colour_in_every_plot():
     rows = summary(**{"1": iteration(dpo={"passed_on": "no pairs were found"}), "2": iteration(), "b": iteration()})
     pictures = plots.pictures(plots.data(rows["iterations"]))

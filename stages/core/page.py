@@ -14,11 +14,13 @@ STAGES = ("review", "generate", "assess", "sft", "dpo", "evaluate")  # what cost
 PLOTS = {
     "scores": "Chosen by validation, reported on test. Judging: how often the iteration's own model gives the known "
     "verdict, on the benchmark's judging task.",
-    "reviews": "A judge that is worth listening to uses both ends.",
-    "diversity": "Falling distance or distinct-n, or rising repetition: the model turns in circles.",
+    "reviews": "A judge that is worth listening to uses both ends. Iteration 0, the warm start, has no new rows.",
+    "diversity": "Falling distance or distinct-n, or rising repetition: the model turns in circles. The filter drops "
+    "what repeats; the rest is measured after it.",
     "length": "Iteration 0 is the seed set.",
-    "loss": "As trl logs it.",
-    "rewards": "The chosen response's implicit reward over the rejected one's, and how often it is the higher.",
+    "loss": "As trl logs it; iteration 0 is the warm start.",
+    "rewards": "The chosen response's implicit reward over the rejected one's, and how often it is the higher: before "
+    "the first update they are equal. Iteration 0, the warm start, has no DPO.",
     "funnel": "Every row is kept or dropped for a reason.",
 }
 
@@ -32,8 +34,8 @@ def html(summary: Record, drawn: dict[str, list[Record]], spent: Record, prices:
     dollars, by_hand = spent["hours"] * prices["price_per_hour"], total * prices["price_per_row"]
     return render(
         verdict=summary["verdict"],
-        ran=f"{len(loop)} iterations after the warm start; {best['test']['items']:,} test and "
-        f"{best['validation']['items']:,} validation items.",
+        ran=f"{len(loop)} iteration{'' if len(loop) == 1 else 's'} after the warm start; "
+        f"{best['test']['items']:,} test and {best['validation']['items']:,} validation items.",
         best=summary["best"],
         tiles=[
             (f"{best['test']['score']:.1f} %", f"test score of iteration {summary['best']}"),

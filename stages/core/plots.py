@@ -61,7 +61,8 @@ def _scores(key: str, row: Record) -> list[Record]:
     for part in ("test", "validation", "judging"):
         if score := row[part]:
             half = INTERVAL * score["stderr"]
-            ends = {"low": round(score["score"] - half, 2), "high": round(score["score"] + half, 2)}
+            low, high = max(0.0, score["score"] - half), min(100.0, score["score"] + half)
+            ends = {"low": round(low, 2), "high": round(high, 2)}
             found.append({"iteration": key, "part": part, "score": round(score["score"], 2), **ends})
     return found
 
