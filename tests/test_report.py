@@ -251,6 +251,14 @@ def test_an_iteration_has_the_same_colour_in_every_plot():
     assert drawn["loss"].items() >= drawn["reviews"].items() >= drawn["rewards"].items()
 
 
+def test_many_iterations_have_different_colours_and_stand_in_their_order():
+    many = {str(key): iteration(parent=str(key - 1)) for key in range(1, 13)}
+    pictures = plots.pictures(plots.data(summary(**many)["iterations"]))
+    lines = r'aria-label="[^"]*iteration: (\w+)[^"]*"[^>]* d="[^>]*stroke="(#\w+)"'
+    assert len(set(dict(re.findall(lines, pictures["loss"])).values())) == 13
+    assert re.findall(r">iteration (\d+)<", pictures["funnel"]) == [str(key) for key in range(13)]
+
+
 def test_a_plot_of_nothing_is_not_drawn():
     off = summary(**{"1": iteration(dpo={"passed_on": "dpo.enabled is false"})})
     assert "rewards" not in plots.pictures(plots.data(off["iterations"]))

@@ -42,7 +42,7 @@ def html(summary: Record, drawn: dict[str, list[Record]], spent: Record, prices:
             *([gain_tile(best["gain"])] if best["gain"] else []),
             *([judging_tile(best["judging"], summary["best"])] if best["judging"] else []),
             (f"{total:,}", "SFT rows and pairs made"),
-            (rounded(spent["hours"], 2), f"{spent['device']}-hours, {spent['tokens'] / 1e6:.1f} M tokens"),
+            (rounded(spent["hours"], 2), f"{spent['device']}-hours, {spent['tokens'] / 1e6:,.1f} M tokens"),
             (rounded(dollars, 2, "$"), f"against ${by_hand:,.0f} by hand"),
         ],
         alarms=summary["alarms"],
