@@ -23,6 +23,7 @@ START = {"review": 5, "assess": 5, "generate": 5, "evaluate": 7, "sft": 9, "dpo"
 QUICK = 0.5  # of the other stages
 LOADED = 1e9  # bytes of weights that are read in a second
 MODELS = ("base", "sft", "dpo", "promote")  # whose out is a model folder
+TRAININGS = ("sft", "dpo")
 MOST_ROWS = {True: 2048, False: 384}  # completions at once by default, with a GPU and without
 EVALUATED = 64  # of an evaluation
 ROW = 1200  # bytes of a call's row in the outs, and of its completion in the store, with what an index takes
@@ -120,7 +121,8 @@ class Pricing:
         stages = JUDGE if stage in JUDGE else (stage,)
         costs = [each[name] for each in self.last.costs.values() for name in stages if name in each]
         tokens = sum(cost["tokens"] for cost in costs)
-        same = all(cost.get("device") != "GPU" or cost["devices"] == self.how["processes"] for cost in costs)
+        now = self.how["processes"] if stage in TRAININGS else None
+        same = all(now is None or cost["device"] != "GPU" or cost["devices"] == now for cost in costs)
         return sum(cost["seconds"] for cost in costs) / tokens if self.measured and same and tokens else None
 
     def _by_shape(self, stage: str, work: Work) -> float:
