@@ -68,8 +68,26 @@ def test_columns_name_what_no_shape_has(tmp_path):
         tmp_path, "rows.jsonl", [{"frage": PAIR["prompt"], "antwort": "is 5", "prompt": "x", "response": "y"}]
     )
     assert read(path, {"prompt": "frage", "response": "antwort"}) == [PAIR]
-    with pytest.raises(UserError, match="no column 'fraeg' 1"):
-        read(path, {"prompt": "fraeg", "response": "antwort"})
+
+
+@pytest.mark.parametrize("on_bad", ["fail", "drop"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet"])
+def test_a_column_that_no_row_has_is_one_line_with_those_of_the_file(tmp_path, capsys, name, on_bad):
+    path = written(tmp_path, name, [{"frage": "Why?", "antwort": f"so {number}"} for number in range(3)])
+    with pytest.raises(UserError) as error:
+        read(path, {"prompt": "fraeg", "response": "antwort"}, on_bad)
+    said = f"seed.path {path} has no column 'fraeg', its first row has frage, antwort; correct seed.columns"
+    assert str(error.value) == said
+    assert capsys.readouterr().err == ""
+
+
+def test_a_column_that_some_rows_lack_is_a_problem_of_these_rows(tmp_path, capsys):
+    path = written(tmp_path, "rows.jsonl", [{"prompt": "Why?"}, {"frage": PAIR["prompt"], "antwort": "is 5"}])
+    columns = {"prompt": "frage", "response": "antwort"}
+    with pytest.raises(UserError, match=r"1 of 2 rows cannot be used, each named above \(no column 'frage' 1\)"):
+        read(path, columns)
+    assert "line 1: no column 'frage' (its fields are prompt)" in capsys.readouterr().err
+    assert read(path, columns, "drop") == [PAIR]
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_problem(tmp_path):

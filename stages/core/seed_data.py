@@ -51,23 +51,37 @@ def pairs(
     more: tuple[str, ...] = (),
 ) -> Iterator[Record]:
     """The {"prompt", "response"} of each row that can be used, and the `more` fields that it must have; the tally
-    counts the others. Raises `UserError` by `on_bad: fail`, after a line for each row that cannot be used."""
+    counts the others. Raises `UserError` where no row has one of the `columns`, and by `on_bad: fail`, after a line for
+    each row that cannot be used."""
     known: set[int] = set()
-    bad = 0
+    absent, first = set((columns or {}).values()), None
+    bad, told = (
+        0,
+        list[str](),
+    )  # told after the last row: until then, a column that none has looks like each row's fault
     for place, row in rows:
         tally.rows += 1
+        if absent and isinstance(row, dict):
+            absent -= row.keys()
+            first = first or row
         found = _pair(row, columns, more, known)
         if isinstance(found, RowError):
             bad += 1
             tally.drop(found.reason)
             if on_bad == "fail" and bad <= TOLD:
-                print(f"{source}, {place}: {found}", file=sys.stderr)
+                told.append(f"{source}, {place}: {found}")
         else:
             yield found
-    if bad and on_bad == "fail":
-        told = "each" if bad <= TOLD else f"the first {TOLD:,}"
+    if absent and first:
         raise UserError(
-            f"{source}: {bad:,} of {tally.rows:,} rows cannot be used, {told} named above ({reasons(tally)}); correct "
+            f"{source} has no column {', '.join(map(repr, sorted(absent)))}, its first row has "
+            f"{', '.join(map(str, first))}; correct seed.columns"
+        )
+    if bad and on_bad == "fail":
+        print(*told, sep="\n", file=sys.stderr)
+        named = "each" if bad <= TOLD else f"the first {TOLD:,}"
+        raise UserError(
+            f"{source}: {bad:,} of {tally.rows:,} rows cannot be used, {named} named above ({reasons(tally)}); correct "
             "or remove them, name the columns in seed.columns, or set seed.on_bad: drop"
         )
 
