@@ -4,6 +4,7 @@ import csv
 import json
 import random
 import re
+from decimal import Decimal
 
 import pytest
 
@@ -108,7 +109,10 @@ TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
         (b'{"prompt": "Why?"}', "no prompt and response (its fields are prompt)"),
         (b'{"text": "Why?"}', "no prompt and response (its fields are text)"),
         (b'{"prompt": "Why?", "response": "  "}', "no text in the response"),
-        (b'{"prompt": 7, "response": "is 7"}', "no text in the prompt"),
+        (b'{"prompt": "Why?", "response": null}', "no text in the response"),
+        (b'{"prompt": "Why?", "response": true}', "a truth value instead of text in the response (True)"),
+        (b'{"prompt": "Why?", "response": NaN}', "a number instead of text in the response (nan)"),
+        (b'{"prompt": 7, "response": "is 7"}', "a number instead of text in the prompt (7)"),
         (b'{"prompt": "cut \\ud83d", "response": "x"}', "half of a surrogate pair"),
         (b'{"prompt": "bell \\u0007", "response": "x"}', "control characters ('\\x07' in the prompt)"),
         (json.dumps({"prompt": "a" * (LONGEST + 1), "response": "x"}).encode(), "absurdly long prompt (100,001 char"),
@@ -126,6 +130,23 @@ def test_a_row_that_cannot_be_used_is_told_with_its_line_and_counted_where_it_is
     tally = Tally(0)
     assert read(path, on_bad="drop", tally=tally) == [PAIR]
     assert tally.counts(1)["dropped"] == {said.split(" (")[0]: 1}
+
+
+@pytest.mark.parametrize("digits", ["42", "-3", "3.10", "42.0", "12345678901234567890123"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_a_response_that_is_a_number_in_json_keeps_its_digits(tmp_path, name, digits):
+    row = f'{{"question": "How many?", "answer": {digits}}}'
+    (tmp_path / name).write_text(row if name.endswith("l") else f"[{row}]")
+    assert read(tmp_path / name) == [{"prompt": "How many?", "response": digits}]
+
+
+def test_whole_and_decimal_numbers_of_a_parquet_file_are_responses_and_floats_are_not(tmp_path, capsys):
+    for number in (42, Decimal("1.50")):
+        path = written(tmp_path, "rows.parquet", [{"question": "How many?", "answer": number}])
+        assert read(path) == [{"prompt": "How many?", "response": str(number)}]
+    with pytest.raises(UserError, match=r"a number instead of text in the response 1"):
+        read(written(tmp_path, "rows.parquet", [{"question": "How many?", "answer": 42.0}]))
+    assert "row 1: a number instead of text in the response (42.0)" in capsys.readouterr().err
 
 
 def test_all_problems_are_told_at_once_each_with_its_place(tmp_path, capsys):

@@ -9,8 +9,9 @@ that cannot be used is told with its place and the reason.
     {"instruction": …, "input": …, "output": …}   the input, if there is one, follows the instruction
     {"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}
 
-A conversation of several turns, or with a system prompt of its own, cannot be used: the loop asks one question at a
-time, with the prompt set's system prompt.
+A response may be a number, as 42: its digits are its text. A float of a Parquet file is refused, since its digits are
+not those that somebody wrote. A conversation of several turns, or with a system prompt of its own, cannot be used: the
+loop asks one question at a time, with the prompt set's system prompt.
 """
 
 import csv
@@ -18,6 +19,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from stages.core import hub
 from stages.core.errors import UserError
 from stages.core.records import Record, Tally, content_id
 
+EXACT = (int, Decimal)  # no bool, and no float: 3.10 would be 3.1, 0.1 in 32 bits 0.10000000149, and 42 may be 42.0
 SHAPES = (("prompt", "response"), ("prompt", "completion"), ("question", "answer"))
 LONGEST = 100_000  # characters of a text; more is a broken file rather than a text
 UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, surrogates
@@ -129,7 +132,7 @@ def _json_lines(path: Path) -> Rows:
 
 def _parsed(line: bytes) -> Any:
     try:
-        return json.loads(line.decode("utf-8-sig"))
+        return json.loads(line.decode("utf-8-sig"), parse_float=Decimal)
     except UnicodeDecodeError:
         return RowError("not UTF-8")
     except json.JSONDecodeError as error:
@@ -137,7 +140,7 @@ def _parsed(line: bytes) -> Any:
 
 
 def _json(path: Path) -> Rows:
-    rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    rows = json.loads(path.read_text(encoding="utf-8-sig"), parse_float=Decimal)
     if not isinstance(rows, list):
         raise ValueError("it holds no list of rows")
     yield from ((f"row {number:,}", row) for number, row in enumerate(rows, 1))
@@ -211,6 +214,11 @@ def _single_turn(messages: Any) -> tuple[Any, Any]:
 
 
 def _text(value: Any, name: str) -> str:
+    if name == "response" and type(value) in EXACT:  # not a prompt: a number there is the wrong column
+        value = str(value)
+    if isinstance(value, int | float | Decimal):
+        kind = "truth value" if isinstance(value, bool) else "number"
+        raise RowError(f"a {kind} instead of text in the {name}", str(value))
     if not isinstance(value, str) or not value.strip():
         raise RowError(f"no text in the {name}")
     if len(value) > LONGEST:
