@@ -167,6 +167,24 @@ def test_a_csv_row_with_an_unquoted_comma_is_told_and_not_cut(tmp_path, capsys):
     assert "line 3: more fields than the header names" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("mark", "said"), [(";", "';'"), ("\t", "tabs"), ("|", "'|'")])
+@pytest.mark.parametrize("quote", ["", '"'])
+@pytest.mark.parametrize("on_bad", ["fail", "drop"])
+def test_a_csv_file_with_another_separator_is_one_line_that_names_it(tmp_path, capsys, mark, said, quote, on_bad):
+    path = tmp_path / "rows.csv"
+    path.write_text("".join(f"{quote}{a}{quote}{mark}{b}\n" for a, b in (("prompt", "response"), ("Why, then?", "so"))))
+    with pytest.raises(UserError) as error:
+        read(path, on_bad=on_bad)
+    said = f"its header looks separated by {said} where commas should be; save it again"
+    assert str(error.value) == f"seed.path {path} is not a csv file: {said}"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_csv_file_may_have_another_separator_in_a_columns_name(tmp_path):
+    (tmp_path / "rows.csv").write_text('prompt,response,"a; b"\nWhy?,so,c\n')
+    assert read(tmp_path / "rows.csv") == [{"prompt": "Why?", "response": "so"}]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

@@ -20,6 +20,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ SHAPES = (("prompt", "response"), ("prompt", "completion"), ("question", "answer
 LONGEST = 100_000  # characters of a text; more is a broken file rather than a text
 UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, surrogates
 TOLD = 1000  # problems that have a line each
+SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}  # of what other programs call CSV
 BATCH = 1000  # rows of a Parquet file at once
 
 Rows = Iterator[tuple[str, Any]]  # of a source: the place, and the row or a RowError
@@ -149,7 +151,10 @@ def _json(path: Path) -> Rows:
 def _csv(path: Path) -> Rows:
     csv.field_size_limit(2**31 - 1)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        reader = csv.DictReader(lines, strict=True)
+        header = next(lines, "")
+        if "," not in header and (found := [name for mark, name in SEPARATORS.items() if mark in header]):
+            raise ValueError(f"its header looks separated by {found[0]} where commas should be")
+        reader = csv.DictReader(chain([header], lines), strict=True)
         try:
             for row in reader:
                 more = RowError("more fields than the header names") if None in row else None
