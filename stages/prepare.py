@@ -75,8 +75,8 @@ def main() -> None:
     rows = pairs(read_rows, source, tally, settings["columns"], settings["on_bad"])
     seed = seed_set(not_in_benchmark(rows, items, tally), settings["limit"], settings["random_state"], tally)
     if not seed:
-        why = reasons(tally) or "it is empty"
-        raise UserError(f"{source} has no rows that can be used ({why}); give other data")
+        why = f"has no rows that can be used ({reasons(tally)})" if tally.rows else "holds no rows"
+        raise UserError(f"{source} {why}; give other data")
     judged = pairs(
         of_file(reviews, "seed.reviews"), f"seed.reviews {reviews}", judge_tally, None, settings["on_bad"], ("review",)
     )

@@ -17,8 +17,7 @@ def with_benchmark(project):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "seed.path seeds.jsonl has no rows that can be used (it is empty)"),
-        (b"\n\n", "seed.path seeds.jsonl has no rows that can be used (it is empty)"),
+        (b"\n\n", "seed.path seeds.jsonl holds no rows; give other data"),
         (
             f"{GOOD}\nnot json\n".encode(),
             "seed.path seeds.jsonl: 1 of 2 rows cannot be used, each named above (not JSON 1)",
@@ -35,6 +34,26 @@ def test_a_bad_seed_file_is_one_line_and_leaves_earlier_results(with_benchmark, 
         (project.folder / "seeds.jsonl").write_bytes(content)
     assert said in error_line(project.stage("stages.prepare"))
     assert earlier.read_text() == "earlier\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("s.jsonl", ""),
+        ("s.json", ""),
+        ("s.json", "\n"),
+        ("s.json", "[]"),
+        ("s.csv", ""),
+        ("s.csv", "prompt,response\n"),
+    ],
+)
+def test_a_seed_file_without_rows_is_one_line(with_benchmark, name, content):
+    project = with_benchmark
+    (project.folder / name).write_text(content)
+    project.change({"seed": {"path": name}})
+    refused = project.stage("stages.prepare")
+    assert error_line(refused) == f"error: seed.path {name} holds no rows; give other data"
+    assert refused.stderr.count("\n") == 1
 
 
 def test_the_default_seed_set_and_its_judge_rows_are_written(with_benchmark):

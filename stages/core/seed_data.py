@@ -142,7 +142,8 @@ def _parsed(line: bytes) -> Any:
 
 
 def _json(path: Path) -> Rows:
-    rows = json.loads(path.read_text(encoding="utf-8-sig"), parse_float=Decimal)
+    text = path.read_text(encoding="utf-8-sig")
+    rows = json.loads(text, parse_float=Decimal) if text.strip() else []
     if not isinstance(rows, list):
         raise ValueError("it holds no list of rows")
     yield from ((f"row {number:,}", row) for number, row in enumerate(rows, 1))
