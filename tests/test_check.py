@@ -28,19 +28,39 @@ def test_the_shipped_parameters_are_valid():
         ({"samples": 0}, "samples: input should be greater than or equal to 1, not 0"),
         ({"review": {"top_p": 0}}, "review.top_p: input should be greater than 0, not 0"),
         ({"review": {"estimator": "some"}}, "review.estimator: input should be 'sampled' or 'expected', not 'some'"),
-        ({"sft": {"enabled": "no"}}, "sft.enabled: input should be a valid boolean, not 'no'"),
+        ({"sft": {"enabled": "no"}}, "sft.enabled: input should be true or false, not 'no'"),
         ({"dpo": {"beta": float("inf")}}, "dpo.beta: input should be a finite number"),
         ({"random_state": 5_000_000_000}, "random_state: input should be less than 4294967296"),
-        ({"microworld": {"heads": 3}}, "microworld.heads: value error, must divide hidden"),
+        ({"microworld": {"heads": 3}}, "microworld.heads: 3 must divide hidden"),
         ({"evaluate": {"limit": 1}}, "evaluate.limit: input should be greater than or equal to 2"),
-        ({"training": {"four_bit": True}}, "training.four_bit: value error, needs training.lora"),
+        ({"training": {"four_bit": True}}, "training.four_bit: true needs training.lora, since weights"),
         (
             {"training": {"lora": {"rank": 0, "alpha": 8, "dropout": 0.0}}},
             "training.lora.rank: input should be greater",
         ),
-        ({"training": {"lora": {"rank": 4, "dropout": 0.0}}}, "training.lora.alpha: missing"),
+        (
+            {"training": {"lora": {"rank": 4, "dropout": 0.0}}},
+            "training.lora.alpha: missing, add it, such as alpha: 32",
+        ),
+        ({"training": {"lora": 16}}, "training.lora: should be null or {rank: 16, alpha: 32, dropout: 0.0}, not 16"),
+        ({"training": {"four_bit": None}}, "training.four_bit: input should be true or false, not null"),
+        ({"training": {"autocast": "float16"}}, "training.autocast: input should be 'bfloat16' or null, not 'float16'"),
+        ({"seed": {"columns": {"prompt": "x"}}}, "seed.columns.response: missing, add it, such as response: COLUMN"),
+        ({"model": {"hub": {"id": "a/b"}}}, "model.hub.revision: missing, add it, such as revision: COMMIT"),
+        ({"model": {"hub": {"revison": "x"}}}, "model.hub.revison: unknown parameter, did you mean 'revision'?"),
+        ({"model": {"hub": {"id": "gpt2"}}}, "model.hub.id: 'gpt2' is not of the form OWNER/NAME"),
+        ({"model": {"hub": {"revision": "main"}}}, "'main' is not a commit of 40 hexadecimal digits, see ID"),
+        ({"seed": {"hub": {"revision": "main"}}}, "seed.hub.revision: 'main' is not a commit of 40 hexadecimal digits"),
+        (
+            {"runtime": {"server": {"url": "here"}}},
+            "url: 'here' is not an address that begins with http:// or https://",
+        ),
         ({"dpo": {"reference": "base"}}, "dpo.reference: input should be 'sft' or 'warm_start', not 'base'"),
-        ({"runtime": {"training": {"sharding": "zero3"}}}, "needs runtime.training.processes above 1"),
+        ({"runtime": {"training": {"sharding": "zero2"}}}, "sharding: input should be 'fsdp' or 'zero3' or null"),
+        (
+            {"runtime": {"training": {"sharding": "zero3"}}},
+            "sharding: 'zero3' needs runtime.training.processes above 1",
+        ),
         ({"runtime": {"engine": "abacus"}}, "runtime.engine: input should be 'auto', 'transformers'"),
     ],
 )
@@ -54,8 +74,19 @@ def test_a_bad_parameter_is_named_with_what_it_should_be(changes, said):
 def test_a_missing_parameter_is_named():
     values = deepcopy(PARAMS)
     del values["review"]["samples"]
-    with pytest.raises(UserError, match=r"review\.samples: missing"):
+    with pytest.raises(UserError, match=r"review\.samples: missing, restore it from git"):
         check(values)
+
+
+def test_a_parent_that_is_a_truth_value_is_named():
+    iterations = {"True": {"parent": "0", "judge": "0"}, "2": {"parent": True, "judge": "0"}}
+    with pytest.raises(UserError, match=r"iterations\.2\.parent\.str: input should be a valid string, not true"):
+        check({**PARAMS, "iterations": iterations})
+
+
+def test_a_section_without_its_parameters_is_one_line():
+    with pytest.raises(UserError, match=r"^params\.yaml: training: should be a section, restore it from git$"):
+        check({**PARAMS, "training": None})
 
 
 def test_all_problems_are_named_at_once():

@@ -190,7 +190,6 @@ def test_what_is_materialised_already_needs_neither_network_nor_cache(asking, hu
 @pytest.mark.parametrize(
     ("named", "refusal", "said"),
     [
-        ({"revision": "main"}, {}, f"model.hub.revision: 'main' may move; pin the commit that it is now: {COMMIT}"),
         ({"revision": 40 * "a"}, {}, f"{NAME} has no revision '{40 * 'a'}'; take one of "),
         ({"id": "people/modle"}, {}, "/people/modle, or it is private; correct the id, or log in by hf auth login"),
         ({}, {f"/{NAME}/resolve": (403, "GatedRepo")}, f"{NAME} is gated; ask for access at "),
@@ -232,4 +231,10 @@ def test_a_model_that_has_only_pickles_is_refused(asking, hub):
 
 def test_the_name_is_that_of_a_repository(asking):
     asking.set(id="model", revision=COMMIT)
-    assert "model.hub.id: string should match pattern" in error_line(asking.run("check"))
+    assert "model.hub.id: 'model' is not of the form OWNER/NAME" in error_line(asking.run("check"))
+
+
+def test_a_branch_is_no_revision_and_base_by_hand_says_which_commit_it_is(asking):
+    asking.set(revision="main")
+    assert "model.hub.revision: 'main' is not a commit" in error_line(asking.run("check"))
+    assert f"'main' may move; pin the commit that it is now: {COMMIT}" in error_line(asking.run("base"))

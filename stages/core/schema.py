@@ -3,7 +3,8 @@
 import re
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
-from typing import Annotated, Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -16,9 +17,19 @@ Count = Annotated[int, Field(ge=0)]
 Temperature = Annotated[float, Field(ge=0, le=10)]
 Mass = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
-
-
 State = Annotated[int, Field(ge=0, lt=2**32)]
+
+# A pattern's description completes "… is not …".
+COMMIT = "a commit of 40 hexadecimal digits, see ID/commits/main on the hub: a branch means other content one day"
+Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$", description=COMMIT)]
+
+# What a section holds that may be null: params.yaml then has no values to go by.
+OPTIONAL = {
+    "model.hub": {"id": "Qwen/Qwen2-7B", "revision": "COMMIT"},
+    "seed.hub": {"id": "openai/gsm8k", "config": "main", "split": "train", "revision": "COMMIT"},
+    "seed.columns": {"prompt": "COLUMN", "response": "COLUMN"},
+    "training.lora": {"rank": "16", "alpha": "32", "dropout": "0.0"},
+}
 
 
 class Section(BaseModel):
@@ -31,8 +42,8 @@ class Iteration(Section):
 
 
 class Hub(Section):
-    id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
-    revision: Annotated[str, Field(min_length=1)]
+    id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$", description="of the form OWNER/NAME")]
+    revision: Commit
 
 
 class Model(Section):
@@ -51,7 +62,7 @@ class SeedHub(Section):
     id: Annotated[str, Field(min_length=1)]
     config: str | None
     split: Annotated[str, Field(min_length=1)]
-    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")]  # a commit: a branch's name would mean other rows one day
+    revision: Commit
 
 
 class Seed(Section):
@@ -196,7 +207,7 @@ class Vllm(Section):
 
 
 class Server(Section):
-    url: Annotated[str, Field(pattern="^https?://")]
+    url: Annotated[str, Field(pattern="^https?://", description="an address that begins with http:// or https://")]
     concurrency: Positive
     timeout: Annotated[float, Field(gt=0)]
     retries: Count
@@ -251,10 +262,13 @@ class Parameters(Section):
     runtime: Runtime
 
 
+RESTORE = "restore it from git"
+
+
 def check(values: Any) -> None:
     """Raise `UserError`, in one line with every problem, where params.yaml cannot be run."""
     if not isinstance(values, dict):
-        raise UserError("params.yaml is empty or not a mapping; restore it from git")
+        raise UserError("params.yaml is empty or not a mapping; " + RESTORE)
     problems = check_iterations(values.get("iterations"))
     try:
         Parameters.model_validate(values)
@@ -266,22 +280,36 @@ def check(values: Any) -> None:
 
 
 def _said(error: Any) -> str:
-    name = ".".join(str(part) for part in error["loc"] if part != "[key]")
-    if error["type"] == "extra_forbidden":
-        close = get_close_matches(str(error["loc"][-1]), _names(error["loc"][:-1]), 1)
+    place, kind, value = error["loc"], error["type"], repr(error["input"])
+    value = {"None": "null", "True": "true", "False": "false"}.get(value, value)
+    name, section = (".".join(str(part) for part in parts if part != "[key]") for parts in (place, place[:-1]))
+    fields = _section(place[:-1]).model_fields
+    field = fields.get(place[-1])
+    if kind == "extra_forbidden":
+        close = get_close_matches(str(place[-1]), fields, 1)
         return f"{name}: unknown parameter" + (f", did you mean '{close[0]}'?" if close else ", remove it")
-    if error["type"] == "missing":
-        return f"{name}: missing, restore it from git"
-    return f"{name}: {error['msg'].lower()}, not {error['input']!r}"
+    if kind == "missing":
+        held = OPTIONAL.get(section)
+        return f"{name}: missing, " + (f"add it, such as {place[-1]}: {held[place[-1]]}" if held else RESTORE)
+    if kind == "model_type":
+        whole = ", ".join(f"{each}: {example}" for each, example in OPTIONAL.get(name, {}).items())
+        return f"{name}: should be " + (f"null or {{{whole}}}, not {value}" if whole else f"a section, {RESTORE}")
+    if kind == "value_error":
+        return f"{name}: {value} {error['ctx']['error']}"
+    if kind == "string_pattern_mismatch" and field:
+        return f"{name}: {value} is not {field.description}"
+    said = error["msg"].lower().replace("a valid boolean", "true or false")
+    return f"{name}: {said}{' or null' if field and NoneType in get_args(field.annotation) else ''}, not {value}"
 
 
-def _names(section: tuple[str | int, ...]) -> list[str]:
-    """The parameters that a section may have."""
-    model: Any = Parameters
-    for part in section:
-        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else Iteration
-        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else Iteration
-    return list(model.model_fields)
+def _section(place: tuple[str | int, ...]) -> type[BaseModel]:
+    """The section at a place of params.yaml."""
+    section: type[BaseModel] = Parameters
+    for part in place:
+        if field := section.model_fields.get(str(part)):
+            types = (field.annotation, *get_args(field.annotation))
+            section = next((each for each in types if isinstance(each, type) and issubclass(each, BaseModel)), section)
+    return section
 
 
 MODELS = ("parent", "judge")  # an iteration's, each another iteration's name
