@@ -16,6 +16,7 @@ from stages.core.seed_data import chosen, of_file, of_hub, pairs, reasons
 from stages.core.similarity import mean_words, words
 
 OUT, COUNTS = Path("iterations/0"), Path("results/0/prepare.json")
+BENCHMARK = OUT / "benchmark.jsonl"
 
 
 def not_in_benchmark(rows: Iterable[Record], items: set[tuple[str, ...]], tally: Tally) -> Iterator[Record]:
@@ -68,7 +69,9 @@ def main() -> None:
     settings, review = params["seed"], Review(params["prompts"])
     source = f"seed.hub {settings['hub']['id']}" if settings["hub"] else f"seed.path {settings['path']}"
     reviews = Path(settings["reviews"])
-    items = {tuple(words(item["text"])) for item in read(OUT / "benchmark.jsonl")}
+    if not BENCHMARK.is_file():
+        raise UserError(f"{BENCHMARK} is missing; run dvc repro to make it")
+    items = {tuple(words(item["text"])) for item in read(BENCHMARK)}
 
     tally, judge_tally = Tally(0), Tally(0)
     read_rows = of_hub(settings["hub"]) if settings["hub"] else of_file(Path(settings["path"]), "seed.path")

@@ -56,6 +56,11 @@ def test_a_seed_file_without_rows_is_one_line(with_benchmark, name, content):
     assert refused.stderr.count("\n") == 1
 
 
+def test_by_hand_in_a_fresh_clone_the_missing_benchmark_is_one_line(project):
+    said = "error: iterations/0/benchmark.jsonl is missing; run dvc repro to make it"
+    assert error_line(project.stage("stages.prepare")) == said
+
+
 def test_the_default_seed_set_and_its_judge_rows_are_written(with_benchmark):
     project = with_benchmark
     assert project.stage("stages.prepare").returncode == 0
