@@ -68,15 +68,12 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def main(*asked: str) -> None:
-    if len(asked) > 1:
-        raise UserError(f"name one preset, not {' '.join(asked)}; without a name they are listed")
-    if not asked:
+def main(name: str | None = None) -> None:
+    if not name:
         for each in names():
             first = (FOLDER / f"{each}.yaml").read_text(encoding="utf-8").splitlines()[0]
             say(f"{each:18} {first.removeprefix('# ')}")
         return
-    (name,) = asked
     try:
         before = flat(load(PARAMS_FILE))
         text = applied(name, PARAMS_FILE.read_text(encoding="utf-8"))

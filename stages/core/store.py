@@ -250,4 +250,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    import sys
+
+    run(main, *sys.argv[1:])
