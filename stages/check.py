@@ -12,11 +12,9 @@ from ruamel.yaml.error import YAMLError
 from stages.core import engines, hub, prompts, suite
 from stages.core.errors import UserError, run
 from stages.core.params import PARAMS_FILE, load
-from stages.core.progress import say
 from stages.core.schema import check
 
 OUT = Path("iterations/params.valid")
-FOLDERS = ("costs", "iterations", "results")
 
 
 def valid() -> dict[str, Any]:
@@ -36,19 +34,9 @@ def valid() -> dict[str, Any]:
 
 
 def main() -> None:
-    if left := leftovers(valid()["iterations"]):
-        say(
-            f"check: {', '.join(left)} belong to no iteration of params.yaml; remove them, or what depends on whole "
-            "folders (promote, dataset, report) runs again where they are not"
-        )
+    valid()
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text("valid\n", encoding="utf-8")
-
-
-def leftovers(iterations: dict[str, Any]) -> list[str]:
-    """Folders of iterations that params.yaml no longer has; dvc leaves them where they are."""
-    places = [path for folder in FOLDERS for path in Path(folder).glob("*") if path.is_dir()]
-    return [str(path) for path in sorted(places) if path.name not in {"0", *iterations}]
 
 
 def check_files(values: dict[str, dict[str, str]]) -> None:

@@ -2,33 +2,34 @@
 
 `python -m stages.filter 1 0`   iteration, parent
 
-A new instruction falls with all its responses, and so does a text with a verdict in it, which the judge would not be
-shown as it is (the prompt set's review/claims.yaml). Each drop keeps its reason, in dropped.jsonl and in the counts.
+A new instruction falls with all its responses. A text falls that the judge would not read as it is, since a tag of its
+prompt or a verdict stands in it (the prompt set's review/). Each drop keeps its reason, in dropped.jsonl and in the
+counts.
 """
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.core import examples, prompts
+from stages.core import examples
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import progress, say
+from stages.core.prompts import Review
 from stages.core.records import Record, Tally, read, write, write_json
 from stages.core.similarity import Benchmark, distinct, duplicates, embed, mean_distance, mean_words, rouge_l
 
 Settings = dict[str, Any]
 
 
-def own_fault(text: str, what: str, settings: Settings, claims: re.Pattern[str]) -> str | None:
+def own_fault(text: str, what: str, settings: Settings, review: Review) -> str | None:
     """What is wrong with a text whatever the others are."""
     count = len(text.split())
     if count < settings[f"min_{what}_words"]:
         return f"{what} too short"
     if count > settings[f"max_{what}_words"]:
         return f"{what} too long"
-    return f"{what} speaks for the judge" if claims.search(text) else None
+    return f"{what} speaks for the judge" if review.plain(text) != text else None
 
 
 def likeness_fault(text: str, what: str, source: str, siblings: list[str], limit: float) -> str | None:
@@ -41,7 +42,7 @@ def likeness_fault(text: str, what: str, source: str, siblings: list[str], limit
 
 
 def instruction_faults(
-    instructions: dict[str, Record], settings: Settings, claims: re.Pattern[str], benchmark: Benchmark
+    instructions: dict[str, Record], settings: Settings, review: Review, benchmark: Benchmark
 ) -> dict[str, str]:
     """Why new instructions fall: {instruction: reason}; siblings are the kept ones of the same seed."""
     faults: dict[str, str] = {}
@@ -49,7 +50,7 @@ def instruction_faults(
     with progress("filter instructions", len(instructions)) as advance:
         for instruction, record in instructions.items():
             siblings = kept.setdefault(record["seed"]["id"], [])
-            fault = own_fault(instruction, "instruction", settings, claims)
+            fault = own_fault(instruction, "instruction", settings, review)
             fault = fault or likeness_fault(
                 instruction, "instruction", record["seed"]["prompt"], siblings, settings["instruction_rouge_l"]
             )
@@ -63,7 +64,7 @@ def instruction_faults(
     return faults
 
 
-def response_faults(records: list[Record], settings: Settings, claims: re.Pattern[str]) -> Iterator[str | None]:
+def response_faults(records: list[Record], settings: Settings, review: Review) -> Iterator[str | None]:
     """Why each record's response falls, or None. A flawed response must differ from the original and its siblings by
     ROUGE-L; the responses to one new instruction need only be different texts: a right and a wrong answer may differ in
     a single word, and their pair is what DPO learns from."""
@@ -72,7 +73,7 @@ def response_faults(records: list[Record], settings: Settings, claims: re.Patter
         for record in records:
             siblings = kept.setdefault(record["prompt"], [])
             response = record["response"]
-            fault = own_fault(response, "response", settings, claims)
+            fault = own_fault(response, "response", settings, review)
             if not fault and response in siblings:
                 fault = "response like a sibling"
             if not fault and record["route"] == "flawed":
@@ -109,13 +110,13 @@ def diversity(instructions: list[str], distance: float | None, near: int, of: in
 
 def main(iteration: str, parent: str) -> None:
     params = declared("filter")
-    settings, claims = params["filter"], prompts.claims(params["prompts"])
+    settings, review = params["filter"], Review(params["prompts"])
     records = read(Path("iterations", iteration, "generated.jsonl"))
     seed = read(Path("iterations", parent, "seed.jsonl"))
     items = [item["text"] for item in read(Path("iterations/0/benchmark.jsonl"))]
     instructions = {record["prompt"]: record for record in reversed(records) if record["route"] == "new"}
     instructions = dict(reversed(instructions.items()))
-    faults = instruction_faults(instructions, settings, claims, Benchmark(items, settings["ngram"]))
+    faults = instruction_faults(instructions, settings, review, Benchmark(items, settings["ngram"]))
     standing = [each for each in instructions if each not in faults]
     earlier = list(dict.fromkeys(row["prompt"] for row in seed))
     repeated, distance = embedding_faults(standing, earlier, Path("iterations/0/base"), settings["embedding"])
@@ -129,7 +130,7 @@ def main(iteration: str, parent: str) -> None:
         else:
             candidates.append(record)
     kept = []
-    for record, fault in zip(candidates, response_faults(candidates, settings, claims), strict=True):
+    for record, fault in zip(candidates, response_faults(candidates, settings, review), strict=True):
         if fault:
             dropped.append({**record, "reason": fault})
         else:

@@ -12,16 +12,25 @@ from stages.core.adapters import whole
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import say
-from stages.core.records import write_json
+from stages.core.records import Record, write_json
 from stages.core.summary import collect
 
 OUT = Path("best")
+
+
+def leftovers(iterations: Record) -> list[str]:
+    """Folders of iterations that params.yaml no longer has; dvc leaves them where they are, and this stage, `dataset`
+    and `report` depend on the whole folders."""
+    places = [path for folder in ("iterations", "results") for path in Path(folder).iterdir() if path.is_dir()]
+    return [str(path) for path in sorted(places) if path.name not in {"0", *iterations}]
 
 
 def main() -> None:
     params = declared("promote")
     summary, scores = collect(params["iterations"])
     best = summary["best"]
+    if left := leftovers(params["iterations"]):
+        say(f"promote: {', '.join(left)} belong to no iteration of params.yaml; without them this would run again")
     shutil.copytree(whole(Path("iterations", best, "model")), OUT, dirs_exist_ok=True)
     write_json(OUT / "iteration.json", {"iteration": best, "validation": round(scores.validation(best), 4)})
     (OUT / "README.md").write_text(card.model(summary, params), encoding="utf-8")

@@ -331,7 +331,7 @@ def filter_once(records: int) -> None:
     from stages.core.similarity import Benchmark, duplicates
     from stages.filter import instruction_faults, response_faults
 
-    settings, claims = load(Path("params.yaml"))["filter"], prompts.claims("micro")
+    settings, review = load(Path("params.yaml"))["filter"], prompts.Review("micro")
     random = numpy.random.default_rng(0)
     words = numpy.array([f"word{number}" for number in range(5000)])
 
@@ -352,9 +352,9 @@ def filter_once(records: int) -> None:
     items = [row["question"] for path in Path("evaluation/micro/data").glob("*.jsonl") for row in read(path)]
     benchmark = Benchmark(items, settings["ngram"])
     started = time.perf_counter()
-    faults = instruction_faults(instructions, settings, claims, benchmark)
+    faults = instruction_faults(instructions, settings, review, benchmark)
     repeated = duplicates(vectors, 0, settings["embedding"])
-    dropped = sum(fault is not None for fault in response_faults(rows, settings, claims))
+    dropped = sum(fault is not None for fault in response_faults(rows, settings, review))
     seconds = time.perf_counter() - started
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     peak = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1000

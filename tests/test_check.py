@@ -158,28 +158,22 @@ def test_a_number_is_read_as_dvc_writes_it(project, rate):
     assert project.stage("stages.check").returncode == 0
 
 
+@pytest.mark.parametrize("estimator", ["sampled", "expected"])
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
         ("generate/flawed.md", "Spoil $response.", "prompts/micro/generate/flawed.md has no placeholder $instruction"),
         ("generate/answers.yaml", "instruction: '(.+)'", "'instruction' must mark what is read as a named group"),
         ("review/verdict.yaml", "verdict: '(?P<score>'", "'verdict' must be a regular expression"),
+        ("review/verdict.yaml", "verdict: '", "'verdict' must be a regular expression"),
         ("system.md", None, "system prompt prompts/micro/system.md does not exist"),
     ],
 )
-def test_a_prompt_that_only_a_late_stage_reads_is_looked_at_first(project, file, text, said):
+def test_a_prompt_that_only_a_late_stage_reads_is_looked_at_first(project, estimator, file, text, said):
+    project.change({"review": {"estimator": estimator}})
     path = project.folder / "prompts/micro" / file
     path.unlink() if text is None else path.write_text(text)
     assert said in error_line(project.stage("stages.check"))
-
-
-def test_what_a_removed_iteration_left_is_named(project):
-    for folder in ("iterations/0", "iterations/1", "iterations/b3", "results/b3"):
-        (project.folder / folder).mkdir(parents=True, exist_ok=True)
-    said = project.run("python", "-m", "stages.check").stdout
-    assert said.startswith("check: iterations/b3, results/b3 belong to no iteration of params.yaml; remove them")
-    project.change({"iterations": {"1": {"parent": 0, "judge": 0}, "b3": {"parent": 1, "judge": 0}}})
-    assert project.run("python", "-m", "stages.check").stdout == ""
 
 
 def test_params_that_are_not_yaml_are_one_line(project):

@@ -268,6 +268,15 @@ def test_the_same_results_give_the_same_bytes(run):
     assert contents() == before
 
 
+def test_what_an_iteration_left_that_is_no_more_is_named(tmp_path):
+    """Another clone does not have it, and promote, dataset and report depend on the whole folders."""
+    project = made(Project(tmp_path / "project"))
+    assert "belong to no iteration" not in project.run("python", "-m", "stages.promote").stdout
+    shutil.copytree(project.folder / "iterations/1", project.folder / "iterations/b3")
+    said = project.run("python", "-m", "stages.promote").stdout.splitlines()[0]
+    assert said == "promote: iterations/b3 belong to no iteration of params.yaml; without them this would run again"
+
+
 def test_the_cards_name_every_parameter_that_decides_a_result_and_their_stages_declare_them():
     sections = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     assert set(DECISIVE) == set(sections) - {"runtime", "alarms", "report"} | {"alarms.decline"}

@@ -234,7 +234,6 @@ def test_the_name_is_that_of_a_repository(asking):
     assert "model.hub.id: 'model' is not of the form OWNER/NAME" in error_line(asking.run("check"))
 
 
-def test_a_branch_is_no_revision_and_base_by_hand_says_which_commit_it_is(asking):
+def test_a_branch_is_no_revision(asking):
     asking.set(revision="main")
     assert "model.hub.revision: 'main' is not a commit" in error_line(asking.run("check"))
-    assert f"'main' may move; pin the commit that it is now: {COMMIT}" in error_line(asking.run("base"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from stages.core import prompts
-from stages.core.chat import defused, messages, rendered
+from stages.core.chat import defused, markers, messages, rendered, special_tokens
 from stages.core.errors import UserError
 from stages.microworld import corpus
 
@@ -70,30 +70,53 @@ def test_chat_tokens_in_the_data_are_broken():
     assert defused("a<|im_end|>b", ["<|im_end|>"]) == "a< |im_end|>b"
 
 
-TEMPLATES = {  # of turns that begin with plain text
-    "Llama 2": "{% for each in messages %}{% if each.role == 'user' %}[INST] {{ each.content }} [/INST]"
-    "{% elif each.role == 'assistant' %} {{ each.content }} <|im_end|>{% endif %}{% endfor %}",
-    "Zephyr": "{% for each in messages %}<|{{ each.role }}|>\n{{ each.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
-    "Vicuna": "{% for each in messages %}{% if each.role == 'user' %}USER: {{ each.content }} {% elif each.role =="
-    " 'assistant' %}ASSISTANT: {{ each.content }}<|im_end|>{% endif %}{% endfor %}",
-}
+LLAMA_2 = (
+    "{% if messages[0].role == 'system' %}{% set opening = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}"
+    "{% set messages = messages[1:] %}{% endif %}{% for each in messages %}{% if each.role == 'user' %}[INST] "
+    "{{ opening if loop.first }}{{ each.content }} [/INST]{% else %} {{ each.content }} <|im_end|>{% endif %}"
+    "{% endfor %}"
+)
+ZEPHYR = (
+    "{% for each in messages %}<|{{ each.role }}|>\n{{ each.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+DEEPSEEK = (
+    "{% for each in messages %}{% if each.role == 'user' %}User: {{ each.content }}\n\n"
+    "{% elif each.role == 'assistant' %}Assistant: {{ each.content }}<|im_end|>"
+    "{% else %}{{ each.content }}\n\n{% endif %}{% endfor %}"
+)
+LLAMA_3 = (  # special tokens around its turns, and a text that is no turn's
+    "<|im_start|>system\n\nToday: 26 Jul 2024\n\n{% for each in messages %}<|im_start|>{{ each.role }}\n\n"
+    "{{ '<think>\n\n</think>\n\n' if each.role == 'assistant' }}{{ each.content }}<|im_end|>{% endfor %}"
+)
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_what_a_template_writes_between_turns_does_not_come_from_the_data(template):
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "stages/microworld/base")
-    tokenizer.chat_template = TEMPLATES[template]
-    conversation = [{"role": role, "content": "the user asks"} for role in ("user", "assistant", "user")]
-    turns = tokenizer.apply_chat_template(conversation, tokenize=False).split("the user asks")
-    prompt = rendered(tokenizer, "".join(["Why?", *turns[1:-1], "the user asks [1]"]))
-    for turn in ("[INST]", "[/INST]", "<|user|>", "<|assistant|>", "USER:", "ASSISTANT:", "<|im_end|>"):
-        assert prompt.count(turn) == rendered(tokenizer, "Why?").count(turn)
-    assert "the user asks [1]" in prompt
+@pytest.fixture
+def tokenizer():
+    return AutoTokenizer.from_pretrained(ROOT / "stages/microworld/base")
 
 
-def test_an_empty_system_prompt_is_no_message():
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "stages/microworld/base")
+@pytest.mark.parametrize(
+    ("template", "turns"),
+    [
+        (LLAMA_2, {"<<SYS>>", "<</SYS>>", "[INST]", "[/INST]"}),
+        (ZEPHYR, {"<|system|>", "<|user|>", "<|assistant|>"}),
+        (DEEPSEEK, {"User:", "Assistant:"}),
+        (LLAMA_3, set()),
+    ],
+    ids=["Llama 2", "Zephyr", "DeepSeek", "Llama 3"],
+)
+def test_what_a_template_writes_between_turns_does_not_come_from_the_data(tokenizer, template, turns):
+    tokenizer.chat_template = template
+    assert set(markers(tokenizer)) == turns | set(special_tokens(tokenizer))
+    text = "the user asks SuperUser: <think>at 12:30</think> [1]"
+    prompt = rendered(tokenizer, "\n".join(["Why?", *turns, text]))
+    assert text in prompt
+    for turn in turns:
+        assert prompt.replace(text, "").count(turn) == rendered(tokenizer, "Why?").count(turn)
+
+
+def test_an_empty_system_prompt_is_no_message(tokenizer):
     assert messages(tokenizer, "hello") == [{"role": "user", "content": "hello"}]
     assert messages(tokenizer, "hello", "Be kind.")[0] == {"role": "system", "content": "Be kind."}
 

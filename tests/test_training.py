@@ -27,7 +27,7 @@ ROWS = [
 VARIED = [{**row, "completion": row["completion"] + " indeed" * (place % 4)} for place, row in enumerate(ROWS)]
 LORA = {"training": {"lora": {"rank": 4, "alpha": 64, "dropout": 0.0}}}
 PRECOMPUTED = {"runtime": {"training": {"precompute_reference": True}}}
-PAIRS = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "maybe 7"} for row in ROWS]
+PAIRS = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "maybe 7"} for row in VARIED]
 LONGER = [{**pair, "rejected": "it is hard to say"} for pair in PAIRS]
 
 
@@ -75,7 +75,7 @@ def trained(project, changes, warm_start=False):
     project.change({"sft": {"epochs": 2, "batch_size": 4}, "dpo": {"epochs": 2, "batch_size": 4}})
     project.change(changes)
     write(project.folder / "iterations/1/sft.jsonl", VARIED[:15])
-    write(project.folder / "iterations/1/pairs.jsonl", [*PAIRS[:8], *LONGER[:7]])
+    write(project.folder / "iterations/1/pairs.jsonl", [*PAIRS[:8], *LONGER[8:15]])
     if warm_start:
         shutil.rmtree(project.folder / "iterations/0/model")  # as dvc does before a stage
         rows, out = "iterations/1/sft.jsonl", "iterations/0/model"
@@ -193,16 +193,19 @@ def test_another_process_at_the_same_training_leaves_its_checkpoints_alone(prepa
 
 
 @pytest.mark.slow
-def test_of_other_trainings_that_were_killed_the_last_ones_keep_their_checkpoints(prepared):
-    place = prepared.folder / ".dvc/checkpoints"
-    for age, name in enumerate(("oldest but under way", "old", "late", "last")):
+def test_checkpoints_of_a_training_that_nobody_goes_on_with_leave_after_a_month(prepared, capsys):
+    place, month = prepared.folder / ".dvc/checkpoints", 30 * 86_400
+    ages = {"abandoned": month + 60, "under way": month + 60, "last month's": month - 60}
+    for name in ages:
         (place / name / "checkpoint-5").mkdir(parents=True)
-        os.utime(place / name, (age, age))
-    with chdir(prepared.folder), FileLock(place / "oldest but under way/lock"):
-        os.utime(place / "oldest but under way", (0, 0))
+    with chdir(prepared.folder), FileLock(place / "under way/lock"):
+        for name, age in ages.items():
+            os.utime(place / name, (time.time() - age,) * 2)
         with checkpoints.folder("sft"):
             pass
-    assert {path.name for path in place.iterdir()} == {"oldest but under way", "late", "last"}
+    assert {path.name for path in place.iterdir()} == {"under way", "last month's"}
+    said = capsys.readouterr().out
+    assert said == f"checkpoints: {place}/abandoned was left more than 30 days ago, and is removed\n"
 
 
 def test_zero3_does_not_train_an_adapter_in_the_16_bits_of_its_base(prepared):
@@ -280,7 +283,8 @@ def test_dpo_without_work_passes_its_model_on(prepared, change, pairs, reason):
     ids=["checkpointing", "passes", "passes and reference"],
 )
 def test_less_memory_changes_nothing_but_the_last_bits(prepared, twin, how, tolerance):
-    plain, spared = trained(prepared, {}), trained(twin, {"runtime": {"training": how}})
+    nll = {"dpo": {"nll": 0.5}}
+    plain, spared = trained(prepared, nll), trained(twin, nll | {"runtime": {"training": how}})
     for one, other in zip(curves(plain), curves(spared), strict=True):
         assert one == pytest.approx(other, abs=tolerance)
     for model in ("iterations/1/sft", "iterations/1/model"):
@@ -429,7 +433,7 @@ def test_too_little_memory_is_told_before_the_first_step_with_what_to_set(prepar
         (12, LORA | PRECOMPUTED),
         (15, PRECOMPUTED),  # of the last batch, one process has two rows and the other one
         (13, {"dpo": {"nll": 0.5}}),  # the other has none
-        (9, {"runtime": {"training": {"rows_at_once": 1}}}),
+        (9, {"dpo": {"nll": 0.5}, "runtime": {"training": {"rows_at_once": 1}}}),
     ],
     ids=["whole batches", "uneven", "nothing for one", "passes"],
 )
@@ -439,7 +443,7 @@ def test_two_processes_train_like_one_at_the_same_batch(prepared, twin, rows, ho
         project.change(how)
         project.change({"runtime": {"training": {"processes": several}}})
         write(project.folder / "iterations/1/sft.jsonl", VARIED[:rows])
-        write(project.folder / "iterations/1/pairs.jsonl", [*PAIRS[:6], *LONGER[: rows - 6]])
+        write(project.folder / "iterations/1/pairs.jsonl", [*PAIRS[:6], *LONGER[6:rows]])
         for command in (("stages.sft", "sft", *SFT), ("stages.dpo", "1")):
             result = project.stage(*command)
             assert (result.returncode, result.stderr) == (0, "")

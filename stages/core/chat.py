@@ -14,10 +14,11 @@ PROBE = "LANCE"  # stands for the text of a turn
 
 
 def defused(text: str, markers: list[str]) -> str:
-    """The text with every marker (a chat token, a prompt's tag) broken by a space: untrusted data cannot speak as
-    structure."""
+    """The text with every marker (a chat token, what begins a turn) broken by a space: untrusted data cannot speak as
+    structure. A marker that begins like a word, as "User:", is none within another word."""
     for marker in markers:
-        text = text.replace(marker, f"{marker[0]} {marker[1:]}")
+        begins = r"(?<!\w)" if marker[0].isalnum() else ""
+        text = re.sub(begins + re.escape(marker), lambda found: f"{found[0][0]} {found[0][1:]}", text)
     return text
 
 
@@ -35,16 +36,20 @@ def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
 
 def _written_turns(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """What begins or ends a turn in plain text, such as Llama 2's "[INST]" or Zephyr's "<|user|>", piece by piece. A
-    mere word is none: the "user" behind a special token needs that token."""
+    mere word is none: the "user" behind a special token needs that token. Nor are think tags, the assistant's own."""
     roles = ("system", "user", "assistant", "user")
     said = tokenizer.apply_chat_template([{"role": role, "content": PROBE} for role in roles], tokenize=False)
-    between = re.split("|".join(map(re.escape, [*special_tokens(tokenizer), "\n"])), "\n".join(said.split(PROBE)[1:]))
+    before, *between = said.split(PROBE)
+    opening = before[before.rstrip("\n").rfind("\n") + 1 :]
+    opening = "" if opening.endswith("\n\n") else opening  # no turn's beginning, but a text of the template
+    apart = "|".join(["\n", "</?think>", *map(re.escape, special_tokens(tokenizer))])
     found: list[str] = []
-    for piece in sorted(between, key=len):
+    for piece in sorted(re.split(apart, "\n".join([opening, *between])), key=len):
         for known in found:
             piece = piece.replace(known, "")
-        if piece.strip() and not piece.strip().isalnum():
-            found.append(piece.strip())
+        text = piece.strip()
+        if re.search(r"\w", text) and not text.isalnum():
+            found.append(text)
     return found
 
 

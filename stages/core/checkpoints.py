@@ -2,8 +2,7 @@
 
 Checkpoints lie outside DVC's outs, in .dvc/checkpoints/KEY, where KEY is the hash of what decides the training's
 result: the same training finds them in any experiment or worktree, another one never does. They are deleted when it has
-ended, or when trainings of other keys were killed since, and may be deleted at any time at the price of training again
-from the start.
+ended, or was left alone for KEPT_DAYS, and may be deleted at any time at the price of training again from the start.
 """
 
 import hashlib
@@ -21,12 +20,13 @@ from filelock import FileLock, Timeout
 
 from stages.core import processes, repository
 from stages.core.params import runtime
+from stages.core.progress import say
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 PLACE = Path(".dvc/checkpoints")
-KEPT = 2  # other trainings that were killed and whose checkpoints stay, the last ones
+KEPT_DAYS = 30  # of a training that was killed and not gone on with
 LIBRARIES = ("torch", "transformers", "trl", "peft")  # what they save, another version may not read
 
 
@@ -49,17 +49,19 @@ def folder(*decides: Any) -> Iterator[Path]:
             yield Path(processes.agreed(alone))
         return
     with lock:
-        _keep_the_last(place)
+        _remove_abandoned(place.parent)
         yield Path(processes.agreed(str(place)))
         shutil.rmtree(place)  # not after an error: what was trained is kept
 
 
-def _keep_the_last(mine: Path) -> None:
-    """Remove what trainings left that nobody goes on with, such as those of other parameters."""
-    others = (each for each in mine.parent.iterdir() if each.is_dir() and each != mine)
-    for old in sorted(others, key=lambda each: each.stat().st_mtime_ns)[:-KEPT]:
-        with suppress(Timeout), FileLock(old / "lock", timeout=0):  # another process is at it
-            shutil.rmtree(old)
+def _remove_abandoned(place: Path) -> None:
+    """Remove what trainings left that nobody went on with, such as those of other parameters."""
+    for old in place.iterdir():
+        with suppress(Timeout, FileNotFoundError):  # another process is at it, or has removed it
+            if time.time() - old.stat().st_mtime > 86_400 * KEPT_DAYS:
+                with FileLock(old / "lock", timeout=0):
+                    shutil.rmtree(old.rename(f"{old}-abandoned"))  # whoever comes back finds nothing half removed
+                say(f"checkpoints: {old} was left more than {KEPT_DAYS} days ago, and is removed")
 
 
 def last(place: Path) -> str | None:

@@ -42,8 +42,8 @@ def _source(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def look(model: dict[str, Any]) -> None:
-    """Raise `UserError`, with what to do, where the model cannot be had: the revision is no commit, there is no such
-    model, no access to it, no network, no *.safetensors, or too little disk. `model`: that section of params.yaml."""
+    """Raise `UserError`, with what to do, where the model cannot be had: there is no such model, no access to it,
+    no network, no *.safetensors, or too little disk. `model`: that section of params.yaml."""
     folder, name, revision = _cached(model), model["hub"]["id"], model["hub"]["revision"]
     if folder:
         _need_disk({OUT: BYTES[model["dtype"]] * _parameters(folder)})
@@ -52,8 +52,6 @@ def look(model: dict[str, Any]) -> None:
 
     with _online("model.hub", model["hub"]):
         info = HfApi().model_info(name, revision=revision, timeout=10)
-        if info.sha != revision:
-            raise UserError(f"model.hub.revision: '{revision}' may move; pin the commit that it is now: {info.sha}")
         files = _snapshot(model, dry_run=True)
     weights = sum(file.file_size for file in files if file.filename.endswith(".safetensors"))
     if not weights:

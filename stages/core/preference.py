@@ -47,25 +47,23 @@ def weighed(inputs: Any) -> int:
     return int(inputs["completion_mask"].any(dim=1).sum()) // 2
 
 
-def trainer_of(
-    policy: "PreTrainedModel | PeftModel", reference: str, model: Path, precompute: bool, **parts: Any
-) -> "DPOTrainer":
-    """trl's trainer with our reference. trl takes the weights that the policy has at this moment: of an adapter as a
-    second, frozen one, and of whole weights from the folder that they came from."""
+def chosen_tokens(inputs: Any) -> int:
+    return int(inputs["completion_mask"].chunk(2)[0][:, 1:].sum())
+
+
+def _weighing() -> "type[DPOTrainer]":
+    """trl's trainer, in which each pair has the same weight in its step, however many share its pass, and so has each
+    token of `dpo.nll`: trl takes the mean over passes."""
     import torch
-    from accelerate.utils import is_peft_model
-    from transformers import AutoModelForCausalLM
     from trl import DPOTrainer
 
     class Trainer(DPOTrainer):  # type: ignore[misc]
-        """Each pair has the same weight in its step, however many share its pass: trl takes the mean over passes. (The
-        tokens of `dpo.nll` weigh the same within a pass only.)"""
-
-        pairs = 0  # of this step, in all passes and processes
+        pairs, tokens = 0, 0  # of this step, in all passes and processes: those that have a weight, and of the chosen
 
         def get_batch_samples(self, passes: Any, *args: Any) -> Any:
             step, items = super().get_batch_samples(processes.without_repeats(self, passes, blank), *args)
             self.pairs = self._in_all(sum(weighed(each) for each in step))
+            self.tokens = self._in_all(sum(chosen_tokens(each) for each in step))
             return step, items
 
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -73,28 +71,43 @@ def trainer_of(
                 return super().compute_loss(model, inputs, *args, **kwargs)
             here, width = weighed(inputs), len(inputs["input_ids"]) // 2
             preference, *nll = self.args.loss_weights or [1.0]
-            self.loss_weights = [preference, *(weight * here / width for weight in nll)]
+            share = self.pairs * chosen_tokens(inputs) / (width * self.tokens)
+            self.loss_weights = [preference, *(weight * share for weight in nll)]
             loss = super().compute_loss(model, inputs, *args, **kwargs)
             if here < width:  # a blank pair's loss is ln 2 without a gradient; a pass of nothing else has no mean NLL
                 loss = (loss * width - (width - here) * math.log(2)) / here if here else loss.nan_to_num()
-            for measure in ("rewards/margins", "rewards/accuracies") if processes.count() > 1 else ():
-                self._metrics["train"][measure][-1] *= self._in_all(width) / self._in_all(here)
+            if processes.count() > 1:
+                diluted = self._in_all(width) / self._in_all(here)
+                for measure in ("rewards/margins", "rewards/accuracies"):
+                    self._metrics["train"][measure][-1] *= diluted
             passes = self.current_gradient_accumulation_steps * self.accelerator.num_processes
             return loss * (passes * here / self.pairs)
 
         def _in_all(self, number: int) -> Any:
             return self.accelerator.reduce(torch.tensor(number, device=self.args.device)).item()
 
+    return Trainer
+
+
+def trainer_of(
+    policy: "PreTrainedModel | PeftModel", reference: str, model: Path, precompute: bool, **parts: Any
+) -> "DPOTrainer":
+    """trl's trainer with our reference. trl takes the weights that the policy has at this moment: of an adapter as a
+    second, frozen one, and of whole weights from the folder that they came from."""
+    from accelerate.utils import is_peft_model
+    from transformers import AutoModelForCausalLM
+
+    weighing = _weighing()
     if reference == "sft":
-        return Trainer(model=policy, **parts)
+        return weighing(model=policy, **parts)
     if is_peft_model(policy) and adapters.is_adapter(WARM_START):
         adapters.replace(policy, WARM_START)
-        trainer = Trainer(model=policy, **parts)
+        trainer = weighing(model=policy, **parts)
         adapters.replace(policy, model)
         return trainer
     whole = adapters.whole(WARM_START)
     fixed = AutoModelForCausalLM.from_pretrained(whole, trust_remote_code=own_code(whole))
-    trainer = Trainer(model=policy, ref_model=fixed, **parts)
+    trainer = weighing(model=policy, ref_model=fixed, **parts)
     if precompute:
         trainer.ref_model = None  # it has said all that it is asked
     return trainer

@@ -84,16 +84,11 @@ def verdict(prompt_set: str) -> re.Pattern[str]:
     return pattern(FOLDER / prompt_set / "review" / "verdict.yaml", "verdict")
 
 
-def claims(prompt_set: str) -> re.Pattern[str]:
-    """What would speak for the judge in the set's own words."""
-    return expression(FOLDER / prompt_set / "review" / "claims.yaml", "claims")
-
-
 def verdict_scale(prompt_set: str) -> dict[str, int]:
     """The highest score of each of the verdict's named groups; scores are whole numbers from 0 on."""
     path = FOLDER / prompt_set / "review" / "verdict.yaml"
-    scale = yaml.safe_load(need_text(path, "reading rule")).get("scale")
     groups = set(verdict(prompt_set).groupindex)
+    scale = yaml.safe_load(need_text(path, "reading rule")).get("scale")
     if not isinstance(scale, dict) or set(scale) != groups or not all(isinstance(most, int) for most in scale.values()):
         raise UserError(
             f"{path}: review.estimator: expected needs 'scale', the highest score of each named group of the verdict "
@@ -109,14 +104,15 @@ class Review:
         folder = FOLDER / prompt_set / "review"
         self.template = load(folder / "prompt.md", {"instruction", "response"}, frozenset({"constitution"}))
         self.rubric = constitution(folder / "constitution.yaml")
-        self.claims = claims(prompt_set)
+        self.claims = expression(folder / "claims.yaml", "claims")
 
     def prompt(self, instruction: str, response: str) -> str:
-        said = {"instruction": self._plain(instruction), "response": self._plain(response)}
+        said = {"instruction": self.plain(instruction), "response": self.plain(response)}
         return fill(self.template, **said, constitution=self.rubric)
 
-    def _plain(self, text: str) -> str:
-        """The text without what would speak for the judge; tags go first, they could stand within a claim."""
+    def plain(self, text: str) -> str:
+        """The text as the judge reads it, without what would speak for it; tags go first, they could stand within a
+        claim."""
         tags = _tags(self.template)
         return _settled(lambda each: self.claims.sub("", _without_tags(each, tags)), text)
 
@@ -125,7 +121,9 @@ def check(prompt_set: str, estimator: str) -> None:
     """Raises `UserError` where a file of the set is missing or cannot be used by a later stage."""
     system(prompt_set)
     Review(prompt_set)
-    verdict_scale(prompt_set) if estimator == "expected" else verdict(prompt_set)
+    verdict(prompt_set)
+    if estimator == "expected":
+        verdict_scale(prompt_set)
     folder = FOLDER / prompt_set / "generate"
     for name in ("instruction", "flawed"):
         load(folder / f"{name}.md", {"instruction", "response"})

@@ -60,10 +60,8 @@ def pairs(
     each row that cannot be used."""
     known: set[int] = set()
     absent, first = set((columns or {}).values()), None
-    bad, told = (
-        0,
-        list[str](),
-    )  # told after the last row: until then, a column that none has looks like each row's fault
+    told: list[str] = []  # after the last row: until then, a column that none has looks like each row's fault
+    bad = 0
     for place, row in rows:
         tally.rows += 1
         if absent and isinstance(row, dict):

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stages.core.digest import own_code
 
@@ -72,18 +72,30 @@ def embed(texts: list[str], model: Path) -> "numpy.ndarray":
     """(texts, hidden) unit vectors: the mean of a causal language model's last hidden states."""
     import numpy
     import torch
+    from accelerate.utils import find_executable_batch_size
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     code = {"trust_remote_code": own_code(model)}
     transformer = Transformer(str(model), model_kwargs=code, processor_kwargs=code, config_kwargs=code)
     pooling = Pooling(transformer.get_embedding_dimension(), "mean")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    embedder = SentenceTransformer(modules=[transformer, pooling], device=device)
-    vectors = numpy.asarray(embedder.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False))
+    embedder = SentenceTransformer(modules=[transformer, pooling], device=_device(model))
+
+    def encoded(batch_size: int) -> Any:
+        return embedder.encode(texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
+
+    vectors = numpy.asarray(find_executable_batch_size(encoded, starting_batch_size=64)())
     if next(embedder.parameters()).dtype != torch.float32:  # in 16 bits they are not of unit length
         vectors = vectors / numpy.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
+
+
+def _device(model: Path) -> str:
+    """The GPU where the model fits with room to compute, else the CPU."""
+    import torch
+
+    weights = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    return "cuda" if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 1.5 * weights else "cpu"
 
 
 def mean_distance(vectors: "numpy.ndarray") -> float | None:

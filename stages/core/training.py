@@ -60,7 +60,7 @@ def _of_one_type(policy: "PeftModel") -> None:
     if runtime()["training"]["sharding"] == "zero3" and len(types) > 1:
         raise UserError(
             "runtime.training.sharding: zero3 gathers weights of one type, and the adapter has 32 bits over a base of "
-            "fewer; set it to fsdp or null, or model.dtype: float32"
+            "fewer; set it to fsdp or null, or have the base in 32 bits too (model.dtype, training.four_bit)"
         )
 
 
@@ -124,9 +124,14 @@ def memory(name: str) -> Iterator[None]:
 
 def train(trainer: "Trainer", name: str, phase: str, advance: Callable[[int], None], counts_file: Path) -> list[Record]:
     """Run a trl trainer with our progress bar, from its last checkpoint if it was killed, and write what it cost; trl's
-    log of each step. Raises `UserError` where the loss is no number."""
+    log of each step. Raises `UserError` where the loss is no number, or processes have no rows of their own."""
     from transformers import PrinterCallback
 
+    layout = trainer.accelerator.parallelism_config
+    if layout and layout.non_data_parallel_size > 1:
+        raise UserError(
+            "runtime.training.config: tensor, context and sequence parallelism are not known here; set their sizes to 1"
+        )
     trainer.remove_callback(PrinterCallback)
     resumed = checkpoints.last(Path(trainer.args.output_dir))
     watch = _watch(trainer, name, phase, advance, resumed)

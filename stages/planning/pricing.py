@@ -80,7 +80,7 @@ class Pricing:
         self.lora: int | None = lora["rank"] if lora else None
         self.autocast: str | None = params["training"]["autocast"]
         gpu = device.name in estimate.GPUS  # a CPU's cores compute as much in one process
-        self.trainers: int = self.how["processes"] if gpu else 1
+        self.processes: int = self.how["processes"] if gpu else 1
         vllm = params["runtime"]["vllm"] if gpu and params["runtime"]["engine"] in ("auto", "vllm") else {}
         self.parts: int = vllm.get("tensor_parallel_size", 1) * vllm.get("pipeline_parallel_size", 1)  # of a model
         self.engines: int = self.parts * vllm.get("data_parallel_size", 1)
@@ -122,7 +122,9 @@ class Pricing:
         costs = [each[name] for each in self.last.costs.values() for name in stages if name in each]
         tokens = sum(cost["tokens"] for cost in costs)
         now = self.how["processes"] if stage in TRAININGS else None
-        same = all(now is None or cost["device"] != "GPU" or cost["devices"] == now for cost in costs)
+        same = self.how["config"] or all(
+            now is None or cost["device"] != "GPU" or cost["devices"] == now for cost in costs
+        )
         return sum(cost["seconds"] for cost in costs) / tokens if self.measured and same and tokens else None
 
     def _by_shape(self, stage: str, work: Work) -> float:
@@ -140,7 +142,7 @@ class Pricing:
                 **self._training(),
                 reference_tokens=reference,
             )
-            return seconds / self.trainers
+            return seconds / self._trainers(stage)
         draws = 1 if stage == "evaluate" else self._draws(stage)  # a prompt is read once for all its draws
         seconds = estimate.completion_seconds(
             self.model, self.dtype, self.device, work.read / draws, work.written, work.made, self._rows_at_once(stage)
@@ -149,14 +151,14 @@ class Pricing:
 
     def _memory(self, stage: str, work: Work) -> dict[str, float]:
         if work.trained:
-            size = self.params["microworld" if stage == "pretrain" else stage]["batch_size"] // self.trainers
+            size = self.params["microworld" if stage == "pretrain" else stage]["batch_size"] // self._trainers(stage)
             rows = min(work.rows, size, self.how["rows_at_once"] or size)
             length = min(self.model.context, LONGEST * self._row(stage))
             parts = estimate.training_memory(
                 self.model, self.dtype, int(rows), int(length), **self._training(), preference=stage == "dpo",
                 reference=stage == "dpo" and self._reference(),
             )  # fmt: skip
-            return _shared(parts, SHARDED, self.trainers) if self.how["sharding"] else parts
+            return _shared(parts, SHARDED, self._trainers(stage)) if self.how["sharding"] else parts
         if work.embedded:
             return {"weights": self.weights}
         if not work.made:
@@ -164,6 +166,10 @@ class Pricing:
         rows = min(self._rows_at_once(stage), work.made)
         parts = estimate.completion_memory(self.model, self.dtype, int(rows), self._length(stage))
         return _shared(parts, ("weights", "keys and values"), self.parts)
+
+    def _trainers(self, stage: str) -> int:
+        """The GPUs that share a training; the embedded default's base model is trained in one process."""
+        return self.processes if stage in TRAININGS else 1
 
     def _reference(self) -> bool:
         """Whether DPO holds a second model: not where its log-probabilities are computed before, nor where what is
