@@ -19,6 +19,8 @@ OUTCOMES = {
     "duplicate": "like another",
     "there already": "like another",
     "in the benchmark": "in the benchmark",
+    "instruction speaks": "speaks for the judge",
+    "response speaks": "speaks for the judge",
     "unreadable": "unreadable",
     "truncated": "unreadable",
     "no readable verdict": "unreadable",
