@@ -450,8 +450,11 @@ def test_two_processes_train_like_one_at_the_same_batch(prepared, twin, rows, ho
             lines = result.stdout.splitlines()
             assert len(lines) == len(set(lines)) == 3, lines  # one process speaks
     for phase in ("sft", "dpo"):
-        one, other = (json.loads(each.read(f"results/1/{phase}.json"))["log"] for each in (prepared, twin))
-        assert one == [pytest.approx(point, abs=1e-4) for point in other]
+        logs = [json.loads(each.read(f"results/1/{phase}.json"))["log"] for each in (prepared, twin)]
+        for one, other in zip(*logs, strict=True):
+            if abs(one.get("margin", 1)) < 1e-4:  # before the first step, the last bits say which reward is the higher
+                del one["accuracy"], other["accuracy"]
+            assert one == pytest.approx(other, abs=1e-4)
     for model in ("iterations/1/sft", "iterations/1/model"):
         assert 0 < difference(prepared, twin, model) < 1e-4
         names = [{path.name for path in (each.folder / model).iterdir()} for each in (prepared, twin)]
