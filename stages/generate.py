@@ -15,7 +15,7 @@ from stages.core.engines import Sampling
 from stages.core.errors import run
 from stages.core.params import Params, declared
 from stages.core.progress import say
-from stages.core.prompts import FOLDER, fill, load, pattern, system
+from stages.core.prompts import answer, fill, system, writing
 from stages.core.records import Record, Tally, content_id, read, write, write_json
 from stages.core.verdict import final_answer
 
@@ -40,17 +40,17 @@ class Writer:
 
     def __init__(self, model: Model, prompt_set: str, samples: int, sampling: Sampling) -> None:
         self.model, self.samples, self.sampling = model, samples, sampling
-        self.folder, self.system = FOLDER / prompt_set / "generate", system(prompt_set)
+        self.prompt_set, self.system = prompt_set, system(prompt_set)
 
     def ask(self, name: str, kind: str, sources: list[Record], prompts: list[str]) -> tuple[list[Record], Record]:
         """`samples` texts for each source, as {source, prompt_hash, draw, text}, and their tally."""
-        answer = pattern(self.folder / "answers.yaml", kind, "answer")
+        rule = answer(self.prompt_set, kind)
         tally = Tally(len(sources) * self.samples)
         drawn = self.model.complete(name, prompts, self.system, self.samples, self.sampling)
         texts = []
         for source, prompt, completions in zip(sources, prompts, drawn, strict=True):
             for draw, completion in enumerate(completions):
-                text = final_answer(completion.text, answer)
+                text = final_answer(completion.text, rule)
                 if completion.finish == "too long":
                     tally.drop("does not fit the context")
                 elif completion.finish == "length":
@@ -101,9 +101,7 @@ def ask(
     """Responses to new instructions from the low seeds, flawed responses to the high ones, and how many of each."""
     settings, prompt_set = params["generate"], params["prompts"]
     sampling = Sampling(settings["temperature"], settings["top_p"], settings["max_tokens"], params["random_state"])
-    folder = FOLDER / prompt_set / "generate"
-    instruction_prompt = load(folder / "instruction.md", {"instruction", "response"})
-    flawed_prompt = load(folder / "flawed.md", {"instruction", "response"})
+    instruction_prompt, flawed_prompt = writing(prompt_set)
     writer = Writer(model, prompt_set, params["samples"], sampling)
 
     instructions, instruction_counts = writer.ask(

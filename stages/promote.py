@@ -30,7 +30,7 @@ def main() -> None:
     summary, scores = collect(params["iterations"])
     best = summary["best"]
     if left := leftovers(params["iterations"]):
-        say(f"promote: {', '.join(left)} belong to no iteration of params.yaml; without them this would run again")
+        say(f"promote: {', '.join(left)} belong to no iteration of params.yaml; remove them, or clones rerun this")
     shutil.copytree(whole(Path("iterations", best, "model")), OUT, dirs_exist_ok=True)
     write_json(OUT / "iteration.json", {"iteration": best, "validation": round(scores.validation(best), 4)})
     (OUT / "README.md").write_text(card.model(summary, params), encoding="utf-8")

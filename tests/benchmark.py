@@ -92,17 +92,17 @@ def reviewed(model, rows: list[dict], settings: dict = REVIEW) -> list[dict]:
 def construct(model, threshold: float = 7.0) -> None:
     """review, generate and assess of all seeds, by the stages' own functions; filter is not timed."""
     from stages.core.engines import Sampling
-    from stages.core.prompts import FOLDER, load
+    from stages.core.prompts import writing
     from stages.core.records import Tally
     from stages.generate import Writer, filled, flawed_record, new_record, route
 
     rows = reviewed(model, seeds())
     low, high = route(rows, threshold, SEEDS, SEEDS, "0", Tally(len(rows)))
     writer = Writer(model, "micro", 4, Sampling(**GENERATE, random_state=0))
-    folder, fields = FOLDER / "micro/generate", {"instruction", "response"}
-    instructions, _ = writer.ask("new", "instruction", low, filled(load(folder / "instruction.md", fields), low))
+    instruct, flaw = writing("micro")
+    instructions, _ = writer.ask("new", "instruction", low, filled(instruct, low))
     responses, _ = writer.ask("responses", "response", instructions, [each["text"] for each in instructions])
-    flawed, _ = writer.ask("flawed", "flawed", high, filled(load(folder / "flawed.md", fields), high))
+    flawed, _ = writer.ask("flawed", "flawed", high, filled(flaw, high))
     made = [new_record(each) for each in responses] + [flawed_record(each) for each in flawed]
     reviewed(model, made)
 

@@ -274,7 +274,7 @@ def test_what_an_iteration_left_that_is_no_more_is_named(tmp_path):
     assert "belong to no iteration" not in project.run("python", "-m", "stages.promote").stdout
     shutil.copytree(project.folder / "iterations/1", project.folder / "iterations/b3")
     said = project.run("python", "-m", "stages.promote").stdout.splitlines()[0]
-    assert said == "promote: iterations/b3 belong to no iteration of params.yaml; without them this would run again"
+    assert said == "promote: iterations/b3 belong to no iteration of params.yaml; remove them, or clones rerun this"
 
 
 def test_the_cards_name_every_parameter_that_decides_a_result_and_their_stages_declare_them():

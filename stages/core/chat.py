@@ -29,7 +29,7 @@ def markers(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
 
 
 def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """Some tokenizers name only a few of them as their special ones."""
+    """Every token that is structure and not text; some tokenizers name only a few of them as their special ones."""
     added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     return list(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
 

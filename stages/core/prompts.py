@@ -79,6 +79,17 @@ def pattern(path: Path, name: str, group: str | None = None) -> re.Pattern[str]:
     return rule
 
 
+def writing(prompt_set: str) -> tuple[Template, Template]:
+    """The set's prompts for a new instruction and for a flawed response."""
+    folder, fields = FOLDER / prompt_set / "generate", {"instruction", "response"}
+    return load(folder / "instruction.md", fields), load(folder / "flawed.md", fields)
+
+
+def answer(prompt_set: str, kind: str) -> re.Pattern[str]:
+    """How the set's completions of a kind are read: instruction, response or flawed."""
+    return pattern(FOLDER / prompt_set / "generate" / "answers.yaml", kind, "answer")
+
+
 def verdict(prompt_set: str) -> re.Pattern[str]:
     """How the set's reviews are read."""
     return pattern(FOLDER / prompt_set / "review" / "verdict.yaml", "verdict")
@@ -124,11 +135,9 @@ def check(prompt_set: str, estimator: str) -> None:
     verdict(prompt_set)
     if estimator == "expected":
         verdict_scale(prompt_set)
-    folder = FOLDER / prompt_set / "generate"
-    for name in ("instruction", "flawed"):
-        load(folder / f"{name}.md", {"instruction", "response"})
-    for name in ("instruction", "flawed", "response"):
-        pattern(folder / "answers.yaml", name, "answer")
+    writing(prompt_set)
+    for kind in ("instruction", "response", "flawed"):
+        answer(prompt_set, kind)
 
 
 def constitution(path: Path) -> str:

@@ -110,7 +110,6 @@ class Forecast:
         self._call("generate", key, (low + high + instructions) * draws, self._model(parent), (low, instructions, high))
 
         self._embed(key, seeds + instructions)
-
         made = draws * (instructions * self._share(key, "responses") + high * self._share(key, "flawed"))
         kept = mine["filter"]["rows"]["out"] if self._there(key, "filter") else made * self._share(key, "kept")
         self._call("assess", key, kept * self._reviews(), judge_model)

@@ -121,11 +121,14 @@ class Pricing:
         stages = JUDGE if stage in JUDGE else (stage,)
         costs = [each[name] for each in self.last.costs.values() for name in stages if name in each]
         tokens = sum(cost["tokens"] for cost in costs)
-        now = self.how["processes"] if stage in TRAININGS else None
-        same = self.how["config"] or all(
-            now is None or cost["device"] != "GPU" or cost["devices"] == now for cost in costs
-        )
-        return sum(cost["seconds"] for cost in costs) / tokens if self.measured and same and tokens else None
+        if not self.measured or not tokens or (stage in TRAININGS and self._on_other_gpus(costs)):
+            return None
+        return float(sum(cost["seconds"] for cost in costs) / tokens)
+
+    def _on_other_gpus(self, trained: list[Record]) -> bool:
+        """Whether another number of GPUs would train now; a configuration of the user's does not tell."""
+        now = self.how["processes"]
+        return not self.how["config"] and any(cost["device"] == "GPU" and cost["devices"] != now for cost in trained)
 
     def _by_shape(self, stage: str, work: Work) -> float:
         if work.embedded:

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from stages.core import hub
-from stages.core.prompts import FOLDER, Review, fill, load, system
+from stages.core.prompts import Review, fill, system, writing
 from stages.core.records import Record, Tally
 from stages.core.seed_data import Rows, of_file, of_hub, pairs
 
@@ -37,9 +37,9 @@ def texts(params: Record) -> Texts:
     given = params["seed"]
     some, seeds = _some(of_hub(given["hub"]) if given["hub"] else of_file(Path(given["path"]), "seed.path"), given)
     reviews, judge = _some(of_file(Path(given["reviews"]), "seed.reviews"), {"columns": None}, ("review",))
-    review, folder = Review(params["prompts"]), FOLDER / params["prompts"] / "generate"
+    review = Review(params["prompts"])
     chat = CHAT + length(system(params["prompts"]))
-    instruct, flaw = (load(folder / f"{name}.md", {"instruction", "response"}) for name in ("instruction", "flawed"))
+    instruct, flaw = writing(params["prompts"])
 
     def mean(written: Iterable[str]) -> float:
         return fmean([length(text) for text in written] or [0.0])
