@@ -288,6 +288,13 @@ def reruns(project: Project) -> set[str]:
         return {stage.addressing for stage in following}
 
 
+def test_experiments_are_shown_with_the_columns_that_are_asked_for(done):
+    """dvc loses its way where a dependency is called like a parameter."""
+    shown = done.run("dvc", "exp", "show", "--drop", ".*", "--keep", "Experiment|.*threshold").stdout
+    assert "threshold" in shown
+    assert "random_state" not in shown
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("parameter", [name for name, (value, _) in TABLE.items() if value is not None])
 def test_a_changed_parameter_reruns_exactly_what_it_can_change(done, parameter):
