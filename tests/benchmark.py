@@ -212,13 +212,14 @@ def estimators(base: Path) -> Iterator[Row]:
     expected = {**REVIEW, "estimator": "expected"}
     rows = [json.loads(line) for line in (ROOT / "stages/microworld/data/seeds.jsonl").open(encoding="utf-8")]
     rows = [{**each, "id": str(number)} for number, each in enumerate(rows)]
-    times, right = {}, {}
-    for name, settings in (("sampled", REVIEW), ("expected", expected)):
+    times, right = dict.fromkeys(("sampled", "expected"), float("inf")), {}
+    for name, settings in (("sampled", REVIEW), ("expected", expected)) * 3:  # the best of three, in turns
         with repository():
             model = loaded(base)
             reviewed(model, rows[:8], settings)
             found: list[dict] = []
-            times[name] = timed(lambda m=model, s=settings, f=found: f.extend(reviewed(m, rows, s)))
+            took = timed(lambda m=model, s=settings, f=found: f.extend(reviewed(m, rows, s)))
+            times[name] = min(times[name], took)
             agree = [
                 each["score"] is not None
                 and (each["score"] >= JUDGED_RIGHT) == correct(each["prompt"], each["response"])
@@ -257,9 +258,13 @@ def long_rationales(base: Path) -> Iterator[Row]:
         reviewed(model, seeds()[:64])
         prompts = list(dict.fromkeys(asked.calls[0][0]))
         model._engine.ends = {-1}
-        sampled = timed(lambda: list(model._engine.complete(model._requests(prompts, 3), Sampling(0.7, 0.9, 256, 0))))
-        greedy = Sampling(0, 1.0, 256, 0, numbers=True)
-        expected = timed(lambda: list(model._engine.complete(model._requests(prompts, 1), greedy)))
+        greedy, drawn = Sampling(0, 1.0, 256, 0, numbers=True), Sampling(0.7, 0.9, 256, 0)
+
+        def best(draws: int, sampling: Sampling) -> float:
+            requests = model._requests(prompts, draws)
+            return min(timed(lambda: list(model._engine.complete(requests, sampling))) for _ in range(3))
+
+        sampled, expected = best(3, drawn), best(1, greedy)
         yield row(
             "expected, rationales of 256 tokens",
             f"sampled, 3 reviews ({sampled:.1f} s)",
