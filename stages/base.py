@@ -7,10 +7,10 @@ asks the hub.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core import chat, conversation, hub
 from stages.core.errors import UserError, run
 from stages.core.params import declared
 from stages.core.progress import quiet_transformers, say
+from stages.models import chat, conversation, hub
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.core import checkpoints, preference, processes, training
-from stages.core.chat import answer, context_length, messages
-from stages.core.digest import digest
 from stages.core.errors import run
 from stages.core.params import declared, runtime
 from stages.core.progress import progress
 from stages.core.prompts import system
 from stages.core.records import Record, Tally, read
+from stages.models.chat import answer, context_length, messages
+from stages.models.digest import digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 
 from stages.core import card
-from stages.core.adapters import whole
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.records import Record, write_json
 from stages.core.summary import collect
+from stages.models.adapters import whole
 
 OUT = Path("best")
 

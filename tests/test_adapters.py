@@ -10,9 +10,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-from stages.core import adapters
-from stages.core.digest import BASE, digest
 from stages.core.errors import UserError
+from stages.models import adapters
+from stages.models.digest import BASE, digest
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 TRAINING = {"lora": LORA, "autocast": None, "four_bit": False}
@@ -101,7 +101,9 @@ def test_what_a_killed_merge_left_is_made_anew(here):
     assert not half.exists()
 
 
-WHOLE = "import sys; from pathlib import Path; from stages.core.adapters import whole; print(whole(Path(sys.argv[1])))"
+WHOLE = (
+    "import sys; from pathlib import Path; from stages.models.adapters import whole; print(whole(Path(sys.argv[1])))"
+)
 
 
 def process(here, program, *arguments, **pipes):

@@ -14,14 +14,15 @@ from test_training import ROWS, sft
 from transformers import AutoTokenizer, GenerationConfig
 
 from stages.base import materialised
-from stages.core import chat, conversation, evaluator, training
+from stages.core import evaluator, training
 from stages.core.completions import Model
-from stages.core.digest import own_code
 from stages.core.engines import Sampling
 from stages.core.engines.transformers import TransformersEngine
 from stages.core.errors import UserError
 from stages.core.records import write
 from stages.core.similarity import embed
+from stages.models import chat, conversation
+from stages.models.digest import own_code
 
 pytestmark = pytest.mark.slow
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stages.core import chat, engines
+from stages.core import engines
 from stages.core.engines import Completion, Request, Sampling, seed_of
 from stages.core.engines.transformers import MEMORY, SPARE_COLUMNS, TransformersEngine, sample
 from stages.core.errors import UserError
+from stages.models import chat
 
 PROMPTS = [f"Which is larger, {number} or {100 - number}?{' Say why.' * (number % 5)}" for number in range(10, 34)]
 SAMPLED = Sampling(temperature=1.0, top_p=0.9, max_tokens=12, random_state=0)

@@ -13,9 +13,10 @@ from test_engines import GREEDY, PROMPTS, SAMPLED, requests
 from test_training import PAIRS, ROWS, weights
 
 from stages.base import materialised
-from stages.core import chat, evaluator
+from stages.core import evaluator
 from stages.core.engines.transformers import TransformersEngine
 from stages.core.records import Tally
+from stages.models import chat
 
 pytestmark = pytest.mark.slow
 

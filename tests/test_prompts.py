@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from stages.core import prompts
-from stages.core.chat import defused, markers, messages, rendered, special_tokens
 from stages.core.errors import UserError
 from stages.microworld import corpus
+from stages.models.chat import defused, markers, messages, rendered, special_tokens
 
 SETS = ("micro", "lance")
 

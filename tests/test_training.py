@@ -338,7 +338,7 @@ def first_loss(project):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
-    from stages.core.adapters import whole
+    from stages.models.adapters import whole
 
     pairs = [json.loads(line) for line in project.read("iterations/1/pairs.jsonl").splitlines()]
     with chdir(project.folder):

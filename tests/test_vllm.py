@@ -26,12 +26,12 @@ from test_engines import requests
 from test_judge import EXPECTED, RIGHT, WRONG, scores
 
 from stages.core.completions import Model
-from stages.core.digest import digest
 from stages.core.engines import Sampling, load
 from stages.core.engines.server import name
 from stages.core.engines.transformers import TransformersEngine
 from stages.core.errors import UserError
 from stages.core.params import runtime
+from stages.models.digest import digest
 
 pytestmark = pytest.mark.slow
 

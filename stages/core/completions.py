@@ -10,13 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core import adapters, chat, engines
-from stages.core.digest import digest, own_code
+from stages.core import engines
 from stages.core.engines import Completion, Engine, Request, Sampling
 from stages.core.errors import UserError
 from stages.core.params import runtime
 from stages.core.progress import progress, quiet_transformers, say
 from stages.core.store import Store
+from stages.models import adapters, chat
+from stages.models.digest import digest, own_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,13 +10,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core import adapters, engines
-from stages.core.digest import digest, own_code
+from stages.core import engines
 from stages.core.engines import Completion
 from stages.core.params import runtime
 from stages.core.progress import progress, quiet_transformers
 from stages.core.records import Record
 from stages.core.store import Store
+from stages.models import adapters
+from stages.models.digest import digest, own_code
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM, CachingLM

@@ -24,9 +24,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from stages.core import hub
 from stages.core.errors import UserError
 from stages.core.records import Record, Tally, content_id
+from stages.models import hub
 
 EXACT = (int, Decimal)  # no bool, and no float: 3.10 would be 3.1, 0.1 in 32 bits 0.10000000149, and 42 may be 42.0
 SHAPES = (("prompt", "response"), ("prompt", "completion"), ("question", "answer"))

@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.core import hub
 from stages.core.errors import UserError
 from stages.core.records import Record
+from stages.models import hub
 from stages.planning import estimate
 from stages.planning.estimate import Device, Shape
 from stages.planning.forecast import Work

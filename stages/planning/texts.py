@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from stages.core import hub
 from stages.core.prompts import Review, fill, system, writing
 from stages.core.records import Record, Tally
 from stages.core.seed_data import Rows, of_file, of_hub, pairs
+from stages.models import hub
 
 CHAT = 7  # tokens of the chat format around a prompt
 LETTERS = 4  # characters of a token, where the model's tokenizer is not here

@@ -16,7 +16,6 @@ from vllm import LLM, SamplingParams
 from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 
-from stages.core.digest import own_code
 from stages.core.engines import (
     ALTERNATIVES,
     Completion,
@@ -29,6 +28,7 @@ from stages.core.engines import (
     seed_of,
 )
 from stages.core.errors import UserError
+from stages.models.digest import own_code
 
 
 def end_with_this_process(llm: LLM) -> None:

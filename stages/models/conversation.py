@@ -7,8 +7,8 @@ model without a template gets ChatML, and a template that does not take a system
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core.chat import PROBE, special_tokens
 from stages.core.errors import UserError
+from stages.models.chat import PROBE, special_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -17,9 +17,9 @@ from typing import IO, TYPE_CHECKING, Any
 from filelock import FileLock
 
 from stages.core import repository
-from stages.core.digest import ADAPTER, BASE, digest, own_code
 from stages.core.errors import UserError
 from stages.core.progress import quiet_transformers
+from stages.models.digest import ADAPTER, BASE, digest, own_code
 
 if TYPE_CHECKING:
     from peft import PeftModel

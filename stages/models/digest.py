@@ -6,7 +6,7 @@ from pathlib import Path
 from stages.core.errors import UserError
 
 BASE = Path("iterations/0/base")  # what every adapter is added to
-ADAPTER = "adapter_config.json"  # a model folder with this file is an adapter (core/adapters.py)
+ADAPTER = "adapter_config.json"  # a model folder with this file is an adapter (models/adapters.py)
 
 
 def digest(folder: Path) -> str:
