@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.core import examples
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import progress, say
 from stages.core.prompts import Review
 from stages.core.records import Record, Tally, read, write, write_json
-from stages.core.similarity import Benchmark, distinct, duplicates, embed, mean_distance, mean_words, rouge_l
+from stages.data import examples
+from stages.data.similarity import Benchmark, distinct, duplicates, embed, mean_distance, mean_words, rouge_l
 
 Settings = dict[str, Any]
 

@@ -12,8 +12,8 @@ from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.prompts import Review
 from stages.core.records import Record, Tally, content_id, read, write, write_json
-from stages.core.seed_data import chosen, of_file, of_hub, pairs, reasons
-from stages.core.similarity import mean_words, words
+from stages.data.seed_data import chosen, of_file, of_hub, pairs, reasons
+from stages.data.similarity import mean_words, words
 
 OUT, COUNTS = Path("iterations/0"), Path("results/0/prepare.json")
 BENCHMARK = OUT / "benchmark.jsonl"

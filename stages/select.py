@@ -9,11 +9,11 @@ Replay: judge-training rows, so that the model goes on judging well.
 
 from pathlib import Path
 
-from stages.core import examples
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.records import Record, Tally, content_id, read, write, write_json
+from stages.data import examples
 
 
 def by_content(rows: list[Record], limit: int) -> list[Record]:

@@ -333,7 +333,7 @@ def filter_once(records: int) -> None:
     from stages.core import prompts
     from stages.core.params import load
     from stages.core.records import read
-    from stages.core.similarity import Benchmark, duplicates
+    from stages.data.similarity import Benchmark, duplicates
     from stages.filter import instruction_faults, response_faults
 
     settings, review = load(Path("params.yaml"))["filter"], prompts.Review("micro")

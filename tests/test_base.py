@@ -20,7 +20,7 @@ from stages.core.engines import Sampling
 from stages.core.engines.transformers import TransformersEngine
 from stages.core.errors import UserError
 from stages.core.records import write
-from stages.core.similarity import embed
+from stages.data.similarity import embed
 from stages.models import chat, conversation
 from stages.models.digest import own_code
 

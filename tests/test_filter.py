@@ -11,7 +11,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from stages.base import materialised
 from stages.core.prompts import Review
-from stages.core.similarity import Benchmark, distinct, duplicates, embed, mean_distance, mean_words, ngrams, rouge_l
+from stages.data.similarity import Benchmark, distinct, duplicates, embed, mean_distance, mean_words, ngrams, rouge_l
 from stages.filter import embedding_faults, instruction_faults, likeness_fault, own_fault, response_faults
 
 SETTINGS = {
@@ -180,7 +180,7 @@ def plainly(vectors: np.ndarray, earlier: int, cosine: float) -> set[int]:
 
 @pytest.mark.parametrize("cosine", [0.7, 0.9, 0.99])
 def test_duplicates_over_several_blocks_are_those_of_the_definition(monkeypatch, cosine):
-    monkeypatch.setattr("stages.core.similarity.BLOCK", 64)
+    monkeypatch.setattr("stages.data.similarity.BLOCK", 64)
     random = np.random.default_rng(0)
     centres = random.normal(size=(60, 24))
     vectors = centres[random.integers(60, size=500)] + random.normal(scale=0.25, size=(500, 24))

@@ -21,7 +21,10 @@ HARMLESS = {
     "stages/core/errors.py",
     "stages/core/params.py",
     "stages/core/progress.py",
-    *(f"stages/{wing}/__init__.py" for wing in ("data", "judging", "microworld", "models", "training")),
+    *(
+        f"stages/{wing}/__init__.py"
+        for wing in ("data", "evaluation", "inference", "judging", "microworld", "models", "reporting", "training")
+    ),
 }
 
 # ---- code ------------------------------------------------------------------------------------------------------------

@@ -65,9 +65,9 @@ def test_an_edited_prompt_or_code_is_told_by_its_kind(at):
     with (at.project.folder / "prompts/micro/generate/flawed.md").open("a") as prompt:
         prompt.write("Be brief.\n")
     assert told(at()["generate@1"]) == ["prompt prompts/micro/generate changed"]
-    with (at.project.folder / "stages/core/similarity.py").open("a") as code:
+    with (at.project.folder / "stages/data/similarity.py").open("a") as code:
         code.write("# edited\n")
-    assert "code stages/core/similarity.py changed" in told(at()["filter@1"])
+    assert "code stages/data/similarity.py changed" in told(at()["filter@1"])
 
 
 def test_an_edit_of_what_a_stage_makes_is_undone_by_it_and_nothing_follows(at):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from stages.core.prompts import Review, fill, system, writing
 from stages.core.records import Record, Tally
-from stages.core.seed_data import Rows, of_file, of_hub, pairs
+from stages.data.seed_data import Rows, of_file, of_hub, pairs
 from stages.models import hub
 
 CHAT = 7  # tokens of the chat format around a prompt
