@@ -10,14 +10,14 @@ from pathlib import Path
 from string import Template
 
 from stages.core import cost
-from stages.core.completions import Model
-from stages.core.engines import Sampling
 from stages.core.errors import run
 from stages.core.params import Params, declared
 from stages.core.progress import say
 from stages.core.prompts import answer, fill, system, writing
 from stages.core.records import Record, Tally, content_id, read, write, write_json
 from stages.core.verdict import final_answer
+from stages.inference.completions import Model
+from stages.inference.engines import Sampling
 
 
 def route(

@@ -17,7 +17,7 @@ from stages.check import valid
 from stages.core.errors import run
 from stages.core.progress import say
 from stages.core.records import Record
-from stages.core.store import place
+from stages.inference.store import place
 from stages.planning import estimate, forecast, lookup, pricing
 from stages.planning.changes import Change, changes
 from stages.planning.forecast import Forecast, Work

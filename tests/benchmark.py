@@ -69,9 +69,9 @@ def seeds() -> list[dict[str, str]]:
 
 def loaded(folder: Path):
     """A `Model` whose engine has its weights."""
-    from stages.core import engines
-    from stages.core.completions import Model
     from stages.core.params import runtime
+    from stages.inference import engines
+    from stages.inference.completions import Model
 
     model = Model(folder, "benchmark", 1.0)
     model._engine = engines.load(model._name, folder, model._digest, runtime())
@@ -91,10 +91,10 @@ def reviewed(model, rows: list[dict], settings: dict = REVIEW) -> list[dict]:
 
 def construct(model, threshold: float = 7.0) -> None:
     """review, generate and assess of all seeds, by the stages' own functions; filter is not timed."""
-    from stages.core.engines import Sampling
     from stages.core.prompts import writing
     from stages.core.records import Tally
     from stages.generate import Writer, filled, flawed_record, new_record, route
+    from stages.inference.engines import Sampling
 
     rows = reviewed(model, seeds())
     low, high = route(rows, threshold, SEEDS, SEEDS, "0", Tally(len(rows)))
@@ -187,7 +187,7 @@ def engine(base: Path) -> Iterator[Row]:
 
 def order(base: Path) -> Iterator[Row]:
     """How many of 4,608 texts change with the batch's size, by the float ties that padding can cause."""
-    from stages.core.engines import Sampling
+    from stages.inference.engines import Sampling
 
     with repository():
         model = loaded(base)
@@ -250,7 +250,7 @@ def estimators(base: Path) -> Iterator[Row]:
 
 def long_rationales(base: Path) -> Iterator[Row]:
     """A rationale of 256 tokens, by a model that does not end: the default's with its end token taken out of reach."""
-    from stages.core.engines import Sampling
+    from stages.inference.engines import Sampling
 
     with repository():
         model = loaded(base)
@@ -277,7 +277,7 @@ def long_rationales(base: Path) -> Iterator[Row]:
 
 def sweep(base: Path) -> Iterator[Row]:
     def calls() -> int:
-        from stages.core.store import Store
+        from stages.inference.store import Store
 
         return int(Store.of_the_repository().totals()["completions"])
 
@@ -419,9 +419,9 @@ def pipeline(base: Path) -> Iterator[Row]:
 
 def vllm(base: Path) -> Iterator[Row]:
     """Only where vLLM is installed (README, "Engines")."""
-    from stages.core.engines import Sampling
-    from stages.core.engines.vllm import VllmEngine, asked
     from stages.core.params import runtime
+    from stages.inference.engines import Sampling
+    from stages.inference.engines.vllm import VllmEngine, asked
 
     engine, sampling = VllmEngine(base, runtime()["vllm"]), Sampling(**GENERATE, random_state=0)
     with repository():

@@ -158,8 +158,8 @@ def test_four_bits_need_a_gpu(here):
 
 
 def test_completions_of_an_adapter_are_those_of_the_merged_model_under_the_adapters_key(here):
-    from stages.core.completions import Model
-    from stages.core.engines import Sampling
+    from stages.inference.completions import Model
+    from stages.inference.engines import Sampling
 
     shutil.copy(ROOT / "params.yaml", here)
     asked = (["Which is larger, 3 or 5?"], "", 2, Sampling(1.0, 1.0, 8, 0))

@@ -15,12 +15,12 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from stages.base import materialised
 from stages.core import evaluator, training
-from stages.core.completions import Model
-from stages.core.engines import Sampling
-from stages.core.engines.transformers import TransformersEngine
 from stages.core.errors import UserError
 from stages.core.records import write
 from stages.data.similarity import embed
+from stages.inference.completions import Model
+from stages.inference.engines import Sampling
+from stages.inference.engines.transformers import TransformersEngine
 from stages.models import chat, conversation
 from stages.models.digest import own_code
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Project, error_line
 
-from stages.core.completions import Model
-from stages.core.engines import Sampling
 from stages.core.errors import UserError
+from stages.inference.completions import Model
+from stages.inference.engines import Sampling
 from stages.models.digest import digest
 
 PROMPTS = [f"Which is larger, {number} or {100 - number}?" for number in range(10, 20)]

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stages.core import engines
-from stages.core.engines import Completion, Request, Sampling, seed_of
-from stages.core.engines.transformers import MEMORY, SPARE_COLUMNS, TransformersEngine, sample
 from stages.core.errors import UserError
+from stages.inference import engines
+from stages.inference.engines import Completion, Request, Sampling, seed_of
+from stages.inference.engines.transformers import MEMORY, SPARE_COLUMNS, TransformersEngine, sample
 from stages.models import chat
 
 PROMPTS = [f"Which is larger, {number} or {100 - number}?{' Say why.' * (number % 5)}" for number in range(10, 34)]
@@ -109,7 +109,7 @@ def test_the_batch_is_as_large_as_the_free_memory_allows(tiny_model, monkeypatch
     config = engine.model.config
     keys_and_values = 2 * config.num_hidden_layers * config.hidden_size * 4
     row = keys_and_values * (100 + SAMPLED.max_tokens + SPARE_COLUMNS) + 40 * config.vocab_size
-    monkeypatch.setattr("stages.core.engines.transformers._free_memory", lambda device: 10 * row / MEMORY)
+    monkeypatch.setattr("stages.inference.engines.transformers._free_memory", lambda device: 10 * row / MEMORY)
     assert engine._rows_that_fit(100, SAMPLED) == 10
 
 
@@ -203,7 +203,7 @@ def test_auto_is_transformers_without_a_gpu():
 def test_what_an_engine_computes_on(monkeypatch):
     vllm = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "data_parallel_size": 1}
     assert [engines.gpus(engine, vllm) for engine in ("transformers", "server")] == [0, None]
-    monkeypatch.setattr("stages.core.engines._gpu", lambda: True)
+    monkeypatch.setattr("stages.inference.engines._gpu", lambda: True)
     assert [engines.gpus(engine, vllm) for engine in ("transformers", "vllm", "server")] == [1, 8, None]
 
 

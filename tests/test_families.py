@@ -14,8 +14,8 @@ from test_training import PAIRS, ROWS, weights
 
 from stages.base import materialised
 from stages.core import evaluator
-from stages.core.engines.transformers import TransformersEngine
 from stages.core.records import Tally
+from stages.inference.engines.transformers import TransformersEngine
 from stages.models import chat
 
 pytestmark = pytest.mark.slow

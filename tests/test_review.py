@@ -3,10 +3,10 @@
 import pytest
 from conftest import ROOT
 
-from stages.core.engines import Completion
 from stages.core.errors import UserError
 from stages.core.judge import sampled
 from stages.core.prompts import verdict
+from stages.inference.engines import Completion
 from stages.review import count, distribution, need_readable, reviewed, shuffle_scores, to_review
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Project
 
-from stages.core.engines import Completion, Number
 from stages.core.errors import UserError
-from stages.core.store import Reader, Store, place
+from stages.inference.engines import Completion, Number
+from stages.inference.store import Reader, Store, place
 
 DONE = Completion("It is wrong. score: 2", "stop", 40, 9, (Number(20, {"2": -0.1, "3": -2.5}),), 0.25)
 
@@ -140,8 +140,8 @@ def test_a_process_goes_over_to_the_new_store_that_another_one_has_begun(path):
 WRITER = """
 import sys
 from pathlib import Path
-from stages.core.engines import Completion
-from stages.core.store import Store
+from stages.inference.engines import Completion
+from stages.inference.store import Store
 store = Store(Path(sys.argv[1]), 1)
 for number in range(int(sys.argv[2])):
     store.put(number.to_bytes(32, "big"), Completion(f"text {number} " * 20, "stop", seconds=0.001))
@@ -212,7 +212,7 @@ def test_it_lies_in_the_repository_that_a_temporary_copy_belongs_to(monkeypatch,
 
 def test_the_worktrees_of_a_repository_share_it(project: Project):
     project.run("git", "worktree", "add", "-q", "../other")
-    code = "from stages.core.store import place; print(place())"
+    code = "from stages.inference.store import place; print(place())"
     places = [
         subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
         for folder in (project.folder, project.folder.parent / "other")
@@ -221,12 +221,12 @@ def test_the_worktrees_of_a_repository_share_it(project: Project):
 
 
 def test_the_command_tells_what_it_holds_and_what_it_saved(project: Project):
-    assert "empty; dvc repro fills it" in project.stage("stages.core.store").stdout
+    assert "empty; dvc repro fills it" in project.stage("stages.inference.store").stdout
     store = Store(project.folder / ".dvc/completions.sqlite", 1)
     store.put(key(1), DONE)
     store.find([key(1)])
     store.find([key(1)])
-    told = " ".join(project.stage("stages.core.store").stdout.split())
+    told = " ".join(project.stage("stages.inference.store").stdout.split())
     assert "holds 1 completions 9 tokens 0.2 s of computing" in told
     assert "saved 2 completions 18 tokens 0.5 s of computing" in told
 

@@ -25,12 +25,12 @@ pytest.importorskip("vllm")
 from test_engines import requests
 from test_judge import EXPECTED, RIGHT, WRONG, scores
 
-from stages.core.completions import Model
-from stages.core.engines import Sampling, load
-from stages.core.engines.server import name
-from stages.core.engines.transformers import TransformersEngine
 from stages.core.errors import UserError
 from stages.core.params import runtime
+from stages.inference.completions import Model
+from stages.inference.engines import Sampling, load
+from stages.inference.engines.server import name
+from stages.inference.engines.transformers import TransformersEngine
 from stages.models.digest import digest
 
 pytestmark = pytest.mark.slow

@@ -10,12 +10,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core import engines
-from stages.core.engines import Completion
 from stages.core.params import runtime
 from stages.core.progress import progress, quiet_transformers
 from stages.core.records import Record
-from stages.core.store import Store
+from stages.inference import engines
+from stages.inference.engines import Completion
+from stages.inference.store import Store
 from stages.models import adapters
 from stages.models.digest import digest, own_code
 
@@ -210,7 +210,7 @@ def _transformers(model: Path) -> "LM":
 def _vllm(model: Path) -> "LM":
     from lm_eval.models.vllm_causallms import VLLM
 
-    from stages.core.engines.vllm import cannot_start, end_with_this_process
+    from stages.inference.engines.vllm import cannot_start, end_with_this_process
 
     settings = runtime()["vllm"]
     try:

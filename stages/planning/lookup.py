@@ -12,12 +12,12 @@ from typing import Any, ClassVar, NamedTuple
 
 from stages import evaluate, generate, review
 from stages.core import evaluator, suite
-from stages.core.completions import Model
-from stages.core.engines import Completion, Request, Sampling
 from stages.core.params import declared
 from stages.core.prompts import system
 from stages.core.records import Tally, read
-from stages.core.store import Reader, place
+from stages.inference.completions import Model
+from stages.inference.engines import Completion, Request, Sampling
+from stages.inference.store import Reader, place
 from stages.models.adapters import base_of
 from stages.models.digest import digest, own_code
 

@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core import engines
-from stages.core.engines import Completion, Engine, Request, Sampling
 from stages.core.errors import UserError
 from stages.core.params import runtime
 from stages.core.progress import progress, quiet_transformers, say
-from stages.core.store import Store
+from stages.inference import engines
+from stages.inference.engines import Completion, Engine, Request, Sampling
+from stages.inference.store import Store
 from stages.models import adapters, chat
 from stages.models.digest import digest, own_code
 

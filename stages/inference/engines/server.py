@@ -13,8 +13,8 @@ from typing import Any
 import openai
 from openai.types import CompletionChoice
 
-from stages.core.engines import ALTERNATIVES, Completion, Number, Request, Sampling, dtype, holds_digit, seed_of
 from stages.core.errors import UserError
+from stages.inference.engines import ALTERNATIVES, Completion, Number, Request, Sampling, dtype, holds_digit, seed_of
 from stages.models.digest import own_code
 
 # Nothing but what the request says: vLLM would else take top_k and penalties from the model's generation_config.

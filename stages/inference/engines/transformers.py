@@ -17,8 +17,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, DynamicLayer
 
-from stages.core.engines import ALTERNATIVES, Completion, Number, Request, Sampling, by_text, holds_digit, seed_of
 from stages.core.errors import UserError
+from stages.inference.engines import ALTERNATIVES, Completion, Number, Request, Sampling, by_text, holds_digit, seed_of
 from stages.models.digest import own_code
 
 ALIVE = 0.85  # share of rows still running below which the finished ones leave the batch and waiting ones enter

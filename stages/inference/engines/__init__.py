@@ -122,14 +122,14 @@ def _gpu() -> bool:
 def load(engine: str, model: Path, digest: str, runtime: dict[str, Any]) -> Engine:
     """The engine of that name with a model folder, whose content has that digest."""
     if engine == "vllm":
-        from stages.core.engines.vllm import VllmEngine
+        from stages.inference.engines.vllm import VllmEngine
 
         vllm: Engine = VllmEngine(model, runtime["vllm"])
         return vllm
     if engine == "server":
-        from stages.core.engines.server import ServerEngine
+        from stages.inference.engines.server import ServerEngine
 
         return ServerEngine(model, digest, **runtime["server"])
-    from stages.core.engines.transformers import TransformersEngine
+    from stages.inference.engines.transformers import TransformersEngine
 
     return TransformersEngine(model, runtime["batch_rows"])

@@ -1,6 +1,6 @@
 """The completion store: every model call is kept under the hash of what decides it, and is never made twice.
 
-`python -m stages.core.store`   what it holds, and what it saved
+`python -m stages.inference.store`   what it holds, and what it saved
 
 One SQLite file for all experiments, worktrees and processes of a repository, outside DVC's outs: it survives a killed
 stage, and may be deleted at any time at the price of computing again. Each value carries a checksum, so that what is
@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 from filelock import FileLock
 
 from stages.core import repository
-from stages.core.engines import Completion, Number
 from stages.core.errors import UserError, run
 from stages.core.params import runtime
 from stages.core.progress import say
+from stages.inference.engines import Completion, Number
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS completions (

@@ -16,7 +16,8 @@ from vllm import LLM, SamplingParams
 from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 
-from stages.core.engines import (
+from stages.core.errors import UserError
+from stages.inference.engines import (
     ALTERNATIVES,
     Completion,
     Number,
@@ -27,7 +28,6 @@ from stages.core.engines import (
     holds_digit,
     seed_of,
 )
-from stages.core.errors import UserError
 from stages.models.digest import own_code
 
 
