@@ -9,7 +9,6 @@ that the drift over all of them is bounded (arXiv 2405.07863). `dpo.nll` adds an
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core import checkpoints, preference, processes, training
 from stages.core.errors import run
 from stages.core.params import declared, runtime
 from stages.core.progress import progress
@@ -17,6 +16,7 @@ from stages.core.prompts import system
 from stages.core.records import Record, Tally, read
 from stages.models.chat import answer, context_length, messages
 from stages.models.digest import digest
+from stages.training import checkpoints, preference, processes, training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -6,7 +6,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core import checkpoints, processes, training
 from stages.core.errors import run
 from stages.core.params import Params, declared
 from stages.core.progress import progress
@@ -14,6 +13,7 @@ from stages.core.prompts import system
 from stages.core.records import Record, Tally, read
 from stages.models.chat import answer, context_length, messages
 from stages.models.digest import digest
+from stages.training import checkpoints, processes, training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,7 +14,7 @@ from test_training import ROWS, sft
 from transformers import AutoTokenizer, GenerationConfig
 
 from stages.base import materialised
-from stages.core import evaluator, training
+from stages.core import evaluator
 from stages.core.errors import UserError
 from stages.core.records import write
 from stages.data.similarity import embed
@@ -23,6 +23,7 @@ from stages.inference.engines import Sampling
 from stages.inference.engines.transformers import TransformersEngine
 from stages.models import chat, conversation
 from stages.models.digest import own_code
+from stages.training import training
 
 pytestmark = pytest.mark.slow
 

@@ -130,7 +130,7 @@ def trained_rows(model: Path, prompt: str, folder: Path) -> dict[str, dict]:
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
     from stages import dpo, sft
-    from stages.core import training
+    from stages.training import training
 
     whole = {"lora": None, "autocast": None, "four_bit": False}
     policy, tokenizer = training.load("sft", model, whole, 0)

@@ -14,11 +14,11 @@ import pytest
 from conftest import Project, error_line
 from filelock import FileLock
 
-from stages.core import checkpoints
 from stages.core.errors import UserError
-from stages.core.processes import CONFIGS
 from stages.core.records import Tally, write
-from stages.core.training import curve, load, steps
+from stages.training import checkpoints
+from stages.training.processes import CONFIGS
+from stages.training.training import curve, load, steps
 
 ROWS = [
     {"kind": "new", "prompt": f"Which is larger, {number} or 50?", "completion": f"is {max(number, 50)}"}
@@ -379,7 +379,7 @@ def test_the_look_whether_it_fits_changes_nothing(prepared, twin, monkeypatch, c
     """The same bytes without it, with dropout in the adapter, whose random numbers it must not use up."""
     from stages import dpo
     from stages import sft as stage
-    from stages.core import fit
+    from stages.training import fit
 
     changes = {"training": {"lora": {"rank": 4, "alpha": 64, "dropout": 0.3}}, "sft": {"batch_size": 4}}
     for project in (prepared, twin):

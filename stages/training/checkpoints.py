@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from stages.core import processes, repository
+from stages.core import repository
 from stages.core.params import runtime
 from stages.core.progress import say
+from stages.training import processes
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

@@ -22,7 +22,7 @@ from stages.core.params import runtime
 if TYPE_CHECKING:
     from transformers import Trainer
 
-CONFIGS = Path(__file__).parent / "launch"
+CONFIGS = Path(__file__).parent / "accelerate"
 MISTAKE = "LANCE_MISTAKE"  # in the environment of a launched process: the file for its `UserError`
 
 

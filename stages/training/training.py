@@ -9,13 +9,14 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core import checkpoints, cost, fit, processes
+from stages.core import cost
 from stages.core.errors import UserError
 from stages.core.params import runtime
 from stages.core.progress import quiet_transformers, say
 from stages.core.records import Record, Tally, write_json
 from stages.models import adapters
 from stages.models.digest import own_code
+from stages.training import checkpoints, fit, processes
 
 if TYPE_CHECKING:
     from peft import PeftModel

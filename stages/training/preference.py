@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core import processes
 from stages.core.records import Record
 from stages.models import adapters
 from stages.models.digest import own_code
+from stages.training import processes
 
 if TYPE_CHECKING:
     from datasets import Dataset

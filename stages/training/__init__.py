@@ -1,0 +1,1 @@
+"""SFT and DPO by trl: what the two phases share."""
