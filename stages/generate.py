@@ -15,9 +15,9 @@ from stages.core.params import Params, declared
 from stages.core.progress import say
 from stages.core.prompts import answer, fill, system, writing
 from stages.core.records import Record, Tally, content_id, read, write, write_json
-from stages.core.verdict import final_answer
 from stages.inference.completions import Model
 from stages.inference.engines import Sampling
+from stages.judging.verdict import final_answer
 
 
 def route(

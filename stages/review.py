@@ -19,13 +19,13 @@ from statistics import fmean, pstdev
 
 from stages.core import cost
 from stages.core.errors import UserError, run
-from stages.core.judge import Reviewed, reviews
 from stages.core.params import Params, declared
 from stages.core.progress import say
 from stages.core.prompts import Review, system
 from stages.core.records import Record, Tally, read, write, write_json
-from stages.core.verdict import mean_score
 from stages.inference.completions import Model
+from stages.judging.judge import Reviewed, reviews
+from stages.judging.verdict import mean_score
 
 
 def to_review(rows: list[Record], judge: str) -> list[Record]:

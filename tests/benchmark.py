@@ -79,8 +79,8 @@ def loaded(folder: Path):
 
 
 def reviewed(model, rows: list[dict], settings: dict = REVIEW) -> list[dict]:
-    from stages.core.judge import reviews
     from stages.core.prompts import Review
+    from stages.judging.judge import reviews
     from stages.review import reviewed as with_score
 
     review = Review("micro")

@@ -6,12 +6,12 @@ import pytest
 from conftest import ROOT
 
 from stages.core.errors import UserError
-from stages.core.expectation import expectation, parts, probabilities, unresolved
-from stages.core.judge import reviews
 from stages.core.prompts import Review, verdict, verdict_scale
-from stages.core.verdict import mean_score
 from stages.inference.completions import Model
 from stages.inference.engines import Completion, Number
+from stages.judging.expectation import expectation, parts, probabilities, unresolved
+from stages.judging.judge import reviews
+from stages.judging.verdict import mean_score
 
 SAMPLED = {"estimator": "sampled", "samples": 3, "temperature": 0.7, "top_p": 0.9, "max_tokens": 48}
 EXPECTED = {**SAMPLED, "estimator": "expected"}

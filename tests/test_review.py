@@ -4,9 +4,9 @@ import pytest
 from conftest import ROOT
 
 from stages.core.errors import UserError
-from stages.core.judge import sampled
 from stages.core.prompts import verdict
 from stages.inference.engines import Completion
+from stages.judging.judge import sampled
 from stages.review import count, distribution, need_readable, reviewed, shuffle_scores, to_review
 
 

@@ -7,8 +7,8 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.core import verdict
 from stages.core.prompts import pattern
+from stages.judging import verdict
 
 MICRO = pattern(ROOT / "prompts/micro/review/verdict.yaml", "verdict")
 LANCE = pattern(ROOT / "prompts/lance/review/verdict.yaml", "verdict")

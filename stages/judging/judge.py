@@ -7,11 +7,11 @@ greedily, and takes the mean score under the judge's own probabilities at the ve
 import re
 from typing import Any, NamedTuple
 
-from stages.core.expectation import Part, Probabilities, expectation, parts, probabilities, unresolved
 from stages.core.prompts import verdict, verdict_scale
-from stages.core.verdict import score
 from stages.inference.completions import Model
 from stages.inference.engines import Completion, Sampling
+from stages.judging.expectation import Part, Probabilities, expectation, parts, probabilities, unresolved
+from stages.judging.verdict import score
 
 
 class Reviewed(NamedTuple):

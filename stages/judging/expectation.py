@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp
 
-from stages.core.verdict import score
 from stages.inference.engines import Completion
+from stages.judging.verdict import score
 
 Probabilities = dict[str, float]
 NEGLIGIBLE = 0.001  # probability of a first digit below which it is not asked how the number would go on

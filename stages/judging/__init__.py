@@ -1,0 +1,1 @@
+"""The judge: its reviews, and the scores that are read from them."""
