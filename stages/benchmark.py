@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from stages.core import suite
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import quiet_transformers, say
 from stages.core.records import write
+from stages.evaluation import suite
 
 OUT = Path("iterations/0/benchmark.jsonl")
 

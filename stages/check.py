@@ -9,10 +9,11 @@ from typing import Any
 
 from ruamel.yaml.error import YAMLError
 
-from stages.core import prompts, suite
+from stages.core import prompts
 from stages.core.errors import UserError, run
 from stages.core.params import PARAMS_FILE, load
 from stages.core.schema import check
+from stages.evaluation import suite
 from stages.inference import engines
 from stages.models import hub
 

@@ -11,13 +11,14 @@ import json
 from itertools import chain
 from pathlib import Path
 
-from stages.core import cost, evaluator, suite
-from stages.core.comparison import difference, mean_score
+from stages.core import cost
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.prompts import system
 from stages.core.records import Record, read, write, write_json
+from stages.evaluation import evaluator, suite
+from stages.evaluation.comparison import difference, mean_score
 
 
 def chosen(items: list[Record], limit: int | None) -> dict[str, list[int]]:

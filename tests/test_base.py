@@ -14,10 +14,10 @@ from test_training import ROWS, sft
 from transformers import AutoTokenizer, GenerationConfig
 
 from stages.base import materialised
-from stages.core import evaluator
 from stages.core.errors import UserError
 from stages.core.records import write
 from stages.data.similarity import embed
+from stages.evaluation import evaluator
 from stages.inference.completions import Model
 from stages.inference.engines import Sampling
 from stages.inference.engines.transformers import TransformersEngine

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from conftest import ROOT, Project
 
-from stages.core.suite import Benchmark
 from stages.evaluate import chosen, scores, summary
+from stages.evaluation.suite import Benchmark
 from stages.microworld.world import FAMILIES
 
 MICRO = ROOT / "evaluation/micro"

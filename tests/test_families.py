@@ -13,8 +13,8 @@ from test_engines import GREEDY, PROMPTS, SAMPLED, requests
 from test_training import PAIRS, ROWS, weights
 
 from stages.base import materialised
-from stages.core import evaluator
 from stages.core.records import Tally
+from stages.evaluation import evaluator
 from stages.inference.engines.transformers import TransformersEngine
 from stages.models import chat
 

@@ -9,9 +9,9 @@ from functools import cache
 import pytest
 from conftest import ROOT, error_line
 
-from stages.core import suite
 from stages.core.errors import UserError
-from stages.core.suite import Suite, items, load_tasks, part_of
+from stages.evaluation import suite
+from stages.evaluation.suite import Suite, items, load_tasks, part_of
 
 SUITES = sorted(path.parent.name for path in (ROOT / "evaluation").glob("*/suite.yaml"))
 MICRO_FAMILIES = 8
@@ -127,7 +127,7 @@ def test_data_that_is_not_here_is_one_line_with_the_command_that_fetches_it(proj
     project.change({"evaluate": {"suite": "leaderboard"}})
     said = error_line(project.stage("stages.benchmark"))
     assert "the data of arc_challenge is not here" in said
-    assert "python -m stages.core.suite leaderboard" in said
+    assert "python -m stages.evaluation.suite leaderboard" in said
 
 
 @pytest.mark.parametrize(

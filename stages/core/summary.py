@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from stages.core.comparison import Difference, difference, mean_score
 from stages.core.errors import UserError
 from stages.core.records import Record, read
+from stages.evaluation.comparison import Difference, difference, mean_score
 
 RESULTS, COSTS = Path("results"), Path("costs")
 WARM_START = ("prepare", "sft")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from stages import evaluate, generate, review
-from stages.core import evaluator, suite
 from stages.core.params import declared
 from stages.core.prompts import system
 from stages.core.records import Tally, read
+from stages.evaluation import evaluator, suite
 from stages.inference.completions import Model
 from stages.inference.engines import Completion, Request, Sampling
 from stages.inference.store import Reader, place

@@ -1,6 +1,6 @@
 """An evaluation suite: a folder of evaluation/ whose suite.yaml names lm-eval tasks, with their few-shot counts.
 
-`python -m stages.core.suite leaderboard`   its tasks and items, and whether their data is on this machine
+`python -m stages.evaluation.suite leaderboard`   its tasks and items, and whether their data is on this machine
 
 Each item belongs to one of two parts, by the hash of its content: *validation* chooses the best iteration, *test* is
 what is reported. Tasks are lm-eval's own or YAML files in the folder.
@@ -97,7 +97,8 @@ def load_tasks(name: str, suite: Suite) -> "dict[str, TaskDict]":
         except Exception as error:  # whatever a data set's library says where its data is missing
             raise UserError(
                 f"evaluate.suite: the data of {benchmark} is not here ({type(error).__name__}: {error}); on a machine "
-                f"with network run python -m stages.core.suite {name}, which fetches it, and take its HF cache along"
+                f"with network run python -m stages.evaluation.suite {name}, which fetches it, and take "
+                "its HF cache along"
             ) from error
         for task in loaded[benchmark]["tasks"].values():
             task.set_config(key="num_fewshot", value=settings.shots)
