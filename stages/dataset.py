@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core import card
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.prompts import system
 from stages.core.records import Record, read, write, write_json
-from stages.core.summary import collect
+from stages.reporting import card
+from stages.reporting.summary import collect
 
 if TYPE_CHECKING:
     from datasets import Features

@@ -7,13 +7,13 @@ chosen. Of equals the earliest; the warm start itself, if no iteration is better
 import shutil
 from pathlib import Path
 
-from stages.core import card
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.records import Record, write_json
-from stages.core.summary import collect
 from stages.models.adapters import whole
+from stages.reporting import card
+from stages.reporting.summary import collect
 
 OUT = Path("best")
 

@@ -6,11 +6,11 @@ metrics that `dvc exp show` compares. What differs from run to run, the cost, ha
 
 from pathlib import Path
 
-from stages.core import alarms, page, plots, table
 from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.records import Record, write_json
-from stages.core.summary import collect, costs, verdict, warnings
+from stages.reporting import alarms, page, plots, table
+from stages.reporting.summary import collect, costs, verdict, warnings
 
 OUT = Path("report")
 

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from stages.core import alarms
-from stages.core.summary import Scores
+from stages.reporting import alarms
+from stages.reporting.summary import Scores
 
 THRESHOLDS = yaml.safe_load((ROOT / "params.yaml").read_text())["alarms"]
 ITEMS = 400
@@ -46,7 +46,7 @@ def chain(percents: list[float], monkeypatch) -> tuple[dict, Scores]:
         ]
         for key, percent in enumerate(percents)
     }
-    monkeypatch.setattr("stages.core.summary.read", lambda path: scored[path.parent.name])
+    monkeypatch.setattr("stages.reporting.summary.read", lambda path: scored[path.parent.name])
     iterations = {str(key): {"parent": str(key - 1)} for key in range(1, len(percents))}
     rows = {key: {"parent": each["parent"], **deepcopy(HEALTHY)} for key, each in iterations.items()}
     return {"0": WARM_START, **rows}, Scores(iterations, {"b"})
@@ -136,7 +136,7 @@ def test_an_iteration_that_did_not_run_raises_none(healthy):
 
 
 def test_every_threshold_is_used_and_stands_in_the_rules_and_every_alarm_has_its_rule_and_its_advice():
-    source = (ROOT / "stages/core/alarms.py").read_text()
+    source = (ROOT / "stages/reporting/alarms.py").read_text()
     assert all(f'thresholds["{name}"]' in source for name in THRESHOLDS)
     said = "".join(alarms.RULES.values())
     assert set(re.findall(r"{(\w+)}", said)) == set(THRESHOLDS)

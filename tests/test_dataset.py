@@ -9,9 +9,9 @@ import yaml
 from conftest import ROOT, Project, error_line
 from test_report import iteration, score, warm_start
 
-from stages.core.card import DECISIVE, base_name
 from stages.core.params import Params
 from stages.core.records import read, write, write_json
+from stages.reporting.card import DECISIVE, base_name
 
 TREE = {"1": {"parent": "0", "judge": "0"}, "2": {"parent": "1", "judge": "0"}, "b": {"parent": "1", "judge": "1"}}
 RIGHT = {"0": 2, "1": 4, "2": 7, "b": 5}  # of ten items of each part

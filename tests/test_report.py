@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, error_line
 
-from stages.core import page, plots
-from stages.core.page import cost_line, html, rounded
 from stages.core.records import write_json
-from stages.core.summary import costs, funnel, verdict, warnings
-from stages.core.table import cells, markdown
 from stages.report import measured, metrics
+from stages.reporting import page, plots
+from stages.reporting.page import cost_line, html, rounded
+from stages.reporting.summary import costs, funnel, verdict, warnings
+from stages.reporting.table import cells, markdown
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 

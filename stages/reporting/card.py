@@ -10,8 +10,8 @@ import yaml
 
 from stages.core.params import Params
 from stages.core.records import Record
-from stages.core.summary import interval, verdict
-from stages.core.table import scored
+from stages.reporting.summary import interval, verdict
+from stages.reporting.table import scored
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

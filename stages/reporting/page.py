@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from stages.core import plots
 from stages.core.records import Record
-from stages.core.table import COLUMNS, cells
+from stages.reporting import plots
+from stages.reporting.table import COLUMNS, cells
 
 TEMPLATE = Path(__file__).parent / "templates/page.html"
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from stages.core.records import Record
-from stages.core.summary import Scores, interval
+from stages.reporting.summary import Scores, interval
 
 # When an alarm is raised, with the names of the thresholds.
 RULES = {

@@ -1,7 +1,7 @@
 """The iterations as a table: in the terminal, in report/summary.md and on the page."""
 
 from stages.core.records import Record
-from stages.core.summary import funnel, interval
+from stages.reporting.summary import funnel, interval
 
 COLUMNS = (
     "iteration", "from", "test %", "gain", "validation %", "judging %",

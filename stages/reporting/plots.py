@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.records import Record
-from stages.core.summary import funnel
+from stages.reporting.summary import funnel
 
 TEMPLATES = Path(__file__).parent / "templates"
 INTERVAL = 1.96  # standard errors to the end of a 95 % interval

@@ -1,0 +1,1 @@
+"""What people read of a run: summary, table, page, plots, alarms and cards."""
