@@ -3,10 +3,11 @@
 `python tests/plan_check.py`           the default's settings: a quarter of an hour on two cores
 `python tests/plan_check.py --small`   the tests' settings: three minutes
 
-Each case is planned by `python -m stages.plan --json` and then run by `dvc repro`, in a temporary copy of the project.
-Calls and tokens are counted in the completion store, and those of training in costs/. Computing is the seconds that the
-model calls and the trainings took by their own clocks. A busy machine makes those longer, and the plans that rest on
-them; not a processor's seconds. On an idle one, with OMP_NUM_THREADS=1, the clock and the processor say the same.
+Each case is planned by `python -m stages.commands.plan --json` and then run by `dvc repro`, in a temporary copy of the
+project. Calls and tokens are counted in the completion store, and those of training in costs/. Computing is the seconds
+that the model calls and the trainings took by their own clocks. A busy machine makes those longer, and the plans that
+rest on them; not a processor's seconds. On an idle one, with OMP_NUM_THREADS=1, the clock and the processor say the
+same.
 """
 
 import argparse
@@ -46,7 +47,7 @@ def stored(project: Project) -> dict[bytes, tuple[dict, float]]:
 
 def planned(project: Project) -> dict[str, Any]:
     """What the plan says; lm-eval tells nothing of the prompts that it reads."""
-    plan = json.loads(project.run("python", "-m", "stages.plan", "--json").stdout)
+    plan = json.loads(project.run("python", "-m", "stages.commands.plan", "--json").stdout)
     total = plan["total"]
     evaluated = sum(each["read"] for each in plan["stages"] if each["stage"].startswith("evaluate"))
     hours = 3600 * total["hours"]

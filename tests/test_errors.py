@@ -36,7 +36,7 @@ def test_a_command_says_how_to_call_it(command, flag):
         (("review",), "error: review takes STAGE ITERATION SOURCE JUDGE [STOP], not none; --help says more"),
         (
             ("core.push", "model"),
-            "error: python -m stages.core.push: the following arguments are required: name; usage:",
+            "error: python -m stages.commands.push: the following arguments are required: name; usage:",
         ),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, error_line
 from ruamel.yaml import YAML
 
-from stages.core import preset
+from stages.commands import preset
 from stages.core.params import load
 from stages.core.schema import check
 
@@ -95,12 +95,12 @@ def test_the_papers_settings(name):
 
 
 def test_the_command_says_what_changed_and_a_wrong_name_is_one_line(project):
-    said = project.run("python", "-m", "stages.core.preset", "qwen2-7b").stdout
+    said = project.run("python", "-m", "stages.commands.preset", "qwen2-7b").stdout
     assert "seed.limit: 300 → null\n" in said
     assert 'iterations.2.judge: "0" → "1"\n' in said
     assert "params.yaml has the preset qwen2-7b; what it takes stands in stages/presets/qwen2-7b.yaml" in said
     assert "seeds.jsonl does not exist; create it" in error_line(project.stage("stages.check"))
-    assert "Qwen2-7B as in the paper" in project.run("python", "-m", "stages.core.preset").stdout
-    assert "no preset 'qwen'; there are llama-3.1-8b" in error_line(project.stage("stages.core.preset", "qwen"))
+    assert "Qwen2-7B as in the paper" in project.run("python", "-m", "stages.commands.preset").stdout
+    assert "no preset 'qwen'; there are llama-3.1-8b" in error_line(project.stage("stages.commands.preset", "qwen"))
     (project.folder / "params.yaml").write_text("threshold: [7.0\n")
-    assert "params.yaml is not YAML, restore it" in error_line(project.stage("stages.core.preset", "qwen2-7b"))
+    assert "params.yaml is not YAML, restore it" in error_line(project.stage("stages.commands.preset", "qwen2-7b"))

@@ -225,7 +225,8 @@ def _overlap(one: str, other: str) -> bool:
 def _kind(path: str) -> str:
     if path.startswith("prompts/"):
         return "prompt"
-    return "code" if path.endswith(".py") or path.startswith("stages/core/") else "data"
+    made = path.startswith("stages/microworld/") and not path.endswith(".py")
+    return "code" if path.startswith("stages/") and not made else "data"
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

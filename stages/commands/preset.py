@@ -1,7 +1,7 @@
 """Presets: the parameters for one model and machine, each a file of stages/presets/ that says what it takes.
 
-`python -m stages.core.preset`            lists them
-`python -m stages.core.preset qwen2-7b`   writes its values into params.yaml, and says what changed
+`python -m stages.commands.preset`            lists them
+`python -m stages.commands.preset qwen2-7b`   writes its values into params.yaml, and says what changed
 
 A preset names the parameters that it changes, and the rest of params.yaml stays as you have it; `micro` is all of
 params.yaml as shipped.

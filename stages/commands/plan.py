@@ -1,8 +1,8 @@
 """What `dvc repro` would run with the parameters as they stand, why, and what it would cost; it runs nothing.
 
-`python -m stages.plan`              a table
-`python -m stages.plan --json`       the same to read by machine
-`python -m stages.plan --gpu h100`   hours and memory on another machine
+`python -m stages.commands.plan`              a table
+`python -m stages.commands.plan --json`       the same to read by machine
+`python -m stages.commands.plan --gpu h100`   hours and memory on another machine
 
 No stage of the DAG, and none depends on it. It takes a second, or a few to look into the store; it writes nothing, and
 what it finds there does not count as served. Each number says what it rests on: *looked up* in the store by the real
@@ -119,7 +119,7 @@ def show(rows: list[Row], total: Record, least: Record, prices: Pricing) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m stages.plan", description="What dvc repro would run, why, and its cost."
+        prog="python -m stages.commands.plan", description="What dvc repro would run, why, and its cost."
     )
     parser.add_argument("--json", action="store_true", help="to read by machine")
     parser.add_argument("--gpu", choices=estimate.GPUS, help="hours and memory on this one")

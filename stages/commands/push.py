@@ -1,7 +1,7 @@
 """Push best/ or dataset/ to the Hugging Face hub, as it is.
 
-`python -m stages.core.push model user/name --dry-run`   what would be pushed, and whether it may be; nothing is written
-`python -m stages.core.push dataset user/name`   the repository is made where it is not there: private, or `--public`
+`python -m stages.commands.push model user/name --dry-run`   what would be pushed, and whether it may be
+`python -m stages.commands.push dataset user/name`   a repository that is not there is made: private, or `--public`
 """
 
 import argparse
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parsed(arguments: tuple[str, ...]) -> argparse.Namespace:
-    parser = Parser(prog="python -m stages.core.push")
+    parser = Parser(prog="python -m stages.commands.push")
     parser.add_argument("what", choices=FOLDERS)
     parser.add_argument("name", help="the repository on the hub: user/name, or organisation/name")
     parser.add_argument("--public", action="store_true", help="for everyone to see; else private")
