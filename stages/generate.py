@@ -6,6 +6,7 @@ A seed scored ≤ V gives K new instructions and K responses to each; one scored
 responses to its own instruction.
 """
 
+import re
 from pathlib import Path
 from string import Template
 
@@ -17,7 +18,6 @@ from stages.core.prompts import answer, fill, system, writing
 from stages.core.records import Record, Tally, content_id, read, write, write_json
 from stages.inference.completions import Model
 from stages.inference.engines import Sampling
-from stages.judging.verdict import final_answer
 
 
 def route(
@@ -33,6 +33,12 @@ def route(
     tally.drop("over generate.max_low", max(0, len(low) - max_low))
     tally.drop("over generate.max_high", max(0, len(high) - max_high))
     return low[:max_low], high[:max_high]
+
+
+def final_answer(completion: str, answer: re.Pattern[str]) -> str | None:
+    """The text that the model was asked for, without what it wrote around it; None where it is not there."""
+    found = answer.search(completion)
+    return found["answer"].strip() or None if found else None
 
 
 class Writer:

@@ -67,15 +67,3 @@ def test_a_group_that_is_no_number_is_a_missing_verdict(rule):
 def test_an_unreadable_verdict_is_missing_and_never_zero():
     assert verdict.mean_score([8, None, 10]) == 9
     assert verdict.mean_score([None, None]) is None
-
-
-def test_the_final_answer_is_what_stands_behind_its_words():
-    micro = pattern(ROOT / "prompts/micro/generate/answers.yaml", "instruction")
-    lance = pattern(ROOT / "prompts/lance/generate/answers.yaml", "instruction")
-    assert verdict.final_answer("Final Answer: Is 4 even or odd?", micro) == "Is 4 even or odd?"
-    assert verdict.final_answer("Is 4 even or odd?", micro) is None
-    assert (
-        verdict.final_answer("Let me think.\nFinal Answer:\nWhat is 2 + 2?\nShow it.", lance)
-        == "What is 2 + 2?\nShow it."
-    )
-    assert verdict.final_answer("Final Answer:   ", lance) is None

@@ -1,4 +1,4 @@
-"""Reading what the model wrote: a verdict only at its own place, the end of the judge's own completion."""
+"""Reading a verdict: only at its own place, the end of the judge's own completion."""
 
 import re
 from collections.abc import Sequence
@@ -24,9 +24,3 @@ def mean_score(scores: Sequence[float | None]) -> float | None:
     """The mean of the readable scores (paper: of all, an unreadable one counted as 0); None if there is none."""
     readable = [each for each in scores if each is not None]
     return round(fmean(readable), 4) if readable else None
-
-
-def final_answer(completion: str, answer: re.Pattern[str]) -> str | None:
-    """The text that the model was asked for, without what it wrote around it; None where it is not there."""
-    found = answer.search(completion)
-    return found["answer"].strip() or None if found else None
