@@ -85,7 +85,7 @@ def main(stage: str, iteration: str, parent: str | None = None) -> None:
     cost.write("evaluate", iteration, cost.of_completions(used, evaluator.gpus()))
     rows = scores(items, results, settings.all)
     own = [row for row in rows if row["part"] == "validation" and row["benchmark"] in settings.tasks]
-    follow(here, before, own, params["evaluate.stop_on"], params["alarms.decline"])
+    follow(here, before, own, params["evaluate.stop_on"], params["evaluate.stop_confidence"])
     evaluator.write(here / "evaluation", results)
     write(Path("results", iteration, "scores.jsonl"), rows)
     found: Record = {

@@ -52,7 +52,7 @@ def instruction_faults(
             siblings = kept.setdefault(record["seed"]["id"], [])
             fault = own_fault(instruction, "instruction", settings, review)
             fault = fault or likeness_fault(
-                instruction, "instruction", record["seed"]["prompt"], siblings, settings["instruction_rouge_l"]
+                instruction, "instruction", record["seed"]["prompt"], siblings, settings["max_instruction_rouge_l"]
             )
             if not fault and benchmark.overlap(instruction) >= settings["ngram_overlap"]:
                 fault = "in the benchmark"
@@ -77,7 +77,7 @@ def response_faults(records: list[Record], settings: Settings, review: Review) -
             if not fault and response in siblings:
                 fault = "response like a sibling"
             if not fault and record["route"] == "flawed":
-                source, limit = record["seed"]["response"], settings["response_rouge_l"]
+                source, limit = record["seed"]["response"], settings["max_response_rouge_l"]
                 fault = likeness_fault(response, "response", source, siblings, limit)
             if not fault:
                 siblings.append(response)
@@ -119,7 +119,7 @@ def main(iteration: str, parent: str) -> None:
     faults = instruction_faults(instructions, settings, review, Benchmark(items, settings["ngram"]))
     standing = [each for each in instructions if each not in faults]
     earlier = list(dict.fromkeys(row["prompt"] for row in seed))
-    repeated, distance = embedding_faults(standing, earlier, Path("iterations/0/base"), settings["embedding"])
+    repeated, distance = embedding_faults(standing, earlier, Path("iterations/0/base"), settings["max_cosine"])
     faults |= dict.fromkeys(repeated, "instruction like an earlier one")
 
     tally, dropped = Tally(len(records)), []

@@ -128,7 +128,7 @@ def ask(
 def main(iteration: str, parent: str) -> None:
     params, name = declared("generate"), f"generate@{iteration}"
     settings = params["generate"]
-    model = Model(Path("iterations", parent, "model"), name, params["max_unfit"])
+    model = Model(Path("iterations", parent, "model"), name, params["max_overlong"])
     reviewed = read(Path("iterations", iteration, "review.jsonl"))
     routed = Tally(len(reviewed))
     low, high = route(reviewed, params["threshold"], settings["max_low"], settings["max_high"], parent, routed)

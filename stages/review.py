@@ -102,7 +102,7 @@ def main(stage: str, iteration: str, source: str, judge: str, stop: str | None =
     stopped = bool(stop) and json.loads(Path(str(stop)).read_text(encoding="utf-8"))["stopped"]
     settings = params["review"]
     name = f"{stage}@{iteration}"
-    model = Model(Path("iterations", judge, "model"), name, params["max_unfit"])
+    model = Model(Path("iterations", judge, "model"), name, params["max_overlong"])
     rows = [] if stopped else read(Path(source))  # without rows, the stages that follow have nothing to do
     asked, scored = ask(model, name, params, rows, judge)
     done = {row["id"]: reviewed(row, each, judge) for row, each in zip(asked, scored, strict=True)}

@@ -55,7 +55,7 @@ def sft_rows(assessed: list[Record], iteration: str, bound: float, tally: Tally)
         elif row["score"] is None:
             tally.drop("unscored")
         elif row["score"] <= bound:
-            tally.drop("not above select.sft_score")
+            tally.drop("not above select.min_sft_score")
         else:
             names = {"prompt": row["prompt"], "completion": row["response"]}
             rows.append({"id": row["id"], "kind": "new", **names, "iteration": iteration, "lineage": judged(row)})
@@ -90,7 +90,7 @@ def preference_pairs(found: dict[str, list[Record]], iteration: str, margin: flo
     for prompt, pool in found.items():
         pairs = pairs_of(pool, margin)
         tally.drop("the rejected one of its pool")
-        tally.drop("does not lead by more than select.margin", len(pool) - 1 - len(pairs))
+        tally.drop("does not lead by more than select.min_margin", len(pool) - 1 - len(pairs))
         for chosen, rejected in pairs:
             rows.append(
                 {
@@ -153,12 +153,12 @@ def main(iteration: str, parent: str) -> None:
         stop(here, earlier_seed, iteration)
         return
     sft_tally = Tally(len(assessed))
-    new_sft = sft_rows(assessed, iteration, settings["sft_score"], sft_tally)
+    new_sft = sft_rows(assessed, iteration, settings["min_sft_score"], sft_tally)
     sft = added(earlier_sft, new_sft, settings["max_sft"], sft_tally)
 
     found = pools(reviewed, assessed)
     pair_tally = Tally(sum(len(pool) for pool in found.values()))
-    new_pairs = preference_pairs(found, iteration, settings["margin"], pair_tally)
+    new_pairs = preference_pairs(found, iteration, settings["min_margin"], pair_tally)
     pairs = added(earlier_pairs, new_pairs, settings["max_pairs"], pair_tally)
 
     seed_tally = Tally(len(assessed))

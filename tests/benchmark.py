@@ -358,7 +358,7 @@ def filter_once(records: int) -> None:
     benchmark = Benchmark(items, settings["ngram"])
     started = time.perf_counter()
     faults = instruction_faults(instructions, settings, review, benchmark)
-    repeated = duplicates(vectors, 0, settings["embedding"])
+    repeated = duplicates(vectors, 0, settings["max_cosine"])
     dropped = sum(fault is not None for fault in response_faults(rows, settings, review))
     seconds = time.perf_counter() - started
     status = Path("/proc/self/status").read_text(encoding="utf-8")

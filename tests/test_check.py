@@ -7,6 +7,7 @@ import pytest
 import yaml
 from conftest import ROOT, error_line, merged
 
+from stages.core import schema
 from stages.core.errors import UserError
 from stages.core.schema import check, check_iterations
 
@@ -76,6 +77,17 @@ def test_a_missing_parameter_is_named():
     del values["review"]["samples"]
     with pytest.raises(UserError, match=r"review\.samples: missing, restore it from git"):
         check(values)
+
+
+@pytest.mark.parametrize(("old", "new"), schema.RENAMED.items())
+def test_an_old_name_is_one_line_that_says_the_new_one(old, new):
+    values = deepcopy(PARAMS)
+    (*section, name), last = old.split("."), new.split(".")[-1]
+    place = values[section[0]] if section else values
+    place[name] = place.pop(last)
+    with pytest.raises(UserError) as error:
+        check(values)
+    assert str(error.value) == f"params.yaml: {old}: is now called {new}, rename it"
 
 
 def test_a_parent_that_is_a_truth_value_is_named():

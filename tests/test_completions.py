@@ -30,8 +30,8 @@ def asked(monkeypatch, tmp_path, tiny_model):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     computed = []
 
-    def ask(prompts=PROMPTS, draws=2, sampling=SAMPLED, folder=tiny_model, max_unfit=0.0):
-        model = Model(folder, "review@1", max_unfit)
+    def ask(prompts=PROMPTS, draws=2, sampling=SAMPLED, folder=tiny_model, max_overlong=0.0):
+        model = Model(folder, "review@1", max_overlong)
         put = model._store.put
         model._store.put = lambda key, completion: computed.append(completion) or put(key, completion)
         return model.complete("review@1", prompts, "", draws, sampling)
@@ -85,15 +85,17 @@ def test_a_prompt_that_occurs_twice_is_computed_once(asked):
 
 
 def test_a_prompt_that_does_not_fit_is_not_run_and_says_so(asked):
-    fits, unfit = asked([PROMPTS[0], "cat, " * 600], max_unfit=0.5)
+    fits, unfit = asked([PROMPTS[0], "cat, " * 600], max_overlong=0.5)
     assert [each.finish for each in unfit] == ["too long"] * 2
     assert "too long" not in [each.finish for each in fits]
     assert len(asked.computed) == 2
 
 
 def test_more_unfit_prompts_than_allowed_is_an_error_before_any_work(asked):
-    with pytest.raises(UserError, match=r"review@1: 50% of the prompts do not fit .* 512 tokens.*max_unfit allows 40%"):
-        asked([PROMPTS[0], "cat, " * 600], max_unfit=0.4)
+    with pytest.raises(
+        UserError, match=r"review@1: 50% of the prompts do not fit .* 512 tokens.*max_overlong allows 40%"
+    ):
+        asked([PROMPTS[0], "cat, " * 600], max_overlong=0.4)
     assert not asked.computed
 
 

@@ -177,8 +177,13 @@ TINY = {
     "seed": {"limit": 24},
     "review": {"samples": 1, "temperature": 4.0, "top_p": 1.0, "max_tokens": 24, "max_unparsed": 1.0},
     "generate": {"max_low": 12, "max_high": 12, "temperature": 4.0, "max_tokens": 24},
-    "filter": {"min_instruction_words": 0, "instruction_rouge_l": 1.0, "response_rouge_l": 1.0, "embedding": 1.0},
-    "select": {"sft_score": 1.0, "margin": 0.0, "max_sft": 8, "max_pairs": 8, "max_judge": 0},
+    "filter": {
+        "min_instruction_words": 0,
+        "max_instruction_rouge_l": 1.0,
+        "max_response_rouge_l": 1.0,
+        "max_cosine": 1.0,
+    },
+    "select": {"min_sft_score": 1.0, "min_margin": 0.0, "max_sft": 8, "max_pairs": 8, "max_judge": 0},
     "evaluate": {"limit": 2},
 }
 LOOP = ["qwen2", "qwen3", "llama3", "mistral", "gemma3", "phi3"]

@@ -16,7 +16,7 @@ from stages.filter import embedding_faults, instruction_faults, likeness_fault, 
 
 SETTINGS = {
     "min_instruction_words": 3, "max_instruction_words": 10, "min_response_words": 1, "max_response_words": 5,
-    "instruction_rouge_l": 0.7, "response_rouge_l": 0.7, "embedding": 0.99, "ngram": 3, "ngram_overlap": 0.8,
+    "max_instruction_rouge_l": 0.7, "max_response_rouge_l": 0.7, "max_cosine": 0.99, "ngram": 3, "ngram_overlap": 0.8,
 }  # fmt: skip
 with chdir(ROOT):
     REVIEW = Review("micro")

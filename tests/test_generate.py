@@ -75,8 +75,5 @@ def test_the_final_answer_is_what_stands_behind_its_words():
     lance = pattern(ROOT / "prompts/lance/generate/answers.yaml", "instruction")
     assert final_answer("Final Answer: Is 4 even or odd?", micro) == "Is 4 even or odd?"
     assert final_answer("Is 4 even or odd?", micro) is None
-    assert (
-        final_answer("Let me think.\nFinal Answer:\nWhat is 2 + 2?\nShow it.", lance)
-        == "What is 2 + 2?\nShow it."
-    )
+    assert final_answer("Let me think.\nFinal Answer:\nWhat is 2 + 2?\nShow it.", lance) == "What is 2 + 2?\nShow it."
     assert final_answer("Final Answer:   ", lance) is None

@@ -45,7 +45,7 @@ def told(change) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "parameter", ["threshold", "review.temperature", "select.margin", "dpo.beta", "alarms.slow", "seed.limit"]
+    "parameter", ["threshold", "review.temperature", "select.min_margin", "dpo.beta", "alarms.slow", "seed.limit"]
 )
 def test_the_stages_are_those_that_the_change_reruns(at, parameter):
     value, expected = TABLE[parameter]

@@ -85,13 +85,17 @@ def test_a_preset_pins_its_model_and_says_what_it_takes(name):
 def test_the_papers_settings(name):
     values = named(name)
     assert (values["threshold"], values["samples"], values["prompts"]) == (7.0, 4, "lance")
-    assert (values["select.sft_score"], values["select.margin"], values["select.accumulate"]) == (8.0, 2.0, True)
+    assert (values["select.min_sft_score"], values["select.min_margin"], values["select.accumulate"]) == (
+        8.0,
+        2.0,
+        True,
+    )
     for asked in ("review", "generate"):
         assert [values[f"{asked}.{each}"] for each in ("temperature", "top_p", "max_tokens")] == [0.7, 0.9, 512]
     assert [values[f"iterations.{each}.judge"] for each in "1234"] == list("0123")
     limits = ("min_instruction_words", "max_instruction_words", "min_response_words", "max_response_words")
     assert [values[f"filter.{each}"] for each in limits] == [5, 4096, 10, 4096]
-    assert values["filter.instruction_rouge_l"] == values["filter.response_rouge_l"] == 0.7
+    assert values["filter.max_instruction_rouge_l"] == values["filter.max_response_rouge_l"] == 0.7
 
 
 def test_the_command_says_what_changed_and_a_wrong_name_is_one_line(project):

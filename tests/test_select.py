@@ -21,7 +21,7 @@ def test_an_sft_row_is_a_new_pair_scored_above_and_not_at_the_bound():
     rows = [assessed("a", 8.1), assessed("b", 8.0), assessed("c", None), assessed("d", 9.0, route="flawed")]
     tally = Tally(len(rows))
     (row,) = sft_rows(rows, "1", 8.0, tally)
-    assert tally.counts(1)["dropped"] == {"flawed on purpose": 1, "not above select.sft_score": 1, "unscored": 1}
+    assert tally.counts(1)["dropped"] == {"flawed on purpose": 1, "not above select.min_sft_score": 1, "unscored": 1}
     assert row["completion"] == "response a"
     assert row["lineage"] == {"seed": "s", "score": 8.1, "verdicts": [8.1] * 3}
 

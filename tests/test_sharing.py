@@ -67,12 +67,15 @@ def test_a_clone_without_the_remotes_data_says_what_is_missing(first, clone):
 
 def test_an_experiment_goes_from_one_colleague_to_another(first, clone, tmp_path):
     clone.run("dvc", "pull", "-q")
-    assert ran(clone.run("dvc", "exp", "run", "-n", "stricter", "-S", "alarms.pairs=60").stdout) == ["check", "report"]
+    assert ran(clone.run("dvc", "exp", "run", "-n", "stricter", "-S", "alarms.min_pairs=60").stdout) == [
+        "check",
+        "report",
+    ]
     clone.run("dvc", "exp", "push", "-q", "origin", "stricter")
     other = cloned(first, tmp_path / "other")
     other.run("dvc", "exp", "pull", "-q", "origin", "stricter")
     other.run("dvc", "exp", "apply", "-q", "stricter")
-    assert other.params["alarms"]["pairs"] == 60
+    assert other.params["alarms"]["min_pairs"] == 60
     assert other.read("report/report.html") == clone.read("report/report.html") != first.read("report/report.html")
 
 
@@ -94,10 +97,10 @@ def shown(project: Project) -> dict[str, dict]:
 
 def test_experiments_that_run_at_once_all_arrive_and_leave_the_workspace_alone(first):
     before = outs(first)
-    together(first, {"beta": ["-S", "dpo.beta=0.2"], "margin": ["-S", "select.margin=1.0"]})
+    together(first, {"beta": ["-S", "dpo.beta=0.2"], "margin": ["-S", "select.min_margin=1.0"]})
     found = shown(first)
     assert found["beta"]["params"]["params.yaml"]["data"]["dpo"]["beta"] == 0.2
-    assert found["margin"]["params"]["params.yaml"]["data"]["select"]["margin"] == 1.0
+    assert found["margin"]["params"]["params.yaml"]["data"]["select"]["min_margin"] == 1.0
     pairs = {name: each["metrics"]["report/metrics.json"]["data"]["last"]["pairs"] for name, each in found.items()}
     assert pairs["margin"] >= pairs["beta"] > 0
     assert outs(first) == before
@@ -106,14 +109,14 @@ def test_experiments_that_run_at_once_all_arrive_and_leave_the_workspace_alone(f
 
 def test_many_experiments_that_start_at_the_same_moment_all_arrive(first):
     names = [f"alarm{number}" for number in range(4)]
-    together(first, {name: ["-S", f"alarms.pairs={number}"] for number, name in enumerate(names, 1)})
+    together(first, {name: ["-S", f"alarms.min_pairs={number}"] for number, name in enumerate(names, 1)})
     assert set(names) <= set(shown(first))
 
 
 def test_queued_experiments_run_one_after_another(first):
     names = ["queued1", "queued2"]
     for number, name in enumerate(names, 70):
-        first.run("dvc", "exp", "run", "--queue", "-n", name, "-S", f"alarms.pairs={number}")
+        first.run("dvc", "exp", "run", "--queue", "-n", name, "-S", f"alarms.min_pairs={number}")
     first.run("dvc", "queue", "start")  # the worker ends by itself when nothing is left
     for _ in range(100):
         told = first.run("dvc", "queue", "status").stdout

@@ -18,6 +18,7 @@ Temperature = Annotated[float, Field(ge=0, le=10)]
 Mass = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 State = Annotated[int, Field(ge=0, lt=2**32)]
+Confidence = Annotated[float, Field(ge=0.5, lt=1)]
 
 # A pattern's description completes "… is not …".
 COMMIT = "a commit of 40 hexadecimal digits, see ID/commits/main on the hub: a branch means other content one day"
@@ -29,6 +30,19 @@ OPTIONAL = {
     "seed.hub": {"id": "openai/gsm8k", "config": "main", "split": "train", "revision": "COMMIT"},
     "seed.columns": {"prompt": "COLUMN", "response": "COLUMN"},
     "training.lora": {"rank": "16", "alpha": "32", "dropout": "0.0"},
+}
+
+# Earlier names of parameters, and what they are called now.
+RENAMED = {
+    "max_unfit": "max_overlong",
+    "filter.instruction_rouge_l": "filter.max_instruction_rouge_l",
+    "filter.response_rouge_l": "filter.max_response_rouge_l",
+    "filter.embedding": "filter.max_cosine",
+    "select.sft_score": "select.min_sft_score",
+    "select.margin": "select.min_margin",
+    "alarms.length": "alarms.max_length_ratio",
+    "alarms.readable": "alarms.min_parsed",
+    "alarms.pairs": "alarms.min_pairs",
 }
 
 
@@ -98,16 +112,16 @@ class Filter(Section):
     max_instruction_words: Positive
     min_response_words: Count
     max_response_words: Positive
-    instruction_rouge_l: Share
-    response_rouge_l: Share
-    embedding: Annotated[float, Field(ge=-1, le=1)]
+    max_instruction_rouge_l: Share
+    max_response_rouge_l: Share
+    max_cosine: Annotated[float, Field(ge=-1, le=1)]
     ngram: Positive
     ngram_overlap: Rate
 
 
 class Select(Section):
-    sft_score: Score
-    margin: Score
+    min_sft_score: Score
+    min_margin: Score
     max_sft: Count
     max_pairs: Count
     accumulate: bool
@@ -154,18 +168,19 @@ class Evaluate(Section):
     suite: Annotated[str, Field(min_length=1)]
     limit: Annotated[int, Field(ge=2)] | None  # one item has no standard error
     stop_on: Literal["decline"] | None
+    stop_confidence: Confidence
 
 
 class Alarms(Section):
-    decline: Annotated[float, Field(ge=0.5, lt=1)]
+    decline: Confidence
     oscillation: Positive
     slow: Annotated[float, Field(ge=0)]
     judge_spread: Annotated[float, Field(ge=0)]
     judge_same: Mass
     duplicates: Share
-    length: Annotated[float, Field(gt=1)]
-    readable: Share
-    pairs: Count
+    max_length_ratio: Annotated[float, Field(gt=1)]
+    min_parsed: Share
+    min_pairs: Count
 
 
 class Report(Section):
@@ -243,7 +258,7 @@ class Parameters(Section):
     iterations: dict[str, Iteration]
     threshold: Score
     samples: Positive
-    max_unfit: Share
+    max_overlong: Share
     random_state: State
     prompts: Annotated[str, Field(min_length=1)]
     model: Model
@@ -273,18 +288,26 @@ def check(values: Any) -> None:
     try:
         Parameters.model_validate(values)
     except ValidationError as error:
-        places = (each for each in error.errors() if each["loc"][0] != "iterations" or not problems)
-        problems += [_said(each) for each in places]
+        found = [each for each in error.errors() if each["loc"][0] != "iterations" or not problems]
+        renamed = {RENAMED.get(_name(each["loc"])) for each in found}  # these are missing for that reason alone
+        problems += [_said(each) for each in found if each["type"] != "missing" or _name(each["loc"]) not in renamed]
     if problems:
         raise UserError("params.yaml: " + "; ".join(problems))
+
+
+def _name(place: tuple[str | int, ...]) -> str:
+    """A parameter's dotted name, from pydantic's place of it."""
+    return ".".join(str(part) for part in place if part != "[key]")
 
 
 def _said(error: Any) -> str:
     place, kind, value = error["loc"], error["type"], repr(error["input"])
     value = {"None": "null", "True": "true", "False": "false"}.get(value, value)
-    name, section = (".".join(str(part) for part in parts if part != "[key]") for parts in (place, place[:-1]))
+    name, section = _name(place), _name(place[:-1])
     fields = _section(place[:-1]).model_fields
     field = fields.get(place[-1])
+    if kind == "extra_forbidden" and name in RENAMED:
+        return f"{name}: is now called {RENAMED[name]}, rename it"
     if kind == "extra_forbidden":
         close = get_close_matches(str(place[-1]), fields, 1)
         return f"{name}: unknown parameter" + (f", did you mean '{close[0]}'?" if close else ", remove it")

@@ -30,8 +30,8 @@ class Model:
     """A model folder, with the engine that `runtime.engine` names; the weights are loaded when first needed. Raises
     `UserError`, which names the stage, where either of them cannot be used."""
 
-    def __init__(self, folder: Path, stage: str, max_unfit: float) -> None:
-        self.folder, self.stage, self.max_unfit = folder, stage, max_unfit
+    def __init__(self, folder: Path, stage: str, max_overlong: float) -> None:
+        self.folder, self.stage, self.max_overlong = folder, stage, max_overlong
         self.used: dict[bytes, Completion] = {}  # every completion that was given out, stored or computed
         self._engine: Engine | None = None
         with self._named():
@@ -48,7 +48,7 @@ class Model:
     ) -> list[list[Completion]]:
         """`draws` completions of each prompt, in the prompts' order. A prompt that occurs several times is computed
         once (it would sample the same); one that does not fit the context is not run, and an error above
-        `max_unfit`."""
+        `max_overlong`."""
         return self.resume(task, [self.render(prompt, system) for prompt in prompts], draws, sampling)
 
     def gpus(self) -> int | None:
@@ -81,11 +81,11 @@ class Model:
 
     def _need_fitting(self, fitting: int, asked: int, max_tokens: int) -> None:
         unfit = 1 - fitting / asked if asked else 0.0
-        if unfit > self.max_unfit:
+        if unfit > self.max_overlong:
             raise UserError(
                 f"{unfit:.0%} of the prompts do not fit the model's context of {self._context:,} tokens, "
-                f"{max_tokens:,} of them for the completion, and max_unfit allows {self.max_unfit:.0%}; lower "
-                "max_tokens, shorten the prompts or the data, use a model with a longer context, or raise max_unfit"
+                f"{max_tokens:,} of them for the completion, and max_overlong allows {self.max_overlong:.0%}; lower "
+                "max_tokens, shorten the prompts or the data, use a model with a longer context, or raise max_overlong"
             )
 
     def _requests(self, prompts: list[str], draws: int) -> list[Request]:

@@ -36,7 +36,7 @@ class Looking(Model):
     """A model that answers what the store holds and nothing else."""
 
     def __init__(self, folder: Path, stage: str) -> None:
-        super().__init__(folder, stage, max_unfit=1.0)
+        super().__init__(folder, stage, max_overlong=1.0)
         self.store = Reader(place())
         self.tasks: dict[str, Found] = {}
 

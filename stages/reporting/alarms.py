@@ -23,14 +23,15 @@ RULES = {
     "{judge_same} is one and the same",
     "duplicates": "a share of the new instructions above {duplicates} repeats an earlier one, and a larger one than in "
     "the iteration before",
-    "length drift": "the responses kept are on average more than {length} times longer or shorter than the seed set's",
-    "unreadable verdicts": "of the verdicts in review or in assess, a share below {readable} can be read",
-    "few pairs": "there are fewer than {pairs} new pairs, and DPO is not switched off",
+    "length drift": "the responses kept are on average more than {max_length_ratio} times longer or shorter than the "
+    "seed set's",
+    "unreadable verdicts": "of the verdicts in review or in assess, a share below {min_parsed} can be read",
+    "few pairs": "there are fewer than {min_pairs} new pairs, and DPO is not switched off",
 }
 ADVICE = {
     "decline": "The judge drifts or the filters are too loose: let the warm start judge (iterations.t.judge: 0), "
-    "replay more judge-training rows (select.max_judge), raise select.sft_score or select.margin, or use best/; "
-    "evaluate.stop_on: decline ends the chain by itself.",
+    "replay more judge-training rows (select.max_judge), raise select.min_sft_score or select.min_margin, or use "
+    "best/; evaluate.stop_on: decline ends the chain by itself.",
     "oscillation": "SFT and DPO undo each other's work: lower dpo.learning_rate or sft.learning_rate, or bring "
     "select.max_sft and select.max_pairs nearer to each other.",
     "slow improvement": "There is too little that is new: raise generate.temperature, samples or generate.max_low, or "
@@ -43,7 +44,7 @@ ADVICE = {
     "filter.min_response_words, and look at the pairs below.",
     "unreadable verdicts": "Adapt prompts/<set>/review to what the model writes, train the judge on more "
     "seed.reviews, or raise review.max_tokens where reviews are cut.",
-    "few pairs": "DPO has little to learn from: lower select.margin, raise samples or generate.max_high, or raise "
+    "few pairs": "DPO has little to learn from: lower select.min_margin, raise samples or generate.max_high, or raise "
     "review.samples for finer scores.",
 }
 
@@ -64,9 +65,11 @@ def found(rows: Record, scores: Scores, thresholds: dict[str, Any]) -> list[Reco
         alarms += [_alarm("slow improvement", key, said) for said in slow(key, scores, thresholds["slow"])]
         alarms += [_alarm("judge collapse", key, said) for said in judge_collapse(row, thresholds)]
         alarms += [_alarm("duplicates", key, said) for said in duplicates(row, rows, thresholds["duplicates"])]
-        alarms += [_alarm("length drift", key, said) for said in length_drift(row, rows["0"], thresholds["length"])]
-        alarms += [_alarm("unreadable verdicts", key, said) for said in unreadable(row, thresholds["readable"])]
-        alarms += [_alarm("few pairs", key, said) for said in few_pairs(row, thresholds["pairs"])]
+        alarms += [
+            _alarm("length drift", key, said) for said in length_drift(row, rows["0"], thresholds["max_length_ratio"])
+        ]
+        alarms += [_alarm("unreadable verdicts", key, said) for said in unreadable(row, thresholds["min_parsed"])]
+        alarms += [_alarm("few pairs", key, said) for said in few_pairs(row, thresholds["min_pairs"])]
     return alarms
 
 

@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "cards"
 TAGS = ["lance", "self-training", "synthetic"]
 
-# What decides a result: all of params.yaml but how it is computed and what is said about it.
-DECISIVE = (
-    "iterations", "threshold", "samples", "max_unfit", "random_state", "prompts", "model", "seed", "review", "generate",
-    "filter", "select", "training", "sft", "dpo", "evaluate", "alarms.decline", "microworld",
-)  # fmt: skip
-
 
 def model(summary: Record, params: Params) -> str:
     """The model card of the best iteration."""
@@ -96,8 +90,11 @@ def line(key: str, row: Record, iterations: Record) -> list[str]:
 
 
 def parameters(params: Params) -> str:
-    """The decisive parameters as YAML, by the names that `dvc exp run -S` takes."""
-    return yaml.safe_dump({name: params[name] for name in DECISIVE}, sort_keys=False, allow_unicode=True).rstrip("\n")
+    """The parameters that dvc.yaml declares for the stage as YAML, by the names that `dvc exp run -S` takes: all that
+    decide a result, and nothing of how it is computed or what is said about it."""
+    return yaml.safe_dump({name: params[name] for name in params.declared}, sort_keys=False, allow_unicode=True).rstrip(
+        "\n"
+    )
 
 
 def eval_results(test: Record, suite: str) -> "list[EvalResult]":
