@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from stages.core.errors import UserError, run
 from stages.core.params import declared
 from stages.core.progress import quiet_transformers, say
-from stages.models import chat, conversation, hub
+from stages.models import chat, chat_setup, hub
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,7 +61,7 @@ def materialised(source: Path, dtype: str, out: Path, trust: bool = False) -> Pa
     quiet_transformers()
     try:
         model, tokenizer = loaded(source, dtype, trust)
-        conversation.prepare(model, tokenizer)
+        chat_setup.prepare(model, tokenizer)
     except UserError as error:
         raise UserError(f"model {source}: {error}") from error
     model.save_pretrained(out)

@@ -15,8 +15,8 @@ from stages.core.progress import progress
 from stages.core.prompts import system
 from stages.core.records import Record, Tally, read
 from stages.models.chat import answer, context_length, messages
-from stages.models.digest import digest
-from stages.training import checkpoints, preference, processes, training
+from stages.models.fingerprint import digest
+from stages.training import checkpoints, launch, memory, phase, preference
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,7 +30,7 @@ def chats_of(
     for pair in pairs:
         prompt = messages(tokenizer, pair["prompt"], asked)
         sides = {side: answer(tokenizer, pair[side]) for side in ("chosen", "rejected")}
-        if max(training.length(tokenizer, prompt + side) for side in sides.values()) > context:
+        if max(phase.length(tokenizer, prompt + side) for side in sides.values()) > context:
             tally.drop("does not fit the context")
         else:
             chats.append({"prompt": prompt, **sides})
@@ -45,23 +45,23 @@ def main(iteration: str) -> None:
     pairs = read(Path("iterations", iteration, "pairs.jsonl"))
     reason = "dpo.enabled is false" if not settings["enabled"] else "no pairs were found" if not pairs else None
     if reason:
-        training.pass_on(name, reason, model, out, counts_file)
+        phase.pass_on(name, reason, model, out, counts_file)
         return
 
     from trl import DPOConfig
 
-    policy, tokenizer = training.load(name, model, params["training"], params["random_state"])
+    policy, tokenizer = phase.load(name, model, params["training"], params["random_state"])
     context = context_length(policy.config)
     tally = Tally(len(pairs))
     chats = chats_of(pairs, tokenizer, system(params["prompts"]), context, tally)
     if not chats:
-        training.pass_on(name, "no pair fits the context", model, out, counts_file)
+        phase.pass_on(name, "no pair fits the context", model, out, counts_file)
         return
     reference = digest(model if settings["reference"] == "sft" else preference.WARM_START)
     decides = ("dpo", digest(model), reference, chats, settings, params["training"], params["random_state"])
-    steps = training.steps(len(chats), settings)
-    with checkpoints.folder(*decides) as folder, progress(name, steps) as advance, training.memory(name):
-        common = training.arguments(
+    steps = phase.steps(len(chats), settings)
+    with checkpoints.folder(*decides) as folder, progress(name, steps) as advance, memory.explain_out_of_memory(name):
+        common = phase.arguments(
             "dpo", settings, params["training"], params["random_state"], folder, context, len(chats)
         )
         precompute = runtime()["training"]["precompute_reference"]
@@ -78,12 +78,12 @@ def main(iteration: str) -> None:
             train_dataset=rows,
             processing_class=tokenizer,
         )
-        log = training.train(trainer, name, "dpo", advance, counts_file)
-        training.save(trainer, tokenizer, name, "dpo", out)
-    training.finish(name, "pairs", tally, log, counts_file)
+        log = phase.train(trainer, name, "dpo", advance, counts_file)
+        phase.save(trainer, tokenizer, name, "dpo", out)
+    phase.finish(name, "pairs", tally, log, counts_file)
 
 
 if __name__ == "__main__":
     import sys
 
-    run(processes.launched(main, "stages.dpo"), *sys.argv[1:])
+    run(launch.launched(main, "stages.dpo"), *sys.argv[1:])

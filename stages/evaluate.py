@@ -17,8 +17,8 @@ from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.prompts import system
 from stages.core.records import Record, read, write, write_json
-from stages.evaluation import evaluator, suite
-from stages.evaluation.comparison import difference, mean_score
+from stages.evaluation import harness, suite
+from stages.evaluation.bootstrap import difference, mean_score
 
 
 def chosen(items: list[Record], limit: int | None) -> dict[str, list[int]]:
@@ -79,14 +79,14 @@ def main(stage: str, iteration: str, parent: str | None = None) -> None:
     tasks = suite.load_tasks(params["evaluate.suite"], settings)
     items = read(Path("iterations/0/benchmark.jsonl"))
     samples = chosen(items, params["evaluate.limit"])
-    results, used = evaluator.ask(
+    results, used = harness.ask(
         f"evaluate@{iteration}", here / "model", list(tasks.values()), samples, system(params["prompts"])
     )
-    cost.write("evaluate", iteration, cost.of_completions(used, evaluator.gpus()))
+    cost.write("evaluate", iteration, cost.of_completions(used, harness.gpus()))
     rows = scores(items, results, settings.all)
     own = [row for row in rows if row["part"] == "validation" and row["benchmark"] in settings.tasks]
     follow(here, before, own, params["evaluate.stop_on"], params["evaluate.stop_confidence"])
-    evaluator.write(here / "evaluation", results)
+    harness.write(here / "evaluation", results)
     write(Path("results", iteration, "scores.jsonl"), rows)
     found: Record = {
         part: summary([row for row in rows if row["part"] == part], settings.tasks) for part in suite.PARTS

@@ -16,7 +16,7 @@ from stages.core.params import declared
 from stages.core.progress import progress, say
 from stages.core.prompts import Review
 from stages.core.records import Record, Tally, read, write, write_json
-from stages.data import examples
+from stages.data import lineage
 from stages.data.similarity import Benchmark, distinct, duplicates, embed, mean_distance, mean_words, rouge_l
 
 Settings = dict[str, Any]
@@ -144,7 +144,7 @@ def main(iteration: str, parent: str) -> None:
         "rows": tally.counts(len(kept)),
         "diversity": diversity(new, distance, len(repeated), len(standing)),
         "words": {"instruction": mean_words(new), "response": mean_words([record["response"] for record in kept])},
-        "examples": examples.dropped(dropped),
+        "examples": lineage.dropped(dropped),
     }
     write_json(Path("results", iteration, "filter.json"), counts)
     warning = "; nothing is left, training passes its input on" if not kept else ""

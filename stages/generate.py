@@ -16,7 +16,7 @@ from stages.core.params import Params, declared
 from stages.core.progress import say
 from stages.core.prompts import answer, fill, system, writing
 from stages.core.records import Record, Tally, content_id, read, write, write_json
-from stages.inference.completions import Model
+from stages.inference.client import Model
 from stages.inference.engines import Sampling
 
 

@@ -23,7 +23,7 @@ from stages.core.params import Params, declared
 from stages.core.progress import say
 from stages.core.prompts import Review, system
 from stages.core.records import Record, Tally, read, write, write_json
-from stages.inference.completions import Model
+from stages.inference.client import Model
 from stages.judging.judge import Reviewed, reviews
 from stages.judging.verdict import mean_score
 

@@ -13,7 +13,7 @@ from stages.core.errors import run
 from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.records import Record, Tally, content_id, read, write, write_json
-from stages.data import examples
+from stages.data import lineage
 
 
 def by_content(rows: list[Record], limit: int) -> list[Record]:
@@ -176,7 +176,7 @@ def main(iteration: str, parent: str) -> None:
         "pairs": counted(pair_tally, earlier_pairs, pairs),
         "seed": counted(seed_tally, earlier_seed, seed),
         "replayed_judge_training": judge_tally.counts(len(judge)),
-        "examples": examples.lineages(reviewed, assessed, pairs, sft),
+        "examples": lineage.lineages(reviewed, assessed, pairs, sft),
     }
     write_json(Path("results", iteration, "select.json"), counts)
     say(f"select@{iteration}: {len(sft):,} SFT rows, {len(pairs):,} pairs, {len(seed):,} seeds")

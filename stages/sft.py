@@ -12,8 +12,8 @@ from stages.core.progress import progress
 from stages.core.prompts import system
 from stages.core.records import Record, Tally, read
 from stages.models.chat import answer, context_length, messages
-from stages.models.digest import digest
-from stages.training import checkpoints, processes, training
+from stages.models.fingerprint import digest
+from stages.training import checkpoints, launch, memory, phase
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +36,7 @@ def chats_of(
     chats: list[Record] = []
     for row in rows:
         chat = {"prompt": messages(tokenizer, row["prompt"], asked), "completion": answer(tokenizer, row["completion"])}
-        if training.length(tokenizer, chat["prompt"] + chat["completion"]) > context:
+        if phase.length(tokenizer, chat["prompt"] + chat["completion"]) > context:
             tally.drop("does not fit the context")
         else:
             chats.append(chat)
@@ -49,7 +49,7 @@ def trainer_of(**parts: Any) -> "SFTTrainer":
 
     class Trainer(SFTTrainer):  # type: ignore[misc]
         def get_batch_samples(self, passes: Any, *args: Any) -> Any:
-            return super().get_batch_samples(processes.without_repeats(self, passes, blank), *args)
+            return super().get_batch_samples(launch.without_repeats(self, passes, blank), *args)
 
     return Trainer(**parts)
 
@@ -64,23 +64,23 @@ def main(stage: str, model: str, rows_file: str, out: str, counts_file: str) -> 
     rows = read(Path(rows_file))
     name = f"{stage} {out}"
     if reason := reason_to_pass_on(stage, params, rows):
-        training.pass_on(name, reason, Path(model), Path(out), Path(counts_file))
+        phase.pass_on(name, reason, Path(model), Path(out), Path(counts_file))
         return
 
     from datasets import Dataset
     from trl import SFTConfig
 
-    policy, tokenizer = training.load(name, Path(model), params["training"], params["random_state"])
+    policy, tokenizer = phase.load(name, Path(model), params["training"], params["random_state"])
     context = context_length(policy.config)
     tally = Tally(len(rows))
     chats = chats_of(rows, tokenizer, system(params["prompts"]), context, tally)
     if not chats:
-        training.pass_on(name, "no SFT row fits the context", Path(model), Path(out), Path(counts_file))
+        phase.pass_on(name, "no SFT row fits the context", Path(model), Path(out), Path(counts_file))
         return
     decides = ("sft", digest(Path(model)), chats, settings, params["training"], params["random_state"])
-    steps = training.steps(len(chats), settings)
-    with checkpoints.folder(*decides) as folder, progress(name, steps) as advance, training.memory(name):
-        common = training.arguments(
+    steps = phase.steps(len(chats), settings)
+    with checkpoints.folder(*decides) as folder, progress(name, steps) as advance, memory.explain_out_of_memory(name):
+        common = phase.arguments(
             "sft", settings, params["training"], params["random_state"], folder, context, len(chats)
         )
         trainer = trainer_of(
@@ -89,12 +89,12 @@ def main(stage: str, model: str, rows_file: str, out: str, counts_file: str) -> 
             train_dataset=Dataset.from_list(chats),
             processing_class=tokenizer,
         )
-        log = training.train(trainer, name, "sft", advance, Path(counts_file))
-        training.save(trainer, tokenizer, name, "sft", Path(out))
-    training.finish(name, "rows", tally, log, Path(counts_file))
+        log = phase.train(trainer, name, "sft", advance, Path(counts_file))
+        phase.save(trainer, tokenizer, name, "sft", Path(out))
+    phase.finish(name, "rows", tally, log, Path(counts_file))
 
 
 if __name__ == "__main__":
     import sys
 
-    run(processes.launched(main, "stages.sft"), *sys.argv[1:])
+    run(launch.launched(main, "stages.sft"), *sys.argv[1:])

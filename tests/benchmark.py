@@ -71,7 +71,7 @@ def loaded(folder: Path):
     """A `Model` whose engine has its weights."""
     from stages.core.params import runtime
     from stages.inference import engines
-    from stages.inference.completions import Model
+    from stages.inference.client import Model
 
     model = Model(folder, "benchmark", 1.0)
     model._engine = engines.load(model._name, folder, model._digest, runtime())

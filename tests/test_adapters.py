@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from stages.core.errors import UserError
 from stages.models import adapters
-from stages.models.digest import BASE, digest
+from stages.models.fingerprint import BASE, digest
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 TRAINING = {"lora": LORA, "autocast": None, "four_bit": False}
@@ -158,7 +158,7 @@ def test_four_bits_need_a_gpu(here):
 
 
 def test_completions_of_an_adapter_are_those_of_the_merged_model_under_the_adapters_key(here):
-    from stages.inference.completions import Model
+    from stages.inference.client import Model
     from stages.inference.engines import Sampling
 
     shutil.copy(ROOT / "params.yaml", here)

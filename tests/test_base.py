@@ -17,13 +17,13 @@ from stages.base import materialised
 from stages.core.errors import UserError
 from stages.core.records import write
 from stages.data.similarity import embed
-from stages.evaluation import evaluator
-from stages.inference.completions import Model
+from stages.evaluation import harness
+from stages.inference.client import Model
 from stages.inference.engines import Sampling
 from stages.inference.engines.transformers import TransformersEngine
-from stages.models import chat, conversation
-from stages.models.digest import own_code
-from stages.training import training
+from stages.models import chat, chat_setup
+from stages.models.fingerprint import own_code
+from stages.training import phase
 
 pytestmark = pytest.mark.slow
 
@@ -142,7 +142,7 @@ def test_evaluation_generates_what_the_engine_does_whatever_penalty_the_model_br
     base = materialised(published("gemma3"), "float32", tmp_path / "base")
     path = base / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "repetition_penalty": 9.0}))
-    engine, lm = TransformersEngine(base, 8), evaluator._transformers(base)
+    engine, lm = TransformersEngine(base, 8), harness._transformers(base)
     for asked, completion in engine.complete(requests(engine, PROMPTS[:4], 1), GREEDY):
         arguments = (asked.prompt, {"until": [], "do_sample": False, "max_gen_toks": GREEDY.max_tokens})
         instance = Instance(request_type="generate_until", doc={}, arguments=arguments, idx=0)
@@ -238,7 +238,7 @@ def test_code_of_the_models_own_is_not_run_unasked(with_code, tmp_path):
 def test_trusted_code_travels_with_the_model(with_code, tmp_path, monkeypatch):
     base = materialised(with_code, "float32", tmp_path / "base", trust=True)
     assert {path.name for path in base.glob("*.py")} >= set(CODE)
-    policy, tokenizer = training.load("sft", base, {"lora": None, "autocast": None, "four_bit": False}, 0)
+    policy, tokenizer = phase.load("sft", base, {"lora": None, "autocast": None, "four_bit": False}, 0)
     assert type(policy).__name__ == "OwnForCausalLM"
     assert embed(["Why?"], base).shape == (1, policy.config.hidden_size)
     policy.save_pretrained(tmp_path / "next")  # as SFT and DPO save it
@@ -274,6 +274,6 @@ def test_a_model_of_several_parts_has_its_texts_context():
 
 def test_a_template_that_does_not_know_the_system_role_is_found():
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "stages/microworld/base")
-    assert conversation.takes_system(tokenizer)
+    assert chat_setup.takes_system(tokenizer)
     tokenizer.chat_template = FAMILIES["gemma2"]["template"]
-    assert not conversation.takes_system(tokenizer)
+    assert not chat_setup.takes_system(tokenizer)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from stages.evaluation.comparison import difference, mean_score
+from stages.evaluation.bootstrap import difference, mean_score
 
 
 def rows(scores: list[float], benchmark="b"):

@@ -15,9 +15,9 @@ import pytest
 from conftest import ROOT, Project, error_line
 
 from stages.core.errors import UserError
-from stages.inference.completions import Model
+from stages.inference.client import Model
 from stages.inference.engines import Sampling
-from stages.models.digest import digest
+from stages.models.fingerprint import digest
 
 PROMPTS = [f"Which is larger, {number} or {100 - number}?" for number in range(10, 20)]
 SAMPLED = Sampling(temperature=1.0, top_p=0.9, max_tokens=12, random_state=0)

@@ -1,6 +1,6 @@
 """Sampled rows carry their whole way from the seed to the pair."""
 
-from stages.data.examples import NUMBER, dropped, lineages
+from stages.data.lineage import NUMBER, dropped, lineages
 
 SEEDS = [
     {"id": f"s{n}", "prompt": f"seed {n}", "response": "x", "score": 2.0, "reviews": [{"text": "score: 2"}]}

@@ -14,7 +14,7 @@ from test_training import PAIRS, ROWS, weights
 
 from stages.base import materialised
 from stages.core.records import Tally
-from stages.evaluation import evaluator
+from stages.evaluation import harness
 from stages.inference.engines.transformers import TransformersEngine
 from stages.models import chat
 
@@ -113,7 +113,7 @@ def test_the_system_prompt_reaches_the_model_alike_in_generation_training_and_ev
     assert SYSTEM in text
     assert text.index(SYSTEM) < text.index(prompt)
 
-    lm = evaluator._transformers(model)
+    lm = harness._transformers(model)
     asked = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
     assert lm.tok_encode(lm.apply_chat_template(asked)) == tokens
     assert lm.tok_batch_encode([text])[0].tolist() == [tokens]
@@ -130,14 +130,14 @@ def trained_rows(model: Path, prompt: str, folder: Path) -> dict[str, dict]:
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
     from stages import dpo, sft
-    from stages.training import training
+    from stages.training import phase
 
     whole = {"lora": None, "autocast": None, "four_bit": False}
-    policy, tokenizer = training.load("sft", model, whole, 0)
+    policy, tokenizer = phase.load("sft", model, whole, 0)
     row, pair = {**ROWS[0], "prompt": prompt}, {**PAIRS[0], "prompt": prompt}
     tally = Tally(1)
     settings = {"learning_rate": 1e-4, "epochs": 1, "batch_size": 1}
-    common = training.arguments("sft", settings, whole, 0, folder, 512, 1)
+    common = phase.arguments("sft", settings, whole, 0, folder, 512, 1)
     chats = Dataset.from_list(sft.chats_of([row], tokenizer, SYSTEM, 512, tally))
     args = SFTConfig(**common, completion_only_loss=True)
     (read,) = SFTTrainer(policy, args, train_dataset=chats, processing_class=tokenizer).train_dataset

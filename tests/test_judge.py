@@ -7,9 +7,9 @@ from conftest import ROOT
 
 from stages.core.errors import UserError
 from stages.core.prompts import Review, verdict, verdict_scale
-from stages.inference.completions import Model
+from stages.inference.client import Model
 from stages.inference.engines import Completion, Number
-from stages.judging.expectation import expectation, parts, probabilities, unresolved
+from stages.judging.expected_score import expectation, parts, probabilities, unresolved
 from stages.judging.judge import reviews
 from stages.judging.verdict import mean_score
 

@@ -17,8 +17,8 @@ from filelock import FileLock
 from stages.core.errors import UserError
 from stages.core.records import Tally, write
 from stages.training import checkpoints
-from stages.training.processes import CONFIGS
-from stages.training.training import curve, load, steps
+from stages.training.launch import CONFIGS
+from stages.training.phase import curve, load, steps
 
 ROWS = [
     {"kind": "new", "prompt": f"Which is larger, {number} or 50?", "completion": f"is {max(number, 50)}"}
@@ -379,7 +379,7 @@ def test_the_look_whether_it_fits_changes_nothing(prepared, twin, monkeypatch, c
     """The same bytes without it, with dropout in the adapter, whose random numbers it must not use up."""
     from stages import dpo
     from stages import sft as stage
-    from stages.training import fit
+    from stages.training import memory
 
     changes = {"training": {"lora": {"rank": 4, "alpha": 64, "dropout": 0.3}}, "sft": {"batch_size": 4}}
     for project in (prepared, twin):
@@ -391,7 +391,7 @@ def test_the_look_whether_it_fits_changes_nothing(prepared, twin, monkeypatch, c
         if project is prepared:
             assert re.search(r"^sft iterations/1/sft: fits, peak \d+\.\d GB$", said, re.MULTILINE)
             assert re.search(r"^dpo@1: fits, peak \d+\.\d GB$", said, re.MULTILINE)
-            monkeypatch.setattr(fit, "peak", lambda _: 0)
+            monkeypatch.setattr(memory, "peak", lambda _: 0)
     for model in ("iterations/1/sft", "iterations/1/model"):
         assert weights(prepared, model) == weights(twin, model)
     for phase in ("sft", "dpo"):

@@ -27,11 +27,11 @@ from test_judge import EXPECTED, RIGHT, WRONG, scores
 
 from stages.core.errors import UserError
 from stages.core.params import runtime
-from stages.inference.completions import Model
+from stages.inference.client import Model
 from stages.inference.engines import Sampling, load
 from stages.inference.engines.server import name
 from stages.inference.engines.transformers import TransformersEngine
-from stages.models.digest import digest
+from stages.models.fingerprint import digest
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.models.digest import own_code
+from stages.models.fingerprint import own_code
 
 if TYPE_CHECKING:
     import numpy

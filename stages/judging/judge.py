@@ -8,9 +8,9 @@ import re
 from typing import Any, NamedTuple
 
 from stages.core.prompts import verdict, verdict_scale
-from stages.inference.completions import Model
+from stages.inference.client import Model
 from stages.inference.engines import Completion, Sampling
-from stages.judging.expectation import Part, Probabilities, expectation, parts, probabilities, unresolved
+from stages.judging.expected_score import Part, Probabilities, expectation, parts, probabilities, unresolved
 from stages.judging.verdict import score
 
 

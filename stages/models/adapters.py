@@ -19,7 +19,7 @@ from filelock import FileLock
 from stages.core import repository
 from stages.core.errors import UserError
 from stages.core.progress import quiet_transformers
-from stages.models.digest import ADAPTER, BASE, digest, own_code
+from stages.models.fingerprint import ADAPTER, BASE, digest, own_code
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -14,12 +14,12 @@ from stages import evaluate, generate, review
 from stages.core.params import declared
 from stages.core.prompts import system
 from stages.core.records import Tally, read
-from stages.evaluation import evaluator, suite
-from stages.inference.completions import Model
+from stages.evaluation import harness, suite
+from stages.inference.client import Model
 from stages.inference.engines import Completion, Request, Sampling
 from stages.inference.store import Reader, place
 from stages.models.adapters import base_of
-from stages.models.digest import digest, own_code
+from stages.models.fingerprint import digest, own_code
 
 
 class Found(NamedTuple):
@@ -113,8 +113,8 @@ def of_evaluate(stage: str, iteration: str, _: str | None = None) -> Found:
     tasks = suite.load_tasks(params["evaluate.suite"], suite.load(params["evaluate.suite"]))
     samples = evaluate.chosen(read(Path("iterations/0/benchmark.jsonl")), params["evaluate.limit"])
     lm, model = Listening(folder), digest(folder)
-    evaluator.evaluated(lm, evaluator.together(list(tasks.values())), samples, system(params["prompts"]))
-    keys = {evaluator.key(model, request): context for request, context in lm.heard.items()}
+    harness.evaluated(lm, harness.together(list(tasks.values())), samples, system(params["prompts"]))
+    keys = {harness.key(model, request): context for request, context in lm.heard.items()}
     stored = Reader(place()).find(keys)
     missing = [context for each, context in keys.items() if each not in stored]
     return Found(len(keys), len(stored), sum(len(lm.tokenizer(context)["input_ids"]) for context in missing))

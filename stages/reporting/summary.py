@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stages.core.errors import UserError
 from stages.core.records import Record, read
-from stages.evaluation.comparison import Difference, difference, mean_score
+from stages.evaluation.bootstrap import Difference, difference, mean_score
 
 RESULTS, COSTS = Path("results"), Path("costs")
 WARM_START = ("prepare", "sft")

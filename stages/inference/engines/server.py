@@ -15,7 +15,7 @@ from openai.types import CompletionChoice
 
 from stages.core.errors import UserError
 from stages.inference.engines import ALTERNATIVES, Completion, Number, Request, Sampling, dtype, holds_digit, seed_of
-from stages.models.digest import own_code
+from stages.models.fingerprint import own_code
 
 # Nothing but what the request says: vLLM would else take top_k and penalties from the model's generation_config.
 NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}

@@ -28,7 +28,7 @@ from stages.inference.engines import (
     holds_digit,
     seed_of,
 )
-from stages.models.digest import own_code
+from stages.models.fingerprint import own_code
 
 
 def end_with_this_process(llm: LLM) -> None:

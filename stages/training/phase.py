@@ -2,8 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
@@ -15,8 +14,8 @@ from stages.core.params import runtime
 from stages.core.progress import quiet_transformers, say
 from stages.core.records import Record, Tally, write_json
 from stages.models import adapters
-from stages.models.digest import own_code
-from stages.training import checkpoints, fit, processes
+from stages.models.fingerprint import own_code
+from stages.training import checkpoints, launch, memory
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -28,7 +27,7 @@ LOGGED = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "ac
 
 def pass_on(name: str, reason: str, model: Path, out: Path, counts_file: Path) -> None:
     """End a phase that has nothing to do: its model is the one that came in."""
-    if not processes.is_main():
+    if not launch.is_main():
         return
     shutil.copytree(model, out, dirs_exist_ok=True)
     write_json(counts_file, {"passed_on": reason})
@@ -69,7 +68,7 @@ def _of_one_type(policy: "PeftModel") -> None:
 def rows_at_once(phase: str, batch_size: int) -> int:
     """Rows of one pass of one process: as many as `runtime.training.rows_at_once` allows, so that some number of whole
     passes makes the batch. Raises `UserError` where the processes cannot share it."""
-    most, several = runtime()["training"]["rows_at_once"], processes.count()
+    most, several = runtime()["training"]["rows_at_once"], launch.count()
     share, left = divmod(batch_size, several)
     if left:
         raise UserError(f"{phase}.batch_size {batch_size} cannot be shared by {several} processes; make it a multiple")
@@ -90,7 +89,7 @@ def arguments(
         "learning_rate": settings["learning_rate"],
         "num_train_epochs": settings["epochs"],
         "per_device_train_batch_size": at_once,
-        "gradient_accumulation_steps": settings["batch_size"] // (at_once * processes.count()),
+        "gradient_accumulation_steps": settings["batch_size"] // (at_once * launch.count()),
         "max_length": context,
         "warmup_steps": 0.1 if steps(rows, settings) >= 10 else 0,  # below 1: a share of all steps
         "seed": random_state,
@@ -106,22 +105,6 @@ def arguments(
         "report_to": "none",
         "disable_tqdm": True,
     }
-
-
-@contextmanager
-def memory(name: str) -> Iterator[None]:
-    """Raise `UserError` where what is done inside takes more memory than there is."""
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
-            raise
-        raise UserError(
-            f"{name}: out of memory; lower runtime.training.rows_at_once, set runtime.training.gradient_checkpointing: "
-            f"true, or train less: training.lora, or model.dtype: bfloat16 ({str(error).splitlines()[0]})"
-        ) from error
 
 
 def train(trainer: "Trainer", name: str, phase: str, advance: Callable[[int], None], counts_file: Path) -> list[Record]:
@@ -157,9 +140,9 @@ def write_cost(counts_file: Path, seconds: float, tokens: int, peak: int | None 
     "peak_gb", of memory, in the main process."""
     import torch
 
-    if not processes.is_main():
+    if not launch.is_main():
         return
-    gpus = processes.count() if torch.cuda.is_available() else 0
+    gpus = launch.count() if torch.cuda.is_available() else 0
     known: Record = {"seconds": round(seconds, 3), "tokens": tokens, **cost.device(gpus)}
     known |= {} if peak is None else {"peak_gb": round(peak / 1e9, 3)}
     cost.write(counts_file.stem, counts_file.parent.name, known)
@@ -182,7 +165,7 @@ def _watch(
             if resumed and is_peft_model(trainer.model) and not sharded:
                 adapters.replace(trainer.model, Path(resumed))  # of two adapters, transformers restores the reference
             if not trainer.is_deepspeed_enabled:  # its engine takes every pass for a part of a step
-                self.peak = fit.peak(trainer)
+                self.peak = memory.peak(trainer)
                 say(f"{name}: fits, peak {self.peak / 1e9:,.1f} GB")
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -208,9 +191,9 @@ def save(trainer: "Trainer", tokenizer: "PreTrainedTokenizerBase", name: str, ph
     from accelerate.utils import is_peft_model
 
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    several = processes.count() > 1
+    several = launch.count() > 1
     gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if several else None
-    if not processes.is_main():
+    if not launch.is_main():
         return
     weights = gathered or dict(model.named_parameters())
     broken = [weight for weight, values in weights.items() if not values.isfinite().all()]
@@ -228,7 +211,7 @@ def save(trainer: "Trainer", tokenizer: "PreTrainedTokenizerBase", name: str, ph
 
 def finish(name: str, rows: str, tally: Tally, log: list[Record], counts_file: Path) -> None:
     """Write a training's counts, and say how it went; `rows`: what the rows are called."""
-    if not processes.is_main():
+    if not launch.is_main():
         return
     out = tally.rows - tally.dropped.total()
     write_json(counts_file, {"rows": tally.counts(out), "steps": len(log), "log": curve(log)})

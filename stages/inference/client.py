@@ -17,7 +17,7 @@ from stages.inference import engines
 from stages.inference.engines import Completion, Engine, Request, Sampling
 from stages.inference.store import Store
 from stages.models import adapters, chat
-from stages.models.digest import digest, own_code
+from stages.models.fingerprint import digest, own_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
