@@ -7,7 +7,8 @@ asks the hub.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core.errors import UserError, run
+from stages.core.command import run
+from stages.core.errors import UserError
 from stages.core.params import declared
 from stages.core.progress import quiet_transformers, say
 from stages.models import chat, chat_setup, hub

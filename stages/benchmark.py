@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stages.core.errors import run
+from stages.core.command import run
 from stages.core.params import declared
 from stages.core.progress import quiet_transformers, say
 from stages.core.records import write

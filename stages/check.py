@@ -10,7 +10,8 @@ from typing import Any
 from ruamel.yaml.error import YAMLError
 
 from stages.core import prompts
-from stages.core.errors import UserError, run
+from stages.core.command import run
+from stages.core.errors import UserError
 from stages.core.params import PARAMS_FILE, load
 from stages.core.schema import check
 from stages.evaluation import suite

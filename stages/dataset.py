@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core.errors import run
+from stages.core.command import run
 from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.prompts import system

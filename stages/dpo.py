@@ -1,19 +1,21 @@
 """dpo: preference learning on the pairs, M^S → the next M (paper, section 3.4, "PLR").
 
-`python -m stages.dpo 1`   iteration
+    python -m stages.dpo --model iterations/1/sft --pairs iterations/1/pairs.jsonl --out iterations/1/model
 
-The reference is the model that comes in, or by `dpo.reference: warm_start` that of iteration 0 in every iteration, so
-that the drift over all of them is bounded (arXiv 2405.07863). `dpo.nll` adds an NLL term on the chosen responses.
+The reference is the model that DPO starts from or, with `dpo.reference: warm_start`, iteration 0's in every iteration,
+which bounds the total drift (arXiv 2405.07863). `dpo.nll` adds an NLL term on the chosen responses.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from stages.core.errors import run
-from stages.core.params import declared, runtime
+from typer import Option
+
+from stages.core.command import run
+from stages.core.params import declared, read_runtime
 from stages.core.progress import progress
 from stages.core.prompts import system
-from stages.core.records import Record, Tally, read
+from stages.core.records import Record, Tally, counts_file, read
 from stages.models.chat import answer, context_length, messages
 from stages.models.fingerprint import digest
 from stages.training import checkpoints, launch, memory, phase, preference
@@ -23,12 +25,13 @@ if TYPE_CHECKING:
 
 
 def chats_of(
-    pairs: list[Record], tokenizer: "PreTrainedTokenizerBase", asked: str, context: int, tally: Tally
+    pairs: list[Record], tokenizer: "PreTrainedTokenizerBase", system_prompt: str, context: int, tally: Tally
 ) -> list[Record]:
-    """The pairs in the chat format; one of which a side does not fit is dropped: trl would cut it without a word."""
+    """The pairs as {"prompt", "chosen", "rejected"} messages; one with a side longer than `context` tokens is dropped,
+    since trl would truncate it silently."""
     chats: list[Record] = []
     for pair in pairs:
-        prompt = messages(tokenizer, pair["prompt"], asked)
+        prompt = messages(tokenizer, pair["prompt"], system_prompt)
         sides = {side: answer(tokenizer, pair[side]) for side in ("chosen", "rejected")}
         if max(phase.length(tokenizer, prompt + side) for side in sides.values()) > context:
             tally.drop("does not fit the context")
@@ -37,53 +40,61 @@ def chats_of(
     return chats
 
 
-def main(iteration: str) -> None:
-    params = declared("dpo")
-    settings, name = params["dpo"], f"dpo@{iteration}"
-    model, out = Path("iterations", iteration, "sft"), Path("iterations", iteration, "model")
-    counts_file = Path("results", iteration, "dpo.json")
-    pairs = read(Path("iterations", iteration, "pairs.jsonl"))
-    reason = "dpo.enabled is false" if not settings["enabled"] else "no pairs were found" if not pairs else None
+def main(
+    model: Annotated[Path, Option(help="model folder to train, and by default the reference")],
+    pairs: Annotated[Path, Option(help="preference pairs")],
+    out: Annotated[Path, Option(help="model folder to write, iterations/ITERATION/NAME")],
+) -> None:
+    """Train a model on preference pairs."""
+    runtime = read_runtime()
+    if launch.handed_over("stages.dpo", runtime.training):
+        return
+    iteration = out.parent.name
+    params, name, counts = declared("dpo"), f"dpo@{iteration}", counts_file("dpo", iteration)
+    settings, selected = params["dpo"], read(pairs)
+    reason = "dpo.enabled is false" if not settings["enabled"] else "no pairs were found" if not selected else None
     if reason:
-        phase.pass_on(name, reason, model, out, counts_file)
+        phase.skip(name, reason, model, out, counts)
         return
 
+    launch.use_one_gpu()
     from trl import DPOConfig
 
-    policy, tokenizer = phase.load(name, model, params["training"], params["random_state"])
+    policy, tokenizer = phase.load(name, model, params["training"], params["random_state"], runtime.training.sharding)
     context = context_length(policy.config)
-    tally = Tally(len(pairs))
-    chats = chats_of(pairs, tokenizer, system(params["prompts"]), context, tally)
+    tally = Tally(len(selected))
+    chats = chats_of(selected, tokenizer, system(params["prompts"]), context, tally)
     if not chats:
-        phase.pass_on(name, "no pair fits the context", model, out, counts_file)
+        phase.skip(name, "no pair fits the context", model, out, counts)
         return
     reference = digest(model if settings["reference"] == "sft" else preference.WARM_START)
     decides = ("dpo", digest(model), reference, chats, settings, params["training"], params["random_state"])
     steps = phase.steps(len(chats), settings)
-    with checkpoints.folder(*decides) as folder, progress(name, steps) as advance, memory.explain_out_of_memory(name):
+    with (
+        checkpoints.folder(runtime.training, *decides) as folder,
+        progress(name, steps) as advance,
+        memory.explain_out_of_memory(name),
+    ):
         common = phase.arguments(
-            "dpo", settings, params["training"], params["random_state"], folder, context, len(chats)
+            "dpo", settings, params["training"], params["random_state"], folder, context, len(chats), runtime.training
         )
-        precompute = runtime()["training"]["precompute_reference"]
+        precompute = runtime.training.precompute_reference
         config = DPOConfig(
             **common, **preference.loss_of(settings["nll"]), beta=settings["beta"], precompute_ref_log_probs=precompute
         )
-        rows = preference.dataset_of(chats, folder, precompute)
         trainer = preference.trainer_of(
             policy,
             settings["reference"],
             model,
             precompute,
             args=config,
-            train_dataset=rows,
+            train_dataset=preference.dataset_of(chats, folder, precompute),
             processing_class=tokenizer,
         )
-        log = phase.train(trainer, name, "dpo", advance, counts_file)
+        log = phase.train(trainer, name, "dpo", advance, counts, runtime.checkpoint_minutes)
         phase.save(trainer, tokenizer, name, "dpo", out)
-    phase.finish(name, "pairs", tally, log, counts_file)
+    phase.finish(name, "pairs", tally, log, counts)
 
 
 if __name__ == "__main__":
-    import sys
-
-    run(launch.launched(main, "stages.dpo"), *sys.argv[1:])
+    run(main)

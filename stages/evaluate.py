@@ -1,6 +1,6 @@
 """evaluate: lm-eval on the suite's tasks, with its standard errors, in the chat format of training and generation.
 
-`python -m stages.evaluate evaluate 1 0`   stage, iteration, parent
+    python -m stages.evaluate --model iterations/1/model --parent iterations/0
 
 A suite is a folder of evaluation/. Its items are in two parts: the validation part chooses the best iteration, the test
 part is reported. Each item's score is kept, so that two iterations can be compared on the same items. An iteration that
@@ -10,13 +10,16 @@ is worse than the best one before it may stop the chain (`evaluate.stop_on`): wh
 import json
 from itertools import chain
 from pathlib import Path
+from typing import Annotated
+
+from typer import Option
 
 from stages.core import cost
-from stages.core.errors import run
-from stages.core.params import declared
+from stages.core.command import run
+from stages.core.params import declared, read_runtime
 from stages.core.progress import say
 from stages.core.prompts import system
-from stages.core.records import Record, read, write, write_json
+from stages.core.records import Record, counts_file, read, write, write_json
 from stages.evaluation import harness, suite
 from stages.evaluation.bootstrap import difference, mean_score
 
@@ -72,28 +75,32 @@ def follow(here: Path, before: Path | None, own: list[Record], stop_on: str | No
         say(f"{here}: worse than the best iteration before it; the chain is stopped (evaluate.stop_on: decline)")
 
 
-def main(stage: str, iteration: str, parent: str | None = None) -> None:
-    params = declared(stage)
-    here, before = Path("iterations", iteration), Path("iterations", parent) if parent else None
+def main(
+    model: Annotated[Path, Option(help="model folder, iterations/ITERATION/model; the results go beside it")],
+    parent: Annotated[Path | None, Option(help="the parent's folder, iterations/PARENT; none for iteration 0")] = None,
+) -> None:
+    """Evaluate a model on the suite."""
+    here, iteration, runtime = model.parent, model.parent.name, read_runtime()
+    params = declared("evaluate" if parent else "evaluate-0")
     settings = suite.load(params["evaluate.suite"])
     tasks = suite.load_tasks(params["evaluate.suite"], settings)
     items = read(Path("iterations/0/benchmark.jsonl"))
     samples = chosen(items, params["evaluate.limit"])
     results, used = harness.ask(
-        f"evaluate@{iteration}", here / "model", list(tasks.values()), samples, system(params["prompts"])
+        f"evaluate@{iteration}", model, list(tasks.values()), samples, system(params["prompts"]), runtime
     )
-    cost.write("evaluate", iteration, cost.of_completions(used, harness.gpus()))
+    cost.write("evaluate", iteration, cost.of_completions(used, harness.gpus(runtime)))
     rows = scores(items, results, settings.all)
     own = [row for row in rows if row["part"] == "validation" and row["benchmark"] in settings.tasks]
-    follow(here, before, own, params["evaluate.stop_on"], params["evaluate.stop_confidence"])
+    follow(here, parent, own, params["evaluate.stop_on"], params["evaluate.stop_confidence"])
     harness.write(here / "evaluation", results)
-    write(Path("results", iteration, "scores.jsonl"), rows)
+    write(counts_file("evaluate", iteration).with_name("scores.jsonl"), rows)
     found: Record = {
         part: summary([row for row in rows if row["part"] == part], settings.tasks) for part in suite.PARTS
     }
     for kind, benchmarks in (("judging", settings.judging), ("apart", settings.apart)):
         found[kind] = summary(rows, benchmarks) if benchmarks else None
-    write_json(Path("results", iteration, "evaluate.json"), found)
+    write_json(counts_file("evaluate", iteration), found)
     judged = found["judging"]
     judging = f", judging {judged['score']:.1f} ± {judged['stderr']:.1f} %" if judged else ""
     test = found["test"]
@@ -101,6 +108,4 @@ def main(stage: str, iteration: str, parent: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
-    run(main, *sys.argv[1:])
+    run(main)

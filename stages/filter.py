@@ -1,6 +1,7 @@
 """filter: keep what is of a sensible length, new, and not in the benchmark (paper, section 3.3; the last two are ours).
 
-`python -m stages.filter 1 0`   iteration, parent
+    python -m stages.filter --rows iterations/1/generated.jsonl --seed iterations/0/seed.jsonl
+        --out iterations/1/filtered.jsonl
 
 A new instruction falls with all its responses. A text falls that the judge would not read as it is, since a tag of its
 prompt or a verdict stands in it (the prompt set's review/). Each drop keeps its reason, in dropped.jsonl and in the
@@ -9,16 +10,19 @@ counts.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from stages.core.errors import run
+from typer import Option
+
+from stages.core.command import run
 from stages.core.params import declared
 from stages.core.progress import progress, say
 from stages.core.prompts import Review
-from stages.core.records import Record, Tally, read, write, write_json
+from stages.core.records import Record, Tally, counts_file, read, write, write_json
 from stages.data import lineage
 from stages.data.similarity import Benchmark, distinct, duplicates, embed, mean_distance, mean_words, rouge_l
 
+BASE, BENCHMARK = Path("iterations/0/base"), Path("iterations/0/benchmark.jsonl")
 Settings = dict[str, Any]
 
 
@@ -108,18 +112,22 @@ def diversity(instructions: list[str], distance: float | None, near: int, of: in
     return {key: None if value is None else round(value, 4) for key, value in known.items()}
 
 
-def main(iteration: str, parent: str) -> None:
-    params = declared("filter")
+def main(
+    rows: Annotated[Path, Option(help="generated rows")],
+    seed: Annotated[Path, Option(help="the seed set that they were generated from")],
+    out: Annotated[Path, Option(help="rows kept, iterations/ITERATION/filtered.jsonl; the others go to dropped.jsonl")],
+) -> None:
+    """Keep what is of a sensible length, new, and not in the benchmark."""
+    iteration, params = out.parent.name, declared("filter")
     settings, review = params["filter"], Review(params["prompts"])
-    records = read(Path("iterations", iteration, "generated.jsonl"))
-    seed = read(Path("iterations", parent, "seed.jsonl"))
-    items = [item["text"] for item in read(Path("iterations/0/benchmark.jsonl"))]
+    records = read(rows)
+    items = [item["text"] for item in read(BENCHMARK)]
     instructions = {record["prompt"]: record for record in reversed(records) if record["route"] == "new"}
     instructions = dict(reversed(instructions.items()))
     faults = instruction_faults(instructions, settings, review, Benchmark(items, settings["ngram"]))
     standing = [each for each in instructions if each not in faults]
-    earlier = list(dict.fromkeys(row["prompt"] for row in seed))
-    repeated, distance = embedding_faults(standing, earlier, Path("iterations/0/base"), settings["max_cosine"])
+    earlier = list(dict.fromkeys(row["prompt"] for row in read(seed)))
+    repeated, distance = embedding_faults(standing, earlier, BASE, settings["max_cosine"])
     faults |= dict.fromkeys(repeated, "instruction like an earlier one")
 
     tally, dropped = Tally(len(records)), []
@@ -137,8 +145,8 @@ def main(iteration: str, parent: str) -> None:
             kept.append(record)
     for record in dropped:
         tally.drop(record["reason"])
-    write(Path("iterations", iteration, "filtered.jsonl"), kept)
-    write(Path("iterations", iteration, "dropped.jsonl"), dropped)
+    write(out, kept)
+    write(out.with_name("dropped.jsonl"), dropped)
     new = [each for each in instructions if each not in faults]
     counts = {
         "rows": tally.counts(len(kept)),
@@ -146,12 +154,10 @@ def main(iteration: str, parent: str) -> None:
         "words": {"instruction": mean_words(new), "response": mean_words([record["response"] for record in kept])},
         "examples": lineage.dropped(dropped),
     }
-    write_json(Path("results", iteration, "filter.json"), counts)
+    write_json(counts_file("filter", iteration), counts)
     warning = "; nothing is left, training passes its input on" if not kept else ""
     say(f"filter@{iteration}: {len(kept):,} of {len(records):,} rows kept{warning}")
 
 
 if __name__ == "__main__":
-    import sys
-
-    run(main, *sys.argv[1:])
+    run(main)

@@ -1,6 +1,7 @@
 """generate: from the reviewed seed set, what the model can still learn from (paper, section 3.3).
 
-`python -m stages.generate 1 0`   iteration, parent
+    python -m stages.generate --rows iterations/1/review.jsonl --model iterations/0/model
+        --out iterations/1/generated.jsonl
 
 A seed scored ≤ V gives K new instructions and K responses to each; one scored above V gives K deliberately flawed
 responses to its own instruction.
@@ -9,14 +10,17 @@ responses to its own instruction.
 import re
 from pathlib import Path
 from string import Template
+from typing import Annotated
+
+from typer import Option
 
 from stages.core import cost
-from stages.core.errors import run
-from stages.core.params import Params, declared
+from stages.core.command import run
+from stages.core.params import Params, declared, read_runtime
 from stages.core.progress import say
 from stages.core.prompts import answer, fill, system, writing
-from stages.core.records import Record, Tally, content_id, read, write, write_json
-from stages.inference.client import Model
+from stages.core.records import Record, Tally, content_id, counts_file, read, write, write_json
+from stages.inference.client import Client
 from stages.inference.engines import Sampling
 
 
@@ -44,15 +48,15 @@ def final_answer(completion: str, answer: re.Pattern[str]) -> str | None:
 class Writer:
     """Ask the model one kind of text for many records, and keep what can be read."""
 
-    def __init__(self, model: Model, prompt_set: str, samples: int, sampling: Sampling) -> None:
-        self.model, self.samples, self.sampling = model, samples, sampling
+    def __init__(self, client: Client, prompt_set: str, samples: int, sampling: Sampling) -> None:
+        self.client, self.samples, self.sampling = client, samples, sampling
         self.prompt_set, self.system = prompt_set, system(prompt_set)
 
     def ask(self, name: str, kind: str, sources: list[Record], prompts: list[str]) -> tuple[list[Record], Record]:
         """`samples` texts for each source, as {source, prompt_hash, draw, text}, and their tally."""
         rule = answer(self.prompt_set, kind)
         tally = Tally(len(sources) * self.samples)
-        drawn = self.model.complete(name, prompts, self.system, self.samples, self.sampling)
+        drawn = self.client.complete(name, prompts, self.system, self.samples, self.sampling)
         texts = []
         for source, prompt, completions in zip(sources, prompts, drawn, strict=True):
             for draw, completion in enumerate(completions):
@@ -102,13 +106,13 @@ def filled(template: Template, rows: list[Record]) -> list[str]:
 
 
 def ask(
-    model: Model, name: str, params: Params, low: list[Record], high: list[Record]
+    client: Client, name: str, params: Params, low: list[Record], high: list[Record]
 ) -> tuple[list[Record], list[Record], Record]:
     """Responses to new instructions from the low seeds, flawed responses to the high ones, and how many of each."""
     settings, prompt_set = params["generate"], params["prompts"]
     sampling = Sampling(settings["temperature"], settings["top_p"], settings["max_tokens"], params["random_state"])
     instruction_prompt, flawed_prompt = writing(prompt_set)
-    writer = Writer(model, prompt_set, params["samples"], sampling)
+    writer = Writer(client, prompt_set, params["samples"], sampling)
 
     instructions, instruction_counts = writer.ask(
         f"{name} new instructions", "instruction", low, filled(instruction_prompt, low)
@@ -125,24 +129,27 @@ def ask(
     return responses, flawed, counts
 
 
-def main(iteration: str, parent: str) -> None:
+def main(
+    rows: Annotated[Path, Option(help="the reviewed seed set")],
+    model: Annotated[Path, Option(help="model folder that writes, iterations/PARENT/model")],
+    out: Annotated[Path, Option(help="generated rows, iterations/ITERATION/generated.jsonl")],
+) -> None:
+    """Write new pairs from low seeds and flawed responses to high ones."""
+    iteration, parent = out.parent.name, model.parent.name
     params, name = declared("generate"), f"generate@{iteration}"
     settings = params["generate"]
-    model = Model(Path("iterations", parent, "model"), name, params["max_overlong"])
-    reviewed = read(Path("iterations", iteration, "review.jsonl"))
+    client = Client(model, name, params["max_overlong"], read_runtime())
+    reviewed = read(rows)
     routed = Tally(len(reviewed))
     low, high = route(reviewed, params["threshold"], settings["max_low"], settings["max_high"], parent, routed)
-    responses, flawed, written = ask(model, name, params, low, high)
+    responses, flawed, written = ask(client, name, params, low, high)
 
-    records = [new_record(each) for each in responses] + [flawed_record(each) for each in flawed]
-    write(Path("iterations", iteration, "generated.jsonl"), records)
+    write(out, [new_record(each) for each in responses] + [flawed_record(each) for each in flawed])
     counts = {"seed": {**routed.counts(len(low) + len(high)), "low": len(low), "high": len(high)}, **written}
-    write_json(Path("results", iteration, "generate.json"), counts)
-    cost.write("generate", iteration, cost.of_completions(model.used.values(), model.gpus()))
+    write_json(counts_file("generate", iteration), counts)
+    cost.write("generate", iteration, cost.of_completions(client.used.values(), client.gpus()))
     say(f"{name}: {len(low):,} low, {len(high):,} high seeds gave {len(responses):,} new pairs, {len(flawed):,} flawed")
 
 
 if __name__ == "__main__":
-    import sys
-
-    run(main, *sys.argv[1:])
+    run(main)

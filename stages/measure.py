@@ -1,4 +1,6 @@
-"""measure: what only a world with ground truth can tell, after the loop and outside it. `python -m stages.measure 1`
+"""measure: what only a world with ground truth can tell, after the loop and outside it.
+
+    python -m stages.measure --iteration 1
 
 How often the judge was right, how many preference pairs are in the right order, how much of what was selected is
 correct. On data that is not of this world nothing is known, and the counts say so.
@@ -7,10 +9,13 @@ correct. On data that is not of this world nothing is known, and the counts say 
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
-from stages.core.errors import run
+from typer import Option
+
+from stages.core.command import run
 from stages.core.progress import say
-from stages.core.records import Record, read, write_json
+from stages.core.records import Record, counts_file, read, write_json
 from stages.microworld.world import oracle, split_of
 
 ANSWER = re.compile(r"(?:answer is|^is|^maybe|^i think|^guess) ([^ .]+)")
@@ -63,15 +68,14 @@ def measure(assessed: list[Record], sft: list[Record], pairs: list[Record], iter
     }
 
 
-def main(iteration: str) -> None:
+def main(iteration: Annotated[str, Option(help="whose rows to measure, iterations/ITERATION")]) -> None:
+    """Measure an iteration against the world's ground truth."""
     here = Path("iterations", iteration)
     found = measure(read(here / "assess.jsonl"), read(here / "sft.jsonl"), read(here / "pairs.jsonl"), iteration)
-    write_json(Path("results", iteration, "measure.json"), found)
+    write_json(counts_file("measure", iteration), found)
     said = ", ".join(f"{name.replace('_', ' ')} {each['percent']} % of {each['of']:,}" for name, each in found.items())
     say(f"measure@{iteration}: {said}")
 
 
 if __name__ == "__main__":
-    import sys
-
-    run(main, *sys.argv[1:])
+    run(main)

@@ -7,7 +7,8 @@ is left out. The rows used are chosen by the hash of their content and `seed.ran
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from stages.core.errors import UserError, run
+from stages.core.command import run
+from stages.core.errors import UserError
 from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.prompts import Review

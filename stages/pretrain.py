@@ -7,7 +7,7 @@ instructions are used decides the order of the sums, and so is fixed. The checkp
 import os
 from pathlib import Path
 
-from stages.core.errors import run
+from stages.core.command import run
 from stages.core.params import declared
 from stages.core.progress import progress, quiet_transformers
 from stages.microworld.pretraining import train

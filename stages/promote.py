@@ -7,7 +7,7 @@ chosen. Of equals the earliest; the warm start itself, if no iteration is better
 import shutil
 from pathlib import Path
 
-from stages.core.errors import run
+from stages.core.command import run
 from stages.core.params import declared
 from stages.core.progress import say
 from stages.core.records import Record, write_json

@@ -6,7 +6,7 @@ metrics that `dvc exp show` compares. What differs from run to run, the cost, ha
 
 from pathlib import Path
 
-from stages.core.errors import run
+from stages.core.command import run
 from stages.core.params import declared
 from stages.core.records import Record, write_json
 from stages.reporting import alarms, page, plots, table

@@ -1,7 +1,9 @@
 """review and assess: the judge scores pairs of instruction and response 0–10 (paper, section 3.2).
 
-`python -m stages.review review 1 iterations/0/seed.jsonl 0 iterations/0/stop.json`   the seed set, by the judge M_0
-`python -m stages.review assess 1 iterations/1/filtered.jsonl 0`   what was generated from it
+    python -m stages.review --rows iterations/0/seed.jsonl --judge iterations/0/model --stop iterations/0/stop.json
+        --out iterations/1/review.jsonl       the seed set
+    python -m stages.review --rows iterations/1/filtered.jsonl --judge iterations/0/model
+        --out iterations/1/assess.jsonl       what was generated from it
 
 The judge is the model of the iteration that `iterations.t.judge` names (the paper: the parent, which is the model that
 generated). A pair that this judge has scored before keeps its score.
@@ -16,14 +18,18 @@ import random
 from collections import Counter
 from pathlib import Path
 from statistics import fmean, pstdev
+from typing import Annotated
+
+from typer import Option
 
 from stages.core import cost
-from stages.core.errors import UserError, run
-from stages.core.params import Params, declared
+from stages.core.command import run
+from stages.core.errors import UserError
+from stages.core.params import Params, declared, read_runtime
 from stages.core.progress import say
 from stages.core.prompts import Review, system
-from stages.core.records import Record, Tally, read, write, write_json
-from stages.inference.client import Model
+from stages.core.records import Record, Tally, counts_file, read, write, write_json
+from stages.inference.client import Client
 from stages.judging.judge import Reviewed, reviews
 from stages.judging.verdict import mean_score
 
@@ -88,41 +94,44 @@ def need_readable(stage: str, counts: Record, max_unparsed: float) -> None:
 
 
 def ask(
-    model: Model, name: str, params: Params, rows: list[Record], judge: str
+    client: Client, name: str, params: Params, rows: list[Record], judge: str
 ) -> tuple[list[Record], list[list[Reviewed]]]:
     """The rows that this judge has not scored, and its reviews of each."""
     review, prompts = Review(params["prompts"]), params["prompts"]
     asked = to_review(rows, judge)
-    rendered = [model.render(review.prompt(row["prompt"], row["response"]), system(prompts)) for row in asked]
-    return asked, reviews(model, name, rendered, prompts, params["review"], params["random_state"])
+    rendered = [client.render(review.prompt(row["prompt"], row["response"]), system(prompts)) for row in asked]
+    return asked, reviews(client, name, rendered, prompts, params["review"], params["random_state"])
 
 
-def main(stage: str, iteration: str, source: str, judge: str, stop: str | None = None) -> None:
-    params = declared(stage)
-    stopped = bool(stop) and json.loads(Path(str(stop)).read_text(encoding="utf-8"))["stopped"]
+def main(
+    rows: Annotated[Path, Option(help="pairs to score: the seed set, or what the filter kept")],
+    judge: Annotated[Path, Option(help="model folder of the judge, iterations/ITERATION/model")],
+    out: Annotated[Path, Option(help="rows with their scores, iterations/ITERATION/STAGE.jsonl")],
+    stop: Annotated[Path | None, Option(help="whether the chain was stopped; then nothing is reviewed")] = None,
+) -> None:
+    """Score pairs of instruction and response."""
+    stage, iteration, judge_name = out.stem, out.parent.name, judge.parent.name
+    params, name = declared(stage), f"{stage}@{iteration}"
     settings = params["review"]
-    name = f"{stage}@{iteration}"
-    model = Model(Path("iterations", judge, "model"), name, params["max_overlong"])
-    rows = [] if stopped else read(Path(source))  # without rows, the stages that follow have nothing to do
-    asked, scored = ask(model, name, params, rows, judge)
-    done = {row["id"]: reviewed(row, each, judge) for row, each in zip(asked, scored, strict=True)}
-    result = [done.get(row["id"], {**row, "reviews": []}) for row in rows]
+    client = Client(judge, name, params["max_overlong"], read_runtime())
+    stopped = stop is not None and json.loads(stop.read_text(encoding="utf-8"))["stopped"]
+    pairs = [] if stopped else read(rows)  # without rows, the stages that follow have nothing to do
+    asked, scored = ask(client, name, params, pairs, judge_name)
+    done = {row["id"]: reviewed(row, each, judge_name) for row, each in zip(asked, scored, strict=True)}
+    result = [done.get(row["id"], {**row, "reviews": []}) for row in pairs]
     counts = count(result, len(asked), 1 if settings["estimator"] == "expected" else settings["samples"])
     need_readable(name, counts, settings["max_unparsed"])
     counts |= {"stopped": True} if stopped else {}
     if settings["shuffled"]:
         result = shuffle_scores(result, params["random_state"])
-    write(Path("iterations", iteration, f"{stage}.jsonl"), result)
-    write_json(Path("results", iteration, f"{stage}.json"), counts)
-    cost.write(stage, iteration, cost.of_completions(model.used.values(), model.gpus()))
+    write(out, result)
+    write_json(counts_file(stage, iteration), counts)
+    cost.write(stage, iteration, cost.of_completions(client.used.values(), client.gpus()))
     mean = f", mean score {counts['scores']['mean']:.2f}" if counts["scores"] else ""
     readable, written = (counts["verdicts"][kind] for kind in ("readable", "written"))
-    say(
-        f"{name}: {len(asked):,} of {len(rows):,} rows scored anew, {readable:,} of {written:,} verdicts readable{mean}"
-    )
+    verdicts = f"{readable:,} of {written:,} verdicts readable"
+    say(f"{name}: {len(asked):,} of {len(pairs):,} rows scored anew, {verdicts}{mean}")
 
 
 if __name__ == "__main__":
-    import sys
-
-    run(main, *sys.argv[1:])
+    run(main)

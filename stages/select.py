@@ -1,6 +1,7 @@
 """select: SFT rows, preference pairs and the grown seed set (paper, sections 3.3 and 3.4), each row with its lineage.
 
-`python -m stages.select 1 0`   iteration, parent
+    python -m stages.select --reviewed iterations/1/review.jsonl --assessed iterations/1/assess.jsonl
+        --parent iterations/0 --out iterations/1
 
 S_t = S_{t-1} + the new instructions, each with its best response (the reference code loses earlier ones). By
 `select.accumulate` the SFT rows and pairs add up too, as in the paper; without, each iteration trains on its own ones.
@@ -8,11 +9,14 @@ Replay: judge-training rows, so that the model goes on judging well.
 """
 
 from pathlib import Path
+from typing import Annotated
 
-from stages.core.errors import run
+from typer import Option
+
+from stages.core.command import run
 from stages.core.params import declared
 from stages.core.progress import say
-from stages.core.records import Record, Tally, content_id, read, write, write_json
+from stages.core.records import Record, Tally, content_id, counts_file, read, write, write_json
 from stages.data import lineage
 
 
@@ -142,43 +146,48 @@ def judge_rows(rows: list[Record], limit: int, tally: Tally) -> list[Record]:
     return chosen
 
 
-def main(iteration: str, parent: str) -> None:
-    settings = declared("select")["select"]
-    here, before = Path("iterations", iteration), Path("iterations", parent)
-    reviewed, assessed = read(here / "review.jsonl"), read(here / "assess.jsonl")
-    earlier_seed = read(before / "seed.jsonl")
-    earlier_sft, earlier_pairs = earlier_rows(before) if settings["accumulate"] else ([], [])
+def main(
+    reviewed: Annotated[Path, Option(help="the reviewed seed set")],
+    assessed: Annotated[Path, Option(help="the assessed new rows")],
+    parent: Annotated[Path, Option(help="the parent's folder, iterations/PARENT: its seed set, SFT rows and pairs")],
+    out: Annotated[Path, Option(help="folder for the three sets, iterations/ITERATION")],
+) -> None:
+    """Select SFT rows, preference pairs and new seeds."""
+    settings, iteration = declared("select")["select"], out.name
+    seeds, new = read(reviewed), read(assessed)
+    earlier_seed = read(parent / "seed.jsonl")
+    earlier_sft, earlier_pairs = earlier_rows(parent) if settings["accumulate"] else ([], [])
 
-    if not reviewed:
-        stop(here, earlier_seed, iteration)
+    if not seeds:
+        stop(out, earlier_seed, iteration)
         return
-    sft_tally = Tally(len(assessed))
-    new_sft = sft_rows(assessed, iteration, settings["min_sft_score"], sft_tally)
+    sft_tally = Tally(len(new))
+    new_sft = sft_rows(new, iteration, settings["min_sft_score"], sft_tally)
     sft = added(earlier_sft, new_sft, settings["max_sft"], sft_tally)
 
-    found = pools(reviewed, assessed)
+    found = pools(seeds, new)
     pair_tally = Tally(sum(len(pool) for pool in found.values()))
     new_pairs = preference_pairs(found, iteration, settings["min_margin"], pair_tally)
     pairs = added(earlier_pairs, new_pairs, settings["max_pairs"], pair_tally)
 
-    seed_tally = Tally(len(assessed))
-    new_seed = seed_rows(assessed, iteration, seed_tally)
-    seed = added(rescored(earlier_seed, reviewed), new_seed, len(new_seed), seed_tally)
+    seed_tally = Tally(len(new))
+    new_seed = seed_rows(new, iteration, seed_tally)
+    seed = added(rescored(earlier_seed, seeds), new_seed, len(new_seed), seed_tally)
 
     judge_training = read(Path("iterations/0/judge.jsonl"))
     judge_tally = Tally(len(judge_training))
     judge = judge_rows(judge_training, settings["max_judge"], judge_tally)
-    write(here / "sft.jsonl", sft + judge)
-    write(here / "pairs.jsonl", pairs)
-    write(here / "seed.jsonl", seed)
+    write(out / "sft.jsonl", sft + judge)
+    write(out / "pairs.jsonl", pairs)
+    write(out / "seed.jsonl", seed)
     counts = {
         "sft": counted(sft_tally, earlier_sft, sft),
         "pairs": counted(pair_tally, earlier_pairs, pairs),
         "seed": counted(seed_tally, earlier_seed, seed),
         "replayed_judge_training": judge_tally.counts(len(judge)),
-        "examples": lineage.lineages(reviewed, assessed, pairs, sft),
+        "examples": lineage.lineages(seeds, new, pairs, sft),
     }
-    write_json(Path("results", iteration, "select.json"), counts)
+    write_json(counts_file("select", iteration), counts)
     say(f"select@{iteration}: {len(sft):,} SFT rows, {len(pairs):,} pairs, {len(seed):,} seeds")
 
 
@@ -189,7 +198,7 @@ def stop(here: Path, seed: list[Record], iteration: str) -> None:
     write(here / "seed.jsonl", seed)
     nothing = {"new": 0, "earlier": 0, "total": 0, **Tally(0).counts(0)}
     counts = {"sft": nothing, "pairs": nothing, "seed": nothing | {"earlier": len(seed), "total": len(seed)}}
-    write_json(Path("results", iteration, "select.json"), counts | {"examples": []})
+    write_json(counts_file("select", iteration), counts | {"examples": []})
     say(f"select@{iteration}: the chain was stopped, nothing is selected")
 
 
@@ -200,6 +209,4 @@ def counted(tally: Tally, earlier: list[Record], rows: list[Record]) -> Record:
 
 
 if __name__ == "__main__":
-    import sys
-
-    run(main, *sys.argv[1:])
+    run(main)

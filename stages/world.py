@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from random import Random
 
-from stages.core.errors import run
+from stages.core.command import run
 from stages.core.records import Record, write
 from stages.microworld.corpus import human_response, judged_response, review
 from stages.microworld.world import FAMILIES, distinct, draw

@@ -8,7 +8,7 @@ from contextlib import chdir
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, RUNTIME
 
 from stages.core.errors import UserError
 from stages.models import adapters
@@ -158,17 +158,17 @@ def test_four_bits_need_a_gpu(here):
 
 
 def test_completions_of_an_adapter_are_those_of_the_merged_model_under_the_adapters_key(here):
-    from stages.inference.client import Model
+    from stages.inference.client import Client
     from stages.inference.engines import Sampling
 
     shutil.copy(ROOT / "params.yaml", here)
     asked = (["Which is larger, 3 or 5?"], "", 2, Sampling(1.0, 1.0, 8, 0))
     shutil.copytree(adapters.whole(here / "model"), here / "merged")
-    one, other = (Model(here / name, "review@1", 0.5) for name in ("model", "merged"))
+    one, other = (Client(here / name, "review@1", 0.5, RUNTIME) for name in ("model", "merged"))
     texts = [[draw.text for draw in draws] for draws in one.complete("review@1", *asked)]
     assert texts == [[draw.text for draw in draws] for draws in other.complete("review@1", *asked)]
     assert set(one.used).isdisjoint(other.used)
     shutil.rmtree(here / ".dvc/merged")
-    again = Model(here / "model", "review@1", 0.5)
+    again = Client(here / "model", "review@1", 0.5, RUNTIME)
     again.complete("review@1", *asked)
     assert not (here / ".dvc/merged").exists()  # all was in the store, so nothing was merged

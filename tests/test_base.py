@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, Project, error_line
+from conftest import ROOT, RUNTIME, Project, error_line
 from families import CHATML, FAMILIES, build
 from safetensors.torch import load_file, save_file
 from test_engines import GREEDY, PROMPTS, requests
@@ -18,7 +18,7 @@ from stages.core.errors import UserError
 from stages.core.records import write
 from stages.data.similarity import embed
 from stages.evaluation import harness
-from stages.inference.client import Model
+from stages.inference.client import Client
 from stages.inference.engines import Sampling
 from stages.inference.engines.transformers import TransformersEngine
 from stages.models import chat, chat_setup
@@ -142,7 +142,7 @@ def test_evaluation_generates_what_the_engine_does_whatever_penalty_the_model_br
     base = materialised(published("gemma3"), "float32", tmp_path / "base")
     path = base / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "repetition_penalty": 9.0}))
-    engine, lm = TransformersEngine(base, 8), harness._transformers(base)
+    engine, lm = TransformersEngine(base, 8), harness._transformers(base, None)
     for asked, completion in engine.complete(requests(engine, PROMPTS[:4], 1), GREEDY):
         arguments = (asked.prompt, {"until": [], "do_sample": False, "max_gen_toks": GREEDY.max_tokens})
         instance = Instance(request_type="generate_until", doc={}, arguments=arguments, idx=0)
@@ -246,7 +246,7 @@ def test_trusted_code_travels_with_the_model(with_code, tmp_path, monkeypatch):
     assert own_code(tmp_path / "next")
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    asked = Model(tmp_path / "next", "review@1", 0.0)
+    asked = Client(tmp_path / "next", "review@1", 0.0, RUNTIME)
     assert asked.complete("review@1", ["Why?"], "", 1, Sampling(0, 1.0, 4, 0))[0][0].tokens
 
 

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Project, error_line
+from conftest import ROOT, RUNTIME, Project, error_line
 
 from stages.core.errors import UserError
-from stages.inference.client import Model
+from stages.inference.client import Client
 from stages.inference.engines import Sampling
 from stages.models.fingerprint import digest
 
@@ -30,8 +30,8 @@ def asked(monkeypatch, tmp_path, tiny_model):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     computed = []
 
-    def ask(prompts=PROMPTS, draws=2, sampling=SAMPLED, folder=tiny_model, max_overlong=0.0):
-        model = Model(folder, "review@1", max_overlong)
+    def ask(prompts=PROMPTS, draws=2, sampling=SAMPLED, folder=tiny_model, max_overlong=0.0, runtime=RUNTIME):
+        model = Client(folder, "review@1", max_overlong, runtime)
         put = model._store.put
         model._store.put = lambda key, completion: computed.append(completion) or put(key, completion)
         return model.complete("review@1", prompts, "", draws, sampling)
@@ -125,26 +125,27 @@ def test_an_engine_that_is_not_installed_is_an_error_before_any_stage_runs(proje
         assert "runtime.engine: 'vllm' is not installed; pip install -e '.[vllm]'" in said
 
 
-def test_a_server_that_does_not_answer_is_an_error_that_names_it(asked, monkeypatch, tmp_path):
-    (tmp_path / "params.yaml").write_text(
-        (ROOT / "params.yaml")
-        .read_text()
-        .replace("engine: auto ", "engine: server ")
-        .replace("retries: 5", "retries: 0")
+def test_a_server_that_does_not_answer_is_an_error_that_names_it(asked):
+    runtime = RUNTIME.model_copy(
+        update={"engine": "server", "server": RUNTIME.server.model_copy(update={"retries": 0})}
     )
-    monkeypatch.chdir(tmp_path)
     with pytest.raises(
         UserError, match=r"review@1: runtime\.server\.url http://127\.0\.0\.1:8000/v1: Connection error"
     ):
-        asked()
+        asked(runtime=runtime)
 
 
 # ---- killed ----------------------------------------------------------------------------------------------------------
 
 STAGES = {
-    "review": ["stages.review", "review", "1", "iterations/0/seed.jsonl", "0"],
-    "generate": ["stages.generate", "1", "0"],
-    "assess": ["stages.review", "assess", "1", "iterations/1/generated.jsonl", "0"],
+    name: (
+        f"stages.{module} --rows iterations/{rows}.jsonl --{model} iterations/0/model --out iterations/{out}.jsonl"
+    ).split()
+    for name, module, rows, model, out in (
+        ("review", "review", "0/seed", "judge", "1/review"),
+        ("generate", "generate", "1/review", "model", "1/generated"),
+        ("assess", "review", "1/generated", "judge", "1/assess"),
+    )
 }
 OUTS = {"review": "review.jsonl", "generate": "generated.jsonl", "assess": "assess.jsonl"}
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import RUNTIME
 
 from stages.core.errors import UserError
 from stages.inference import engines
@@ -201,7 +202,7 @@ def test_auto_is_transformers_without_a_gpu():
 
 
 def test_what_an_engine_computes_on(monkeypatch):
-    vllm = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "data_parallel_size": 1}
+    vllm = RUNTIME.vllm.model_copy(update={"tensor_parallel_size": 4, "pipeline_parallel_size": 2})
     assert [engines.gpus(engine, vllm) for engine in ("transformers", "server")] == [0, None]
     monkeypatch.setattr("stages.inference.engines._gpu", lambda: True)
     assert [engines.gpus(engine, vllm) for engine in ("transformers", "vllm", "server")] == [1, 8, None]

@@ -81,6 +81,9 @@ def test_a_suites_score_is_the_mean_of_its_benchmarks_with_its_error():
     assert found["items"] == 6
 
 
+EVALUATE = ("--model", "iterations/1/model", "--parent", "iterations/0")
+
+
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, tiny_model):
     """The safety principle and a family of the default, by a model of one layer: choices and generated answers."""
@@ -95,7 +98,7 @@ def evaluated(tmp_path_factory, tiny_model):
     shutil.copytree(tiny_model, project.folder / "iterations/1/model")
     project.change({"evaluate": {"suite": "both"}})
     assert project.stage("stages.benchmark").returncode == 0
-    result = project.stage("stages.evaluate", "evaluate", "1")
+    result = project.stage("stages.evaluate", *EVALUATE)
     assert result.returncode == 0, result.stderr
     project.output = result.stdout
     return project
@@ -132,8 +135,8 @@ def test_a_model_that_was_evaluated_is_not_asked_again(evaluated):
         "module.HFLM._model_call = module.HFLM._model_generate = fail\n"
     )
     again = {"PYTHONPATH": str(evaluated.folder), "PATH": "/usr/bin:/bin", "HOME": str(evaluated.folder)}
-    evaluated.run("python", "-m", "stages.evaluate", "evaluate", "1", env=again)
+    evaluated.run("python", "-m", "stages.evaluate", *EVALUATE, env=again)
     assert {path: path.read_bytes() for path in outs} == outs
     shutil.rmtree(evaluated.folder / ".dvc", ignore_errors=True)
     (evaluated.folder / ".dvc").mkdir()
-    assert evaluated.attempt("python", "-m", "stages.evaluate", "evaluate", "1", env=again).returncode != 0
+    assert evaluated.attempt("python", "-m", "stages.evaluate", *EVALUATE, env=again).returncode != 0

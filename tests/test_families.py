@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, Project, merged
+from conftest import RUNTIME, SMALL, Project, merged
 from families import FAMILIES, build
 from test_engines import GREEDY, PROMPTS, SAMPLED, requests
 from test_training import PAIRS, ROWS, weights
@@ -113,7 +113,7 @@ def test_the_system_prompt_reaches_the_model_alike_in_generation_training_and_ev
     assert SYSTEM in text
     assert text.index(SYSTEM) < text.index(prompt)
 
-    lm = harness._transformers(model)
+    lm = harness._transformers(model, None)
     asked = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
     assert lm.tok_encode(lm.apply_chat_template(asked)) == tokens
     assert lm.tok_batch_encode([text])[0].tolist() == [tokens]
@@ -137,7 +137,7 @@ def trained_rows(model: Path, prompt: str, folder: Path) -> dict[str, dict]:
     row, pair = {**ROWS[0], "prompt": prompt}, {**PAIRS[0], "prompt": prompt}
     tally = Tally(1)
     settings = {"learning_rate": 1e-4, "epochs": 1, "batch_size": 1}
-    common = phase.arguments("sft", settings, whole, 0, folder, 512, 1)
+    common = phase.arguments("sft", settings, whole, 0, folder, 512, 1, RUNTIME.training)
     chats = Dataset.from_list(sft.chats_of([row], tokenizer, SYSTEM, 512, tally))
     args = SFTConfig(**common, completion_only_loss=True)
     (read,) = SFTTrainer(policy, args, train_dataset=chats, processing_class=tokenizer).train_dataset
@@ -191,16 +191,19 @@ LOOP = ["qwen2", "qwen3", "llama3", "mistral", "gemma3", "phi3"]
 
 # Every stage of dvc.yaml in its order; a process for each would spend nearly all of its time on imports.
 LOOP_IN_ONE_PROCESS = """
+import sys
 from importlib import import_module
 from dvc.repo import Repo
 from networkx import topological_sort
+from stages.core.command import run
 
 with Repo() as repo:
     commands = [stage.cmd for stage in topological_sort(repo.index.graph.reverse())]
 for command in commands:
     _, _, module, *arguments = command.split()
     if module not in ("stages.world", "stages.pretrain"):
-        import_module(module).main(*arguments)
+        sys.argv = [module, *arguments]
+        run(import_module(module).main)
 """
 
 

@@ -3,11 +3,11 @@
 from math import log
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, RUNTIME
 
 from stages.core.errors import UserError
 from stages.core.prompts import Review, verdict, verdict_scale
-from stages.inference.client import Model
+from stages.inference.client import Client
 from stages.inference.engines import Completion, Number
 from stages.judging.expected_score import expectation, parts, probabilities, unresolved
 from stages.judging.judge import reviews
@@ -74,10 +74,10 @@ def judge(base, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(ROOT)
         patched.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("repository")))
-        yield Model(base, "review@1", 0.5)
+        yield Client(base, "review@1", 0.5, RUNTIME)
 
 
-def scores(judge: Model, pairs: list[tuple[str, str]], settings: dict) -> list[float | None]:
+def scores(judge: Client, pairs: list[tuple[str, str]], settings: dict) -> list[float | None]:
     review = Review("micro")
     rendered = [judge.render(review.prompt(*pair), "") for pair in pairs]
     return [

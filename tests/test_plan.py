@@ -149,7 +149,7 @@ def test_a_fresh_clone_has_never_run_but_has_its_base_model(project):
 
 
 def plan(project: Project, *arguments: str) -> dict:
-    return json.loads(project.run("python", "-m", "stages.commands.plan", "--json", *arguments).stdout)
+    return json.loads(project.run("lance", "plan", "--json", *arguments).stdout)
 
 
 def stage(found: dict, name: str) -> dict:
@@ -159,7 +159,7 @@ def stage(found: dict, name: str) -> dict:
 @pytest.mark.parametrize("change", [{"threshold": 11}, {"seed": {"path": "nowhere.jsonl"}}, {"iterations": {}}])
 def test_an_invalid_parameter_is_the_same_line_as_in_check(project, change):
     project.change(change)
-    assert error_line(project.stage("stages.commands.plan")) == error_line(project.stage("stages.check"))
+    assert error_line(project.attempt("lance", "plan")) == error_line(project.stage("stages.check"))
 
 
 def test_a_fresh_clones_plan_rests_on_the_parameters(project):
@@ -172,7 +172,7 @@ def test_a_fresh_clones_plan_rests_on_the_parameters(project):
     assert found["total"] == found["least"]
     assert found["total"]["made"] == sum(each["calls"] for each in found["stages"])
     assert not (project.folder / ".dvc/completions.sqlite").exists()
-    text = project.run("python", "-m", "stages.commands.plan").stdout
+    text = project.run("lance", "plan").stdout
     assert "never ran" in text
     assert f"{len(found['stages'])} stages" in text
 
@@ -194,9 +194,7 @@ def test_a_config_that_is_no_such_decoder_is_one_line(project):
     (project.folder / "other").mkdir()
     (project.folder / "other/config.json").write_text('{"model_type": "gpt2", "n_layer": 12}')
     project.change({"model": {"name": "other"}})
-    assert "other/config.json: 'num_attention_heads' cannot be read" in error_line(
-        project.stage("stages.commands.plan")
-    )
+    assert "other/config.json: 'num_attention_heads' cannot be read" in error_line(project.attempt("lance", "plan"))
 
 
 @pytest.mark.parametrize(
@@ -374,7 +372,7 @@ def test_the_plan_leaves_no_trace(after):
     after.change({"review": {"samples": 3}, "threshold": 5.0})
     before = traces(after)
     plan(after)
-    after.run("python", "-m", "stages.commands.plan")
+    after.run("lance", "plan")
     assert traces(after) == before
 
 

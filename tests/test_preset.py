@@ -99,12 +99,12 @@ def test_the_papers_settings(name):
 
 
 def test_the_command_says_what_changed_and_a_wrong_name_is_one_line(project):
-    said = project.run("python", "-m", "stages.commands.preset", "qwen2-7b").stdout
+    said = project.run("lance", "preset", "qwen2-7b").stdout
     assert "seed.limit: 300 → null\n" in said
     assert 'iterations.2.judge: "0" → "1"\n' in said
     assert "params.yaml has the preset qwen2-7b; what it takes stands in stages/presets/qwen2-7b.yaml" in said
     assert "seeds.jsonl does not exist; create it" in error_line(project.stage("stages.check"))
-    assert "Qwen2-7B as in the paper" in project.run("python", "-m", "stages.commands.preset").stdout
-    assert "no preset 'qwen'; there are llama-3.1-8b" in error_line(project.stage("stages.commands.preset", "qwen"))
+    assert "Qwen2-7B as in the paper" in project.run("lance", "preset").stdout
+    assert "no preset 'qwen'; there are llama-3.1-8b" in error_line(project.attempt("lance", "preset", "qwen"))
     (project.folder / "params.yaml").write_text("threshold: [7.0\n")
-    assert "params.yaml is not YAML, restore it" in error_line(project.stage("stages.commands.preset", "qwen2-7b"))
+    assert "params.yaml is not YAML, restore it" in error_line(project.attempt("lance", "preset", "qwen2-7b"))

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Project
+from conftest import ROOT, RUNTIME, Project
 
 from stages.core.errors import UserError
 from stages.inference.engines import Completion, Number
-from stages.inference.store import Reader, Store, place
+from stages.inference.store import Reader, Store, store_file
 
 DONE = Completion("It is wrong. score: 2", "stop", 40, 9, (Number(20, {"2": -0.1, "3": -2.5}),), 0.25)
 
@@ -207,12 +207,13 @@ def test_the_least_recently_used_leave_first_and_the_bound_holds(path):
 def test_it_lies_in_the_repository_that_a_temporary_copy_belongs_to(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    assert place() == tmp_path / ".dvc/completions.sqlite"
+    assert store_file(RUNTIME.store) == tmp_path / ".dvc/completions.sqlite"
 
 
 def test_the_worktrees_of_a_repository_share_it(project: Project):
     project.run("git", "worktree", "add", "-q", "../other")
-    code = "from stages.inference.store import place; print(place())"
+    code = "from stages.core.params import read_runtime; from stages.inference.store import store_file;"
+    code += "print(store_file(read_runtime().store))"
     places = [
         subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
         for folder in (project.folder, project.folder.parent / "other")
@@ -221,12 +222,12 @@ def test_the_worktrees_of_a_repository_share_it(project: Project):
 
 
 def test_the_command_tells_what_it_holds_and_what_it_saved(project: Project):
-    assert "empty; dvc repro fills it" in project.stage("stages.inference.store").stdout
+    assert "empty; dvc repro fills it" in project.attempt("lance", "store").stdout
     store = Store(project.folder / ".dvc/completions.sqlite", 1)
     store.put(key(1), DONE)
     store.find([key(1)])
     store.find([key(1)])
-    told = " ".join(project.stage("stages.inference.store").stdout.split())
+    told = " ".join(project.attempt("lance", "store").stdout.split())
     assert "holds 1 completions 9 tokens 0.2 s of computing" in told
     assert "saved 2 completions 18 tokens 0.5 s of computing" in told
 

@@ -127,7 +127,7 @@ def test_data_that_is_not_here_is_one_line_with_the_command_that_fetches_it(proj
     project.change({"evaluate": {"suite": "leaderboard"}})
     said = error_line(project.stage("stages.benchmark"))
     assert "the data of arc_challenge is not here" in said
-    assert "python -m stages.evaluation.suite leaderboard" in said
+    assert "lance suite leaderboard" in said
 
 
 @pytest.mark.parametrize(

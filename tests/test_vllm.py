@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, RUNTIME
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GB, of the build without GPU
 
@@ -26,8 +26,7 @@ from test_engines import requests
 from test_judge import EXPECTED, RIGHT, WRONG, scores
 
 from stages.core.errors import UserError
-from stages.core.params import runtime
-from stages.inference.client import Model
+from stages.inference.client import Client
 from stages.inference.engines import Sampling, load
 from stages.inference.engines.server import name
 from stages.inference.engines.transformers import TransformersEngine
@@ -70,17 +69,16 @@ def server(base, tmp_path_factory) -> Iterator[str]:
             process.terminate()
 
 
-@pytest.fixture(scope="module")
-def settings() -> dict:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.chdir(ROOT)
-        return runtime()
+def at(url: str):
+    """The runtime with its server at an address."""
+    return RUNTIME.model_copy(update={"server": RUNTIME.server.model_copy(update={"url": url})})
 
 
 @pytest.fixture(scope="module", params=["vllm", "server"])
-def engine(request, base, settings):
+def engine(request, base):
+    settings = RUNTIME
     if request.param == "server":
-        settings = {**settings, "server": {**settings["server"], "url": request.getfixturevalue("server")}}
+        settings = at(request.getfixturevalue("server"))
     return load(request.param, base, digest(base), settings)
 
 
@@ -117,15 +115,15 @@ def test_a_cut_completion_says_so(engine, reference):
 def test_expected_reviews_tell_right_from_wrong(engine, base, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    judge = Model(base, "review@1", 0.5)
+    judge = Client(base, "review@1", 0.5, RUNTIME)
     judge._engine = engine
     right, wrong = scores(judge, [RIGHT, WRONG], EXPECTED)
     assert right > 8
     assert wrong < 4
 
 
-def test_an_endpoint_with_another_model_is_an_error_that_says_how_to_start_the_right_one(server, base, settings):
-    other = {**settings, "server": {**settings["server"], "url": server}}
+def test_an_endpoint_with_another_model_is_an_error_that_says_how_to_start_the_right_one(server, base):
+    other = at(server)
     with pytest.raises(
         UserError,
         match=r"serves lance-\w+, not the model of .*vllm serve .* --served-model-name lance-0{16} --dtype float32",
@@ -153,7 +151,8 @@ def test_a_stage_ends_with_its_work(project, with_vllm):
     """Python would wait for vLLM's own processes for ever."""
     row = {"id": "a", "prompt": "Which is larger, 4 or 5?", "response": "is 5", "score": None}
     (project.folder / "seed.jsonl").write_text(json.dumps(row) + "\n")
-    command = ["-m", "stages.review", "review", "1", "seed.jsonl", "0"]
+    command = ["-m", "stages.review", "--rows", "seed.jsonl", "--judge", "iterations/0/model", "--out"]
+    command.append("iterations/1/review.jsonl")
     subprocess.run([sys.executable, *command], cwd=project.folder, env=with_vllm, check=True, timeout=300)
     assert len(json.loads(project.read("iterations/1/review.jsonl"))["reviews"]) == 3
 
@@ -172,7 +171,7 @@ def test_an_evaluation_gives_the_scores_of_the_transformers_engine(project, with
         store = {"path": f".dvc/{engine}.sqlite"}
         project.change({"evaluate": {"suite": "both"}, "runtime": {"engine": engine, "store": store}})
         project.run("python", "-m", "stages.benchmark")
-        told = project.run("python", "-m", "stages.evaluate", "evaluate-0", "0", env=with_vllm).stdout
+        told = project.run("python", "-m", "stages.evaluate", "--model", "iterations/0/model", env=with_vllm).stdout
         assert "evaluate@0: 210 of 210 in" in told
         found[engine] = project.read("results/0/scores.jsonl")
     assert found["vllm"] == found["transformers"]

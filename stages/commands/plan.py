@@ -1,8 +1,8 @@
 """What `dvc repro` would run with the parameters as they stand, why, and what it would cost; it runs nothing.
 
-`python -m stages.commands.plan`              a table
-`python -m stages.commands.plan --json`       the same to read by machine
-`python -m stages.commands.plan --gpu h100`   hours and memory on another machine
+    lance plan              a table
+    lance plan --json       the same as JSON
+    lance plan --gpu h100   hours and memory on another machine
 
 No stage of the DAG, and none depends on it. It takes a second, or a few to look into the store; it writes nothing, and
 what it finds there does not count as served. Each number says what it rests on: *looked up* in the store by the real
@@ -10,14 +10,17 @@ keys, or an estimate from the counts of the *last run*, or from the *parameters*
 the last run of this model on this machine, else on the model's shape (planning/estimate.py).
 """
 
-import argparse
 import json
+from typing import Annotated
+
+from typer import Option
 
 from stages.check import valid
-from stages.core.errors import run
+from stages.core.errors import UserError
+from stages.core.params import read_runtime
 from stages.core.progress import say
 from stages.core.records import Record
-from stages.inference.store import place
+from stages.inference.store import store_file
 from stages.planning import estimate, forecast, lookup, pricing
 from stages.planning.changes import Change, changes
 from stages.planning.forecast import Forecast, Work
@@ -89,7 +92,10 @@ def notes(rows: list[Row], total: Record, device: estimate.Device) -> list[str]:
     if any(each.stage.startswith("evaluate") and not work.calls for each, work, _ in rows if not each.restored):
         found.append("evaluate: the suite's items are counted once its stage `benchmark` ran")
     if lookup.damaged():
-        found.append(f"completion store {place()} is damaged: a run puts it aside and makes its completions anew")
+        found.append(
+            f"completion store {store_file(read_runtime().store)} is damaged: a run puts it aside and makes its "
+            "completions anew"
+        )
     return found
 
 
@@ -117,16 +123,16 @@ def show(rows: list[Row], total: Record, least: Record, prices: Pricing) -> None
         say(note)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.commands.plan", description="What dvc repro would run, why, and its cost."
-    )
-    parser.add_argument("--json", action="store_true", help="to read by machine")
-    parser.add_argument("--gpu", choices=estimate.GPUS, help="hours and memory on this one")
-    asked = parser.parse_args()
-    rows, surely, prices = planned(valid(), asked.gpu)
+def main(
+    as_json: Annotated[bool, Option("--json", help="print the plan as JSON")] = False,
+    gpu: Annotated[str | None, Option(help=f"hours and memory on another machine: {', '.join(estimate.GPUS)}")] = None,
+) -> None:
+    """Print what dvc repro would run, why, and its cost."""
+    if gpu and gpu not in estimate.GPUS:
+        raise UserError(f"--gpu {gpu} is not known; choose one of {', '.join(estimate.GPUS)}")
+    rows, surely, prices = planned(valid(), gpu)
     total, least = totals(rows, prices), totals(surely, prices)
-    if asked.json:
+    if as_json:
         stages, said = [as_record(*row) for row in rows], notes(rows, total, prices.device)
         plan = {"device": prices.device.name, "stages": stages, "total": total, "least": least, "notes": said}
         say(json.dumps(plan, indent=2, ensure_ascii=False))
@@ -134,7 +140,3 @@ def main() -> None:
         show(rows, total, least, prices)
     else:
         say("nothing would run")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,7 +1,7 @@
 """Presets: the parameters for one model and machine, each a file of stages/presets/ that says what it takes.
 
-`python -m stages.commands.preset`            lists them
-`python -m stages.commands.preset qwen2-7b`   writes its values into params.yaml, and says what changed
+    lance preset            list them
+    lance preset qwen2-7b   write its values into params.yaml, and print what changed
 
 A preset names the parameters that it changes, and the rest of params.yaml stays as you have it; `micro` is all of
 params.yaml as shipped.
@@ -10,12 +10,12 @@ params.yaml as shipped.
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from typer import Argument
 
-from stages.core.errors import UserError, run
+from stages.core.errors import UserError
 from stages.core.params import PARAMS_FILE, load
 from stages.core.progress import say
 from stages.core.schema import check
@@ -68,17 +68,15 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def main(name: str | None = None) -> None:
+def main(name: Annotated[str | None, Argument(help="the preset to write into params.yaml")] = None) -> None:
+    """List the presets, or apply one."""
     if not name:
         for each in names():
             first = (FOLDER / f"{each}.yaml").read_text(encoding="utf-8").splitlines()[0]
             say(f"{each:18} {first.removeprefix('# ')}")
         return
-    try:
-        before = flat(load(PARAMS_FILE))
-        text = applied(name, PARAMS_FILE.read_text(encoding="utf-8"))
-    except YAMLError as error:
-        raise UserError(f"params.yaml is not YAML, restore it from git: {error}") from None
+    before = flat(load(PARAMS_FILE))
+    text = applied(name, PARAMS_FILE.read_text(encoding="utf-8"))
     values = YAML(typ="safe").load(text)
     check(values)
     PARAMS_FILE.write_text(text, encoding="utf-8")
@@ -88,9 +86,3 @@ def main(name: str | None = None) -> None:
         if old != new:
             say(f"{parameter}: {json.dumps(old)} → {json.dumps(new)}")
     say(f"params.yaml has the preset {name}; what it takes stands in {FOLDER}/{name}.yaml")
-
-
-if __name__ == "__main__":
-    import sys
-
-    run(main, *sys.argv[1:])

@@ -5,11 +5,15 @@ result, so here such a parameter is not there at all.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from stages.core.errors import UserError
+
+if TYPE_CHECKING:
+    from stages.core.schema import Runtime
 
 PARAMS_FILE, PIPELINE_FILE = Path("params.yaml"), Path("dvc.yaml")
 
@@ -35,8 +39,14 @@ class Params:
 
 
 def load(path: Path) -> Any:
-    """A YAML file as dvc reads it: YAML 1.2, in which 1e-05 is a number."""
-    return YAML(typ="safe").load(path)
+    """A YAML file as dvc reads it: YAML 1.2, in which 1e-05 is a number. Raises `UserError` if it is missing or not
+    YAML."""
+    try:
+        return YAML(typ="safe").load(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is not in {Path.cwd()}; run this in the project's folder") from None
+    except YAMLError as error:
+        raise UserError(f"{path} is not YAML, restore it from git or correct it: {error}") from None
 
 
 def declared(stage: str) -> Params:
@@ -45,6 +55,9 @@ def declared(stage: str) -> Params:
     return Params(stage, entry.get("do", entry).get("params", []), load(PARAMS_FILE))
 
 
-def runtime() -> dict[str, Any]:
-    """The `runtime` section: how to compute, never what; no stage declares it, so changing it reruns nothing."""
-    return dict(load(PARAMS_FILE)["runtime"])
+def read_runtime() -> "Runtime":
+    """The `runtime` section: how to compute, never what. No stage declares it, so changing it reruns nothing. A stage
+    reads it once, in `main`, and passes it on."""
+    from stages.core.schema import runtime_of
+
+    return runtime_of(load(PARAMS_FILE))

@@ -34,6 +34,11 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def counts_file(stage: str, iteration: str) -> Path:
+    """Where a stage's counts of an iteration lie."""
+    return Path("results", iteration, f"{stage}.json")
+
+
 def need_text(path: Path, what: str) -> str:
     """A file that the user wrote, as text; raises `UserError` where it is missing or not UTF-8."""
     try:

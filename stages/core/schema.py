@@ -295,6 +295,15 @@ def check(values: Any) -> None:
         raise UserError("params.yaml: " + "; ".join(problems))
 
 
+def runtime_of(values: Any) -> Runtime:
+    """The `runtime` section of params.yaml; raises `UserError` where it is wrong."""
+    try:
+        return Runtime.model_validate(values["runtime"])
+    except ValidationError as error:
+        problems = (_said({**each, "loc": ("runtime", *each["loc"])}) for each in error.errors())
+        raise UserError("params.yaml: " + "; ".join(problems)) from None
+
+
 def _name(place: tuple[str | int, ...]) -> str:
     """A parameter's dotted name, from pydantic's place of it."""
     return ".".join(str(part) for part in place if part != "[key]")

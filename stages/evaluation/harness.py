@@ -10,9 +10,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core.params import runtime
 from stages.core.progress import progress, quiet_transformers
 from stages.core.records import Record
+from stages.core.schema import Runtime, Vllm
 from stages.inference import engines
 from stages.inference.engines import Completion
 from stages.inference.store import Store
@@ -32,8 +32,10 @@ class Answers:
     """The store as lm-eval's cache of one model: by lm-eval's hash of a request, the answer, a text or
     (log-probability, whether it is the greedy one). `advance` is called once for each answer."""
 
-    def __init__(self, model: str, tokens: Callable[[str], list[int]], advance: Callable[[int], None]) -> None:
-        self._store, self._model, self._tokens, self._advance = Store.of_the_repository(), model, tokens, advance
+    def __init__(
+        self, model: str, tokens: Callable[[str], list[int]], store: Store, advance: Callable[[int], None]
+    ) -> None:
+        self._store, self._model, self._tokens, self._advance = store, model, tokens, advance
         self._answers: dict[str, Any] = {}  # of this process
         self.used: list[Completion] = []  # every answer that was given out, stored or computed
         self._before = time.monotonic()
@@ -77,13 +79,13 @@ def key(model: str, request: str) -> bytes:
 
 
 def ask(
-    name: str, model: Path, benchmarks: list[Any], samples: dict[str, list[int]], asked: str
+    name: str, model: Path, benchmarks: list[Any], samples: dict[str, list[int]], asked: str, runtime: Runtime
 ) -> tuple[Record, list[Completion]]:
     """lm-eval's results of a model on the `samples` of the benchmarks' tasks ({task: indices}), with `asked` as its
     system prompt; and the answers that they rest on."""
     tasks = together(benchmarks)
     with progress(name, calls(tasks["tasks"], samples)) as advance:
-        lm, answers = load(model, advance)
+        lm, answers = load(model, runtime, advance)
         results = evaluated(lm, tasks, samples, asked)
     return results, answers.used
 
@@ -145,7 +147,7 @@ def write(folder: Path, results: Record) -> None:
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
 
 
-def load(model: Path, advance: Callable[[int], None]) -> "tuple[CachingLM, Answers]":
+def load(model: Path, runtime: Runtime, advance: Callable[[int], None]) -> "tuple[CachingLM, Answers]":
     """The model in lm-eval, behind the store."""
     quiet_transformers()
     from lm_eval.api.model import CachingLM
@@ -161,22 +163,21 @@ def load(model: Path, advance: Callable[[int], None]) -> "tuple[CachingLM, Answe
             return in_parts(found) if name in CALLS else found
 
     whole = adapters.whole(model)
-    lm = _vllm(whole) if engine() == "vllm" else _transformers(whole)
+    lm = _vllm(whole, runtime.vllm) if engine(runtime) == "vllm" else _transformers(whole, runtime.batch_rows)
     for name in CALLS:  # lm-eval draws bars whatever the environment says
         setattr(lm, name, partial(getattr(lm, name), disable_tqdm=True))
-    answers = Answers(digest(model), lm.tok_encode, advance)
+    answers = Answers(digest(model), lm.tok_encode, Store.of_the_repository(runtime.store), advance)
     return StoredLM(lm, answers), answers
 
 
-def engine() -> str:
+def engine(runtime: Runtime) -> str:
     """An endpoint cannot be asked everything that a benchmark asks, so `runtime.engine: server` evaluates with what
     this machine has."""
-    configured = runtime()["engine"]
-    return engines.chosen("auto" if configured == "server" else configured)
+    return engines.chosen("auto" if runtime.engine == "server" else runtime.engine)
 
 
-def gpus() -> int | None:
-    return engines.gpus(engine(), runtime()["vllm"])
+def gpus(runtime: Runtime) -> int | None:
+    return engines.gpus(engine(runtime), runtime.vllm)
 
 
 def in_parts(call: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], list[Any]]:
@@ -194,11 +195,11 @@ def _as_given(model: Path) -> dict[str, bool]:
     return {"trust_remote_code": own_code(model), "add_bos_token": False}
 
 
-def _transformers(model: Path) -> "LM":
+def _transformers(model: Path, batch_rows: int | None) -> "LM":
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    rows = runtime()["batch_rows"] or BATCH_ROWS
+    rows = batch_rows or BATCH_ROWS
     device = "cuda" if torch.cuda.is_available() else "cpu"  # lm-eval would ask for cuda on any machine
     lm: LM = HFLM(pretrained=str(model), batch_size=rows, dtype="auto", device=device, **_as_given(model))
     lm.model.generation_config.repetition_penalty = (
@@ -207,17 +208,18 @@ def _transformers(model: Path) -> "LM":
     return lm
 
 
-def _vllm(model: Path) -> "LM":
+def _vllm(model: Path, settings: Vllm) -> "LM":
     from lm_eval.models.vllm_causallms import VLLM
 
     from stages.inference.engines.vllm import cannot_start, end_with_this_process
 
-    settings = runtime()["vllm"]
     try:
         given = _as_given(model)
-        lm = VLLM(pretrained=str(model), dtype=engines.dtype(model), batch_size=AT_ONCE, **given, **settings)
+        lm = VLLM(
+            pretrained=str(model), dtype=engines.dtype(model), batch_size=AT_ONCE, **given, **settings.model_dump()
+        )
     except Exception as error:  # vLLM, torch and safetensors each raise their own
         raise cannot_start(model, error) from error
-    if settings["data_parallel_size"] == 1:  # else Ray has the processes
+    if settings.data_parallel_size == 1:  # else Ray has the processes
         end_with_this_process(lm.model)
     return lm

@@ -1,22 +1,17 @@
 """An evaluation suite: a folder of evaluation/ whose suite.yaml names lm-eval tasks, with their few-shot counts.
 
-`python -m stages.evaluation.suite leaderboard`   its tasks and items, and whether their data is on this machine
-
 Each item belongs to one of two parts, by the hash of its content: *validation* chooses the best iteration, *test* is
 what is reported. Tasks are lm-eval's own or YAML files in the folder.
 """
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml.error import YAMLError
 
-from stages.core.errors import UserError, run
-from stages.core.params import PARAMS_FILE
+from stages.core.errors import UserError
 from stages.core.params import load as load_yaml
-from stages.core.progress import say
 from stages.core.records import content_id
 
 if TYPE_CHECKING:
@@ -97,8 +92,7 @@ def load_tasks(name: str, suite: Suite) -> "dict[str, TaskDict]":
         except Exception as error:  # whatever a data set's library says where its data is missing
             raise UserError(
                 f"evaluate.suite: the data of {benchmark} is not here ({type(error).__name__}: {error}); on a machine "
-                f"with network run python -m stages.evaluation.suite {name}, which fetches it, and take "
-                "its HF cache along"
+                f"with network run lance suite {name}, which fetches it, and take its HF cache along"
             ) from error
         for task in loaded[benchmark]["tasks"].values():
             task.set_config(key="num_fewshot", value=settings.shots)
@@ -147,21 +141,3 @@ def _filled(template: str, document: dict[str, Any], benchmark: str) -> str:
         raise UserError(
             f"evaluate.suite: {benchmark}: '{template}': {error}; an item has the fields {fields}"
         ) from None
-
-
-def main(name: str | None = None) -> None:
-    name = name or str(load_yaml(PARAMS_FILE)["evaluate"]["suite"])
-    os.environ["HF_HUB_OFFLINE"] = "0"  # the one command that fetches; the stages never do
-    suite = load(name)
-    loaded = load_tasks(name, suite)
-    rows = items(suite, loaded)
-    for benchmark, settings in suite.all.items():
-        here = [row["part"] for row in rows if row["benchmark"] == benchmark]
-        counts = ", ".join(f"{here.count(part):,} {part}" for part in PARTS)
-        say(f"{benchmark}: {counts} items, {settings.shots} shots, {settings.metric}")
-
-
-if __name__ == "__main__":
-    import sys
-
-    run(main, *sys.argv[1:])

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.core.errors import UserError
-from stages.core.params import runtime
 from stages.core.progress import progress, quiet_transformers, say
+from stages.core.schema import Runtime
 from stages.inference import engines
 from stages.inference.engines import Completion, Engine, Request, Sampling
 from stages.inference.store import Store
@@ -26,22 +26,22 @@ PROBE = "Why?"
 KEYS = "1"  # the meaning of a key; another number where it changes
 
 
-class Model:
+class Client:
     """A model folder, with the engine that `runtime.engine` names; the weights are loaded when first needed. Raises
     `UserError`, which names the stage, where either of them cannot be used."""
 
-    def __init__(self, folder: Path, stage: str, max_overlong: float) -> None:
-        self.folder, self.stage, self.max_overlong = folder, stage, max_overlong
+    def __init__(self, folder: Path, stage: str, max_overlong: float, runtime: Runtime) -> None:
+        self.folder, self.stage, self.max_overlong, self.runtime = folder, stage, max_overlong, runtime
         self.used: dict[bytes, Completion] = {}  # every completion that was given out, stored or computed
         self._engine: Engine | None = None
         with self._named():
-            self._name = engines.chosen(runtime()["engine"])
+            self._name = engines.chosen(runtime.engine)
             self._digest = digest(folder)
             self._tokenizer, self._context = _tokenizer(folder)
 
     @cached_property
     def _store(self) -> Store:
-        return Store.of_the_repository()
+        return Store.of_the_repository(self.runtime.store)
 
     def complete(
         self, task: str, prompts: Sequence[str], system: str, draws: int, sampling: Sampling
@@ -52,7 +52,7 @@ class Model:
         return self.resume(task, [self.render(prompt, system) for prompt in prompts], draws, sampling)
 
     def gpus(self) -> int | None:
-        return engines.gpus(self._name, runtime()["vllm"])
+        return engines.gpus(self._name, self.runtime.vllm)
 
     def render(self, prompt: str, system: str) -> str:
         """The text that the model continues, in its chat format."""
@@ -107,7 +107,7 @@ class Model:
         """Completions from the engine, each stored under its key as it finishes."""
         if not keys:
             return {}
-        self._engine = self._engine or engines.load(self._name, adapters.whole(self.folder), self._digest, runtime())
+        self._engine = self._engine or engines.load(self._name, adapters.whole(self.folder), self._digest, self.runtime)
         found, before = {}, time.monotonic()
         with progress(task, len(keys)) as advance:
             for request, completion in self._engine.complete(list(keys), sampling):

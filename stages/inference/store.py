@@ -1,7 +1,5 @@
 """The completion store: every model call is kept under the hash of what decides it, and is never made twice.
 
-`python -m stages.inference.store`   what it holds, and what it saved
-
 One SQLite file for all experiments, worktrees and processes of a repository, outside DVC's outs: it survives a killed
 stage, and may be deleted at any time at the price of computing again. Each value carries a checksum, so that what is
 torn or damaged is computed again and never served.
@@ -18,9 +16,8 @@ from typing import Any, TypeVar
 
 from filelock import FileLock
 
-from stages.core import repository
-from stages.core.errors import UserError, run
-from stages.core.params import runtime
+from stages.core import repository, schema
+from stages.core.errors import UserError
 from stages.core.progress import say
 from stages.inference.engines import Completion, Number
 
@@ -44,9 +41,9 @@ WAIT = 60  # seconds for another writer
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 
-def place() -> Path:
-    """`runtime.store.path`; a relative one starts at the repository's root."""
-    return repository.root() / str(runtime()["store"]["path"])
+def store_file(settings: "schema.Store") -> Path:
+    """Where `runtime.store` says the store is; a relative path starts at the repository's root."""
+    return repository.root() / settings.path
 
 
 def _checksum(key: bytes, value: bytes) -> bytes:
@@ -116,8 +113,8 @@ class Store:
                 self._replace_damaged(error)
 
     @classmethod
-    def of_the_repository(cls) -> "Store":
-        return cls(place(), runtime()["store"]["max_gb"])
+    def of_the_repository(cls, settings: "schema.Store") -> "Store":
+        return cls(store_file(settings), settings.max_gb)
 
     def _open(self) -> None:
         self._db = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)  # each statement is a transaction
@@ -232,24 +229,3 @@ class Store:
 
     def close(self) -> None:
         self._db.close()
-
-
-def main() -> None:
-    path = place()
-    if not path.exists():
-        say(f"completion store {path}: empty; dvc repro fills it")
-        return
-    store = Store.of_the_repository()
-    held = store.totals()
-    say(f"completion store {path}: {store.bytes() / 1e6:,.1f} MB of at most {store.max_bytes / 1e9:,g} GB")
-    for what, calls, tokens, seconds in (
-        ("holds", held["completions"], held["tokens"], held["seconds"]),
-        ("saved", held["served"], held["served_tokens"], held["served_seconds"]),
-    ):
-        say(f"  {what} {calls:>12,} completions {tokens:>15,} tokens {seconds:>12,.1f} s of computing")
-
-
-if __name__ == "__main__":
-    import sys
-
-    run(main, *sys.argv[1:])

@@ -8,7 +8,7 @@ import re
 from typing import Any, NamedTuple
 
 from stages.core.prompts import verdict, verdict_scale
-from stages.inference.client import Model
+from stages.inference.client import Client
 from stages.inference.engines import Completion, Sampling
 from stages.judging.expected_score import Part, Probabilities, expectation, parts, probabilities, unresolved
 from stages.judging.verdict import score
@@ -26,17 +26,17 @@ ONE_TOKEN = Sampling(temperature=0, top_p=1, max_tokens=1, random_state=0, numbe
 
 
 def reviews(
-    model: Model, task: str, rendered: list[str], prompts: str, settings: dict[str, Any], random_state: int
+    client: Client, task: str, rendered: list[str], prompts: str, settings: dict[str, Any], random_state: int
 ) -> list[list[Reviewed]]:
     """The reviews of each rendered prompt, with their scores, by `review.estimator`."""
     rule = verdict(prompts)
     if settings["estimator"] == "sampled":
         sampling = Sampling(settings["temperature"], settings["top_p"], settings["max_tokens"], random_state)
-        drawn = model.resume(task, rendered, settings["samples"], sampling)
+        drawn = client.resume(task, rendered, settings["samples"], sampling)
         return [[sampled(each, rule) for each in completions] for completions in drawn]
     greedy = Sampling(temperature=0, top_p=1, max_tokens=settings["max_tokens"], random_state=0, numbers=True)
-    written = [completion for (completion,) in model.resume(task, rendered, 1, greedy)]
-    scores = expected(model, task, rendered, written, rule, verdict_scale(prompts))
+    written = [completion for (completion,) in client.resume(task, rendered, 1, greedy)]
+    scores = expected(client, task, rendered, written, rule, verdict_scale(prompts))
     return [[sampled(each, rule)._replace(score=mean)] for each, mean in zip(written, scores, strict=True)]
 
 
@@ -47,7 +47,7 @@ def sampled(completion: Completion, rule: re.Pattern[str]) -> Reviewed:
 
 
 def expected(
-    model: Model,
+    client: Client,
     task: str,
     rendered: list[str],
     written: list[Completion],
@@ -56,7 +56,7 @@ def expected(
 ) -> list[float | None]:
     """The mean of each verdict under the judge's probabilities."""
     places = [parts(each.text, rule, scale) if each.finish == "stop" else [] for each in written]
-    following = _following(model, task, rendered, written, places)
+    following = _following(client, task, rendered, written, places)
     scores: list[float | None] = []
     for row, (completion, found) in enumerate(zip(written, places, strict=True)):
         means = [
@@ -69,7 +69,7 @@ def expected(
 
 
 def _following(
-    model: Model, task: str, rendered: list[str], written: list[Completion], places: list[list[Part]]
+    client: Client, task: str, rendered: list[str], written: list[Completion], places: list[list[Part]]
 ) -> dict[tuple[int, Part], dict[str, Probabilities]]:
     """How each token goes on that may be a score or begin another one, as 1 and 10: by the review itself if that is
     what it wrote, else by asking the judge for one more token."""
@@ -83,7 +83,7 @@ def _following(
                     found.setdefault((row, part), {})[token] = own
                 else:
                     asked[row, part, token] = rendered[row] + completion.text[: part.start] + token
-    answers = model.resume(f"{task} other scores", list(asked.values()), 1, ONE_TOKEN)
+    answers = client.resume(f"{task} other scores", list(asked.values()), 1, ONE_TOKEN)
     for (row, part, token), (answer,) in zip(asked, answers, strict=True):
         found.setdefault((row, part), {})[token] = probabilities(answer, 0)
     return found

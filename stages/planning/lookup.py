@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from stages import evaluate, generate, review
-from stages.core.params import declared
+from stages.core.params import declared, read_runtime
 from stages.core.prompts import system
 from stages.core.records import Tally, read
 from stages.evaluation import harness, suite
-from stages.inference.client import Model
+from stages.inference.client import Client
 from stages.inference.engines import Completion, Request, Sampling
-from stages.inference.store import Reader, place
+from stages.inference.store import Reader, store_file
 from stages.models.adapters import base_of
 from stages.models.fingerprint import digest, own_code
 
@@ -32,12 +32,12 @@ class Found(NamedTuple):
     unknown: int = 0
 
 
-class Looking(Model):
+class Looking(Client):
     """A model that answers what the store holds and nothing else."""
 
     def __init__(self, folder: Path, stage: str) -> None:
-        super().__init__(folder, stage, max_overlong=1.0)
-        self.store = Reader(place())
+        super().__init__(folder, stage, max_overlong=1.0, runtime=read_runtime())
+        self.store = Reader(store_file(self.runtime.store))
         self.tasks: dict[str, Found] = {}
 
     def _found(self, task: str, keys: dict[Request, bytes], sampling: Sampling) -> dict[Request, Completion]:
@@ -53,30 +53,30 @@ class Looking(Model):
         )
 
 
-def of_review(stage: str, iteration: str, source: str, judge: str, stop: str | None = None) -> Found:
+def of_review(rows: Path, judge: Path, out: Path, stop: Path | None = None) -> Found:
     """`python -m stages.review` with these arguments."""
-    if stop and json.loads(Path(stop).read_text(encoding="utf-8"))["stopped"]:
+    if stop and json.loads(stop.read_text(encoding="utf-8"))["stopped"]:
         return Found(0, 0, 0)
-    name = f"{stage}@{iteration}"
-    model = Looking(Path("iterations", judge, "model"), name)
-    review.ask(model, name, declared(stage), read(Path(source)), judge)
+    name = f"{out.stem}@{out.parent.name}"
+    model = Looking(judge, name)
+    review.ask(model, name, declared(out.stem), read(rows), judge.parent.name)
     return model.total()
 
 
-def of_generate(iteration: str, parent: str) -> Found:
+def of_generate(rows: Path, model: Path, out: Path) -> Found:
     """`python -m stages.generate` with these arguments."""
-    params, name = declared("generate"), f"generate@{iteration}"
-    settings = params["generate"]
-    model = Looking(Path("iterations", parent, "model"), name)
-    reviewed = read(Path("iterations", iteration, "review.jsonl"))
+    params, name = declared("generate"), f"generate@{out.parent.name}"
+    settings, parent = params["generate"], model.parent.name
+    looking = Looking(model, name)
+    reviewed = read(rows)
     bounds = (params["threshold"], settings["max_low"], settings["max_high"])
     low, high = generate.route(reviewed, *bounds, parent, Tally(len(reviewed)))
-    generate.ask(model, name, params, low, high)
-    instructions = model.tasks[f"{name} new instructions"]
-    return model.total(unknown=instructions.calls - instructions.stored)
+    generate.ask(looking, name, params, low, high)
+    instructions = looking.tasks[f"{name} new instructions"]
+    return looking.total(unknown=instructions.calls - instructions.stored)
 
 
-def of_evaluate(stage: str, iteration: str, _: str | None = None) -> Found:
+def of_evaluate(model: Path, parent: Path | None = None) -> Found:
     """`python -m stages.evaluate` with these arguments: the questions that lm-eval asks, each answered with nothing."""
     from lm_eval.api.model import LM, hash_args
     from lm_eval.models.huggingface import HFLM
@@ -109,13 +109,13 @@ def of_evaluate(stage: str, iteration: str, _: str | None = None) -> Found:
         def loglikelihood_rolling(self, requests: list[Any]) -> list[Any]:
             return self._hear("loglikelihood_rolling", requests, 0.0)
 
-    params, folder = declared(stage), Path("iterations", iteration, "model")
+    params = declared("evaluate" if parent else "evaluate-0")
     tasks = suite.load_tasks(params["evaluate.suite"], suite.load(params["evaluate.suite"]))
     samples = evaluate.chosen(read(Path("iterations/0/benchmark.jsonl")), params["evaluate.limit"])
-    lm, model = Listening(folder), digest(folder)
+    lm, content = Listening(model), digest(model)
     harness.evaluated(lm, harness.together(list(tasks.values())), samples, system(params["prompts"]))
-    keys = {harness.key(model, request): context for request, context in lm.heard.items()}
-    stored = Reader(place()).find(keys)
+    keys = {harness.key(content, request): context for request, context in lm.heard.items()}
+    stored = Reader(store_file(read_runtime().store)).find(keys)
     missing = [context for each, context in keys.items() if each not in stored]
     return Found(len(keys), len(stored), sum(len(lm.tokenizer(context)["input_ids"]) for context in missing))
 
@@ -130,11 +130,14 @@ LOOKS: dict[str, Callable[..., Found]] = {
 def look(command: str) -> Found | None:
     """The model calls of a stage, by its command in dvc.yaml; None where they cannot be known without running it."""
     _, _, module, *arguments = command.split()
-    return LOOKS[module](*arguments) if module in LOOKS else None
+    options = {
+        name.removeprefix("--"): Path(value) for name, value in zip(arguments[::2], arguments[1::2], strict=True)
+    }
+    return LOOKS[module](**options) if module in LOOKS else None
 
 
 def damaged() -> bool:
     """Whether the store is no longer the database that it was, so that a run puts it aside and begins anew."""
-    reader = Reader(place())
+    reader = Reader(store_file(read_runtime().store))
     reader.find([b""])
     return reader.damaged

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from stages.core import repository
-from stages.core.params import runtime
 from stages.core.progress import say
+from stages.core.schema import TrainingRuntime
 from stages.training import launch
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ LIBRARIES = ("torch", "transformers", "trl", "peft")  # what they save, another 
 
 
 @contextmanager
-def folder(*decides: Any) -> Iterator[Path]:
+def folder(settings: TrainingRuntime, *decides: Any) -> Iterator[Path]:
     """A training's checkpoints, by what decides its result, the same in all of its processes. While another process is
     at the same training, which a killed stage may have left alive, it is a folder that begins and ends empty."""
-    how = [runtime()["training"][name] for name in ("rows_at_once", "sharding", "config")] + [launch.count()]
+    how = [settings.rows_at_once, settings.sharding, settings.config, launch.count()]
     told = json.dumps([*decides, how, [version(library) for library in LIBRARIES]], sort_keys=True, default=str)
     place = repository.root() / PLACE / hashlib.sha256(told.encode()).hexdigest()
     if not launch.is_main():
@@ -82,11 +82,9 @@ def _last_whole(place: Path) -> str | None:
     return None
 
 
-def saver() -> "TrainerCallback":
-    """Has trl save a checkpoint every `runtime.checkpoint_minutes`."""
+def saver(minutes: float | None) -> "TrainerCallback":
+    """Has trl save a checkpoint every `minutes`; None: never."""
     from transformers import TrainerCallback, TrainerControl, TrainerState
-
-    minutes = runtime()["checkpoint_minutes"]
 
     class Saver(TrainerCallback):  # type: ignore[misc]
         saved = time.monotonic()

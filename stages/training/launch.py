@@ -1,29 +1,28 @@
-"""Training in several processes, by accelerate: with `runtime.training.processes` above 1, or with a configuration file
-of one's own, a stage starts `accelerate launch` of itself, one process for each GPU (or, without one, on the CPU).
+"""Training in several processes with accelerate: if `runtime.training.processes` is above 1, or `config` names a
+configuration file, a stage hands its command over to `accelerate launch`: one process per GPU, or on the CPU.
 
-They train one model together; the main process alone speaks and writes. A user's mistake in any of them ends the stage
-with its one line.
+The processes train one model together; only the main process prints and writes. A user's mistake in any of them ends
+the stage with one line.
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from stages.core.errors import UserError
-from stages.core.params import runtime
+from stages.core.schema import TrainingRuntime
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
 CONFIGS = Path(__file__).parent / "accelerate"
-MISTAKE = "LANCE_MISTAKE"  # in the environment of a launched process: the file for its `UserError`
+LAUNCHED = "LANCE_LAUNCHED"  # set in the environment of a launched process
 
 
 def count() -> int:
@@ -64,52 +63,49 @@ def agreed(value: Any) -> Any:
     return told[0]
 
 
-def launched(main: Callable[..., None], module: str) -> Callable[..., None]:
-    """A stage's `main`, in as many processes as `runtime.training` says."""
-    settings = runtime()["training"]
-    if MISTAKE in os.environ:
-        return partial(_one_of_them, main)
-    if settings["processes"] > 1 or settings["config"]:
-        return partial(_all_of_them, module, settings)
-    # one process has one GPU: trl refuses the way in which transformers would use the others
-    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    return main
+def handed_over(module: str, settings: TrainingRuntime) -> bool:
+    """Whether `accelerate launch` has run this stage's command in several processes, so that nothing is left to do."""
+    if LAUNCHED in os.environ:
+        if not is_main():
+            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 – until the process ends
+        return False
+    if settings.processes == 1 and not settings.config:
+        return False
+    _launch(module, settings)
+    return True
 
 
-def _one_of_them(main: Callable[..., None], *arguments: str) -> None:
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        try:
-            with redirect_stdout(sys.stdout if is_main() else nowhere):
-                main(*arguments)
-        except UserError as error:
-            Path(os.environ[MISTAKE]).write_text(str(error), encoding="utf-8")
-            sys.exit(1)
+def use_one_gpu() -> None:
+    """One process trains on one GPU: trl refuses the way in which transformers would use the others."""
+    if LAUNCHED not in os.environ:
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
-def _all_of_them(module: str, settings: dict[str, Any], *arguments: str) -> None:
-    """Their libraries' messages are shown if they fail; otherwise they have nothing to tell."""
-    asked = _asked(settings)
-    command = [sys.executable, "-m", "accelerate.commands.launch", *asked, "--module", module, *arguments]
-    with TemporaryDirectory() as place, Path(place, "messages").open("w+", encoding="utf-8") as messages:
-        mistake = Path(place, "mistake")
-        done = subprocess.run(command, env={**os.environ, MISTAKE: str(mistake)}, stderr=messages, check=False)
-        if mistake.exists():
-            raise UserError(mistake.read_text(encoding="utf-8"))
-        if done.returncode:
-            messages.seek(0)
-            sys.stderr.write(messages.read())
-            sys.exit(1)
+def _launch(module: str, settings: TrainingRuntime) -> None:
+    """Run this command again under accelerate. The libraries' messages are shown only if it fails."""
+    options = _options(settings)
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--module", module, *sys.argv[1:]]
+    with TemporaryFile("w+", encoding="utf-8") as messages:
+        done = subprocess.run(command, env={**os.environ, LAUNCHED: "1"}, stderr=messages, check=False)
+        if done.returncode == 0:
+            return
+        messages.seek(0)
+        text = messages.read()
+    if mistake := re.search(r"^(?:\[\w+\]:)?error: (.*)$", text, re.MULTILINE):
+        raise UserError(mistake[1])
+    sys.stderr.write(text)
+    sys.exit(1)
 
 
-def _asked(settings: dict[str, Any]) -> list[str]:
-    """accelerate's options. Raises `UserError` where this machine cannot do what was asked for."""
-    if settings["config"]:
-        if not Path(settings["config"]).is_file():
-            raise UserError(f"runtime.training.config {settings['config']} does not exist; correct the path, or null")
-        return ["--config_file", settings["config"]]
+def _options(settings: TrainingRuntime) -> list[str]:
+    """The options of `accelerate launch`. Raises `UserError` if this machine cannot run them."""
+    if settings.config:
+        if not Path(settings.config).is_file():
+            raise UserError(f"runtime.training.config {settings.config} does not exist; correct the path, or null")
+        return ["--config_file", settings.config]
     import torch
 
-    processes, sharding, gpus = settings["processes"], settings["sharding"], torch.cuda.device_count()
+    processes, sharding, gpus = settings.processes, settings.sharding, torch.cuda.device_count()
     if gpus and processes > gpus:
         raise UserError(f"runtime.training.processes: {processes} need as many GPUs, and there are {gpus}; lower it")
     if sharding and not gpus:

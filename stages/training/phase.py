@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from stages.core import cost
 from stages.core.errors import UserError
-from stages.core.params import runtime
 from stages.core.progress import quiet_transformers, say
 from stages.core.records import Record, Tally, write_json
+from stages.core.schema import TrainingRuntime
 from stages.models import adapters
 from stages.models.fingerprint import own_code
 from stages.training import checkpoints, launch, memory
@@ -25,8 +25,8 @@ LOG_POINTS = 100  # of a run's log that the counts keep
 LOGGED = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}  # trl's names, and ours
 
 
-def pass_on(name: str, reason: str, model: Path, out: Path, counts_file: Path) -> None:
-    """End a phase that has nothing to do: its model is the one that came in."""
+def skip(name: str, reason: str, model: Path, out: Path, counts_file: Path) -> None:
+    """End a phase with nothing to do: copy the input model."""
     if not launch.is_main():
         return
     shutil.copytree(model, out, dirs_exist_ok=True)
@@ -36,7 +36,7 @@ def pass_on(name: str, reason: str, model: Path, out: Path, counts_file: Path) -
 
 
 def load(
-    name: str, model: Path, training: dict[str, Any], random_state: int
+    name: str, model: Path, training: dict[str, Any], random_state: int, sharding: str | None = None
 ) -> "tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]":
     """The model to train, and its tokenizer; with `training.lora`, the base with the adapter to train."""
     quiet_transformers()
@@ -48,7 +48,7 @@ def load(
     try:
         if training["lora"]:
             policy = adapters.trainable(model, training, random_state)
-            _of_one_type(policy)
+            _need_one_type(policy, sharding)
         else:
             policy = AutoModelForCausalLM.from_pretrained(adapters.whole(model), **trust)
     except UserError as error:
@@ -56,19 +56,19 @@ def load(
     return policy, AutoTokenizer.from_pretrained(model, **trust)
 
 
-def _of_one_type(policy: "PeftModel") -> None:
+def _need_one_type(policy: "PeftModel", sharding: str | None) -> None:
     types = {weight.dtype for weight in policy.parameters()}
-    if runtime()["training"]["sharding"] == "zero3" and len(types) > 1:
+    if sharding == "zero3" and len(types) > 1:
         raise UserError(
             "runtime.training.sharding: zero3 gathers weights of one type, and the adapter has 32 bits over a base of "
             "fewer; set it to fsdp or null, or have the base in 32 bits too (model.dtype, training.four_bit)"
         )
 
 
-def rows_at_once(phase: str, batch_size: int) -> int:
-    """Rows of one pass of one process: as many as `runtime.training.rows_at_once` allows, so that some number of whole
+def rows_at_once(phase: str, batch_size: int, most: int | None) -> int:
+    """Rows of one pass of one process: at most `most` (`runtime.training.rows_at_once`), so that some number of whole
     passes makes the batch. Raises `UserError` where the processes cannot share it."""
-    most, several = runtime()["training"]["rows_at_once"], launch.count()
+    several = launch.count()
     share, left = divmod(batch_size, several)
     if left:
         raise UserError(f"{phase}.batch_size {batch_size} cannot be shared by {several} processes; make it a multiple")
@@ -77,13 +77,13 @@ def rows_at_once(phase: str, batch_size: int) -> int:
 
 def arguments(
     phase: str, settings: dict[str, Any], training: dict[str, Any], random_state: int, folder: Path, context: int,
-    rows: int,
+    rows: int, runtime: TrainingRuntime,
 ) -> dict[str, Any]:  # fmt: skip
     """The settings that both phases use; trl would switch bf16 and gradient checkpointing on by itself. In a run
     of a few steps there is no warm-up: its first step has a learning rate of 0, which would be all of it."""
     import torch
 
-    at_once = rows_at_once(phase, settings["batch_size"])
+    at_once = rows_at_once(phase, settings["batch_size"], runtime.rows_at_once)
     return {
         "output_dir": str(folder),
         "learning_rate": settings["learning_rate"],
@@ -95,7 +95,7 @@ def arguments(
         "seed": random_state,
         "data_seed": random_state,
         "bf16": training["autocast"] == "bfloat16",
-        "gradient_checkpointing": runtime()["training"]["gradient_checkpointing"],
+        "gradient_checkpointing": runtime.gradient_checkpointing,
         "use_cpu": not torch.cuda.is_available(),
         "save_strategy": "no",  # core/checkpoints.py says when
         "save_total_limit": 2,  # the one before is whole when a kill tears the last
@@ -107,7 +107,14 @@ def arguments(
     }
 
 
-def train(trainer: "Trainer", name: str, phase: str, advance: Callable[[int], None], counts_file: Path) -> list[Record]:
+def train(
+    trainer: "Trainer",
+    name: str,
+    phase: str,
+    advance: Callable[[int], None],
+    counts_file: Path,
+    checkpoint_minutes: float | None,
+) -> list[Record]:
     """Run a trl trainer with our progress bar, from its last checkpoint if it was killed, and write what it cost; trl's
     log of each step. Raises `UserError` where the loss is no number, or processes have no rows of their own."""
     from transformers import PrinterCallback
@@ -121,7 +128,7 @@ def train(trainer: "Trainer", name: str, phase: str, advance: Callable[[int], No
     resumed = checkpoints.last(Path(trainer.args.output_dir))
     watch = _watch(trainer, name, phase, advance, resumed)
     trainer.add_callback(watch)
-    trainer.add_callback(checkpoints.saver())
+    trainer.add_callback(checkpoints.saver(checkpoint_minutes))
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=resumed)
     log = [entry for entry in trainer.state.log_history if "loss" in entry]

@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from math import exp, inf, log1p, prod
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from stages.core.errors import UserError
+
+if TYPE_CHECKING:
+    from stages.core.schema import Runtime, Vllm
 
 ALTERNATIVES = 20  # tokens whose probability is told at a number; what servers allow
 
@@ -105,11 +108,11 @@ def chosen(engine: str) -> str:
     return engine
 
 
-def gpus(engine: str, vllm: dict[str, Any]) -> int | None:
+def gpus(engine: str, vllm: "Vllm") -> int | None:
     """How many an engine computes on, with the settings `runtime.vllm`; None: an endpoint does not say."""
     if engine == "server":
         return None
-    several = prod(vllm[f"{kind}_parallel_size"] for kind in ("tensor", "pipeline", "data"))
+    several = prod((vllm.tensor_parallel_size, vllm.pipeline_parallel_size, vllm.data_parallel_size))
     return _gpu() * (several if engine == "vllm" else 1)
 
 
@@ -119,17 +122,17 @@ def _gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def load(engine: str, model: Path, digest: str, runtime: dict[str, Any]) -> Engine:
+def load(engine: str, model: Path, digest: str, runtime: "Runtime") -> Engine:
     """The engine of that name with a model folder, whose content has that digest."""
     if engine == "vllm":
         from stages.inference.engines.vllm import VllmEngine
 
-        vllm: Engine = VllmEngine(model, runtime["vllm"])
+        vllm: Engine = VllmEngine(model, runtime.vllm)
         return vllm
     if engine == "server":
         from stages.inference.engines.server import ServerEngine
 
-        return ServerEngine(model, digest, **runtime["server"])
+        return ServerEngine(model, digest, runtime.server)
     from stages.inference.engines.transformers import TransformersEngine
 
-    return TransformersEngine(model, runtime["batch_rows"])
+    return TransformersEngine(model, runtime.batch_rows)

@@ -14,6 +14,7 @@ import openai
 from openai.types import CompletionChoice
 
 from stages.core.errors import UserError
+from stages.core.schema import Server
 from stages.inference.engines import ALTERNATIVES, Completion, Number, Request, Sampling, dtype, holds_digit, seed_of
 from stages.models.fingerprint import own_code
 
@@ -27,17 +28,19 @@ def name(digest: str) -> str:
 
 
 class ServerEngine:
-    def __init__(self, model: Path, digest: str, url: str, concurrency: int, timeout: float, retries: int) -> None:
-        self.url, self.concurrency, self.name = url, concurrency, name(digest)
+    def __init__(self, model: Path, digest: str, settings: Server) -> None:
+        self.url, self.concurrency, self.name = settings.url, settings.concurrency, name(digest)
         key = os.environ.get("OPENAI_API_KEY", "none")  # a server of one's own asks for none
-        self.client = openai.OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=retries)
+        self.client = openai.OpenAI(
+            base_url=self.url, api_key=key, timeout=settings.timeout, max_retries=settings.retries
+        )
         try:
             served = [each.id for each in self.client.models.list()]
         except openai.OpenAIError as error:
             raise self._failed(error) from error
         if self.name not in served:
             raise UserError(
-                f"runtime.server.url {url} serves {', '.join(served) or 'no model'}, not the model of {model}; "
+                f"runtime.server.url {self.url} serves {', '.join(served) or 'no model'}, not the model of {model}; "
                 f"start it with: vllm serve {model} --served-model-name {self.name} --dtype {dtype(model)}"
                 + own_code(model)
                 * " --trust-remote-code"

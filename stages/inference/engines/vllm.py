@@ -17,6 +17,7 @@ from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 
 from stages.core.errors import UserError
+from stages.core.schema import Vllm
 from stages.inference.engines import (
     ALTERNATIVES,
     Completion,
@@ -44,7 +45,7 @@ def cannot_start(model: Path, error: Exception) -> UserError:
 
 
 class VllmEngine:
-    def __init__(self, model: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, model: Path, settings: Vllm) -> None:
         """`settings`: arguments of `vllm.LLM`, from `runtime.vllm`."""
         try:
             self.llm = LLM(
@@ -53,7 +54,7 @@ class VllmEngine:
                 trust_remote_code=own_code(model),
                 enable_prefix_caching=True,
                 use_tqdm_on_load=False,
-                **settings,
+                **settings.model_dump(),
             )
         except Exception as error:  # vLLM, torch and safetensors each raise their own
             raise cannot_start(model, error) from error
