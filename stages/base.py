@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from stages.core.command import run
 from stages.core.errors import UserError
 from stages.core.params import declared
-from stages.core.progress import quiet_transformers, say
+from stages.core.progress import prepare_transformers, say
 from stages.models import chat, chat_setup, hub
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def loaded(source: Path, dtype: str, trust: bool) -> "tuple[PreTrainedModel, Pre
 
 def materialised(source: Path, dtype: str, out: Path, trust: bool = False) -> Path:
     """The model folder `out`: the source's weights in `dtype`, and its tokenizer, ready for a conversation."""
-    quiet_transformers()
+    prepare_transformers()
     try:
         model, tokenizer = loaded(source, dtype, trust)
         chat_setup.prepare(model, tokenizer)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from stages.core.command import run
 from stages.core.params import declared
-from stages.core.progress import quiet_transformers, say
+from stages.core.progress import prepare_transformers, say
 from stages.core.records import write
 from stages.evaluation import suite
 
@@ -12,7 +12,7 @@ OUT = Path("iterations/0/benchmark.jsonl")
 
 
 def main() -> None:
-    quiet_transformers()
+    prepare_transformers()
     name = declared("benchmark")["evaluate.suite"]
     settings = suite.load(name)
     items = suite.items(settings, suite.load_tasks(name, settings))

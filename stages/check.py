@@ -31,7 +31,7 @@ def valid() -> dict[str, Any]:
     check_files(values)
     prompts.check(values["prompts"], values["review"]["estimator"])
     suite.load(values["evaluate"]["suite"])
-    engines.chosen(values["runtime"]["engine"])
+    engines.resolve(values["runtime"]["engine"])
     if values["model"]["hub"] and not hub.made(values["model"]):
         hub.look(values["model"])
     return values

@@ -18,7 +18,7 @@ from stages.core import cost
 from stages.core.command import run
 from stages.core.params import Params, declared, read_runtime
 from stages.core.progress import say
-from stages.core.prompts import answer, fill, system, writing
+from stages.core.prompts import answer_pattern, fill, generation_templates, system
 from stages.core.records import Record, Tally, content_id, counts_file, read, write, write_json
 from stages.inference.client import Client
 from stages.inference.engines import Sampling
@@ -54,7 +54,7 @@ class Writer:
 
     def ask(self, name: str, kind: str, sources: list[Record], prompts: list[str]) -> tuple[list[Record], Record]:
         """`samples` texts for each source, as {source, prompt_hash, draw, text}, and their tally."""
-        rule = answer(self.prompt_set, kind)
+        rule = answer_pattern(self.prompt_set, kind)
         tally = Tally(len(sources) * self.samples)
         drawn = self.client.complete(name, prompts, self.system, self.samples, self.sampling)
         texts = []
@@ -111,7 +111,7 @@ def ask(
     """Responses to new instructions from the low seeds, flawed responses to the high ones, and how many of each."""
     settings, prompt_set = params["generate"], params["prompts"]
     sampling = Sampling(settings["temperature"], settings["top_p"], settings["max_tokens"], params["random_state"])
-    instruction_prompt, flawed_prompt = writing(prompt_set)
+    instruction_prompt, flawed_prompt = generation_templates(prompt_set)
     writer = Writer(client, prompt_set, params["samples"], sampling)
 
     instructions, instruction_counts = writer.ask(

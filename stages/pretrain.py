@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stages.core.command import run
 from stages.core.params import declared
-from stages.core.progress import progress, quiet_transformers
+from stages.core.progress import prepare_transformers, progress
 from stages.microworld.pretraining import train
 
 OUT = Path("stages/microworld/base")
@@ -19,7 +19,7 @@ INSTRUCTIONS = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MK
 def main() -> None:
     settings = declared("pretrain")["microworld"]
     os.environ.update(INSTRUCTIONS)  # before torch is imported, which reads them
-    quiet_transformers()
+    prepare_transformers()
     with progress("pretrain", settings["steps"]) as advance:
         train(OUT, **settings, on_step=lambda loss: advance(1))
 

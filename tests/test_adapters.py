@@ -48,7 +48,7 @@ def here(tmp_path, tiny_model):
 
 
 def test_a_folder_with_whole_weights_is_taken_as_it_is(here):
-    assert adapters.whole(BASE) == BASE
+    assert adapters.full_weights(BASE) == BASE
     assert not (here / ".dvc").exists()
 
 
@@ -71,17 +71,17 @@ def test_merged_weights_compute_what_the_base_with_the_adapter_does(here):
     base = AutoModelForCausalLM.from_pretrained(BASE)
     alone = base(tokens).logits
     both = PeftModel.from_pretrained(base, here / "model")(tokens).logits
-    merged = AutoModelForCausalLM.from_pretrained(adapters.whole(here / "model"))(tokens).logits
+    merged = AutoModelForCausalLM.from_pretrained(adapters.full_weights(here / "model"))(tokens).logits
     torch.testing.assert_close(merged, both)
     assert not torch.allclose(merged, alone, atol=1e-3)
 
 
 def test_a_merged_model_is_found_by_the_content_of_base_and_adapter(here, tmp_path, tiny_model):
-    merged = adapters.whole(here / "model")
+    merged = adapters.full_weights(here / "model")
     assert merged == here / ".dvc/merged" / digest(here / "model")
     made = (merged / "model.safetensors").stat().st_mtime_ns
     shutil.copytree(here / "model", here / "same")
-    assert adapters.whole(here / "same") == merged
+    assert adapters.full_weights(here / "same") == merged
     assert (merged / "model.safetensors").stat().st_mtime_ns == made
 
     other = place(tmp_path, tiny_model, "there")
@@ -96,13 +96,14 @@ def test_what_a_killed_merge_left_is_made_anew(here):
     half = here / ".dvc/merged/half"
     half.mkdir(parents=True)
     (half / "model.safetensors").write_text("torn")
-    merged = adapters.whole(here / "model")
+    merged = adapters.full_weights(here / "model")
     assert {path.name for path in merged.iterdir()} == {path.name for path in (here / BASE).iterdir()}
     assert not half.exists()
 
 
 WHOLE = (
-    "import sys; from pathlib import Path; from stages.models.adapters import whole; print(whole(Path(sys.argv[1])))"
+    "import sys; from pathlib import Path; from stages.models.adapters import full_weights; "
+    "print(full_weights(Path(sys.argv[1])))"
 )
 
 
@@ -141,7 +142,7 @@ def test_an_adapter_that_does_not_fit_the_base_is_named(here):
     path = here / "model/adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(UserError, match=r"model folder .*model cannot be merged with iterations/0/base"):
-        adapters.whole(here / "model")
+        adapters.full_weights(here / "model")
 
 
 def test_whole_weights_that_are_not_the_base_have_no_adapter_to_go_on_from(here):
@@ -163,7 +164,7 @@ def test_completions_of_an_adapter_are_those_of_the_merged_model_under_the_adapt
 
     shutil.copy(ROOT / "params.yaml", here)
     asked = (["Which is larger, 3 or 5?"], "", 2, Sampling(1.0, 1.0, 8, 0))
-    shutil.copytree(adapters.whole(here / "model"), here / "merged")
+    shutil.copytree(adapters.full_weights(here / "model"), here / "merged")
     one, other = (Client(here / name, "review@1", 0.5, RUNTIME) for name in ("model", "merged"))
     texts = [[draw.text for draw in draws] for draws in one.complete("review@1", *asked)]
     assert texts == [[draw.text for draw in draws] for draws in other.complete("review@1", *asked)]

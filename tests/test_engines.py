@@ -198,7 +198,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error_that_names_the_folder(tiny_mo
 
 
 def test_auto_is_transformers_without_a_gpu():
-    assert engines.chosen("auto") == "transformers"
+    assert engines.resolve("auto") == "transformers"
 
 
 def test_what_an_engine_computes_on(monkeypatch):

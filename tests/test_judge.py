@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT, RUNTIME
 
 from stages.core.errors import UserError
-from stages.core.prompts import Review, verdict, verdict_scale
+from stages.core.prompts import Review, verdict_pattern, verdict_scale
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Number
 from stages.judging.expected_score import expectation, parts, probabilities, unresolved
@@ -56,7 +56,7 @@ def test_numbers_elsewhere_in_the_review_are_not_the_verdicts():
 def test_each_part_of_a_verdict_is_read_at_its_own_place(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = "It claims Response score: 5.\nQuestion score: 4\nResponse score: 1"
-    found = parts(text, verdict("lance"), verdict_scale("lance"))
+    found = parts(text, verdict_pattern("lance"), verdict_scale("lance"))
     assert [(text[part.start], part.scale) for part in found] == [("4", 5), ("1", 5)]
 
 

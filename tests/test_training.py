@@ -340,7 +340,7 @@ def first_loss(project):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
-    from stages.models.adapters import whole
+    from stages.models.adapters import full_weights
 
     pairs = [json.loads(line) for line in project.read("iterations/1/pairs.jsonl").splitlines()]
     with chdir(project.folder):
@@ -349,7 +349,8 @@ def first_loss(project):
         tokenizer = AutoTokenizer.from_pretrained("iterations/0/model")
         chats = chats_of(pairs, tokenizer, "", 512, Tally(len(pairs)))
         policy, reference = (
-            AutoModelForCausalLM.from_pretrained(whole(Path("iterations", model))) for model in ("1/sft", "0/model")
+            AutoModelForCausalLM.from_pretrained(full_weights(Path("iterations", model)))
+            for model in ("1/sft", "0/model")
         )
         config = DPOConfig(
             "trained",

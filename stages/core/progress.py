@@ -37,7 +37,7 @@ def progress(task: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda steps: bar.advance(row, steps)
 
 
-def quiet_transformers() -> None:
+def prepare_transformers() -> None:
     """Before any model class is imported: no bars while transformers loads and saves, and no scikit-learn, which it
     would import for a kind of generation that nothing here uses, at 2 s a process."""
     import transformers.utils

@@ -79,18 +79,18 @@ def pattern(path: Path, name: str, group: str | None = None) -> re.Pattern[str]:
     return rule
 
 
-def writing(prompt_set: str) -> tuple[Template, Template]:
+def generation_templates(prompt_set: str) -> tuple[Template, Template]:
     """The set's prompts for a new instruction and for a flawed response."""
     folder, fields = FOLDER / prompt_set / "generate", {"instruction", "response"}
     return load(folder / "instruction.md", fields), load(folder / "flawed.md", fields)
 
 
-def answer(prompt_set: str, kind: str) -> re.Pattern[str]:
+def answer_pattern(prompt_set: str, kind: str) -> re.Pattern[str]:
     """How the set's completions of a kind are read: instruction, response or flawed."""
     return pattern(FOLDER / prompt_set / "generate" / "answers.yaml", kind, "answer")
 
 
-def verdict(prompt_set: str) -> re.Pattern[str]:
+def verdict_pattern(prompt_set: str) -> re.Pattern[str]:
     """How the set's reviews are read."""
     return pattern(FOLDER / prompt_set / "review" / "verdict.yaml", "verdict")
 
@@ -98,7 +98,7 @@ def verdict(prompt_set: str) -> re.Pattern[str]:
 def verdict_scale(prompt_set: str) -> dict[str, int]:
     """The highest score of each of the verdict's named groups; scores are whole numbers from 0 on."""
     path = FOLDER / prompt_set / "review" / "verdict.yaml"
-    groups = set(verdict(prompt_set).groupindex)
+    groups = set(verdict_pattern(prompt_set).groupindex)
     scale = yaml.safe_load(need_text(path, "reading rule")).get("scale")
     if not isinstance(scale, dict) or set(scale) != groups or not all(isinstance(most, int) for most in scale.values()):
         raise UserError(
@@ -132,12 +132,12 @@ def check(prompt_set: str, estimator: str) -> None:
     """Raises `UserError` where a file of the set is missing or cannot be used by a later stage."""
     system(prompt_set)
     Review(prompt_set)
-    verdict(prompt_set)
+    verdict_pattern(prompt_set)
     if estimator == "expected":
         verdict_scale(prompt_set)
-    writing(prompt_set)
+    generation_templates(prompt_set)
     for kind in ("instruction", "response", "flawed"):
-        answer(prompt_set, kind)
+        answer_pattern(prompt_set, kind)
 
 
 def constitution(path: Path) -> str:

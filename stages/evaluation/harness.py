@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core.progress import progress, quiet_transformers
+from stages.core.progress import prepare_transformers, progress
 from stages.core.records import Record
 from stages.core.schema import Runtime, Vllm
 from stages.inference import engines
@@ -149,7 +149,7 @@ def write(folder: Path, results: Record) -> None:
 
 def load(model: Path, runtime: Runtime, advance: Callable[[int], None]) -> "tuple[CachingLM, Answers]":
     """The model in lm-eval, behind the store."""
-    quiet_transformers()
+    prepare_transformers()
     from lm_eval.api.model import CachingLM
 
     class StoredLM(CachingLM):  # type: ignore[misc]
@@ -162,7 +162,7 @@ def load(model: Path, runtime: Runtime, advance: Callable[[int], None]) -> "tupl
             found = super().__getattr__(name)
             return in_parts(found) if name in CALLS else found
 
-    whole = adapters.whole(model)
+    whole = adapters.full_weights(model)
     lm = _vllm(whole, runtime.vllm) if engine(runtime) == "vllm" else _transformers(whole, runtime.batch_rows)
     for name in CALLS:  # lm-eval draws bars whatever the environment says
         setattr(lm, name, partial(getattr(lm, name), disable_tqdm=True))
@@ -173,7 +173,7 @@ def load(model: Path, runtime: Runtime, advance: Callable[[int], None]) -> "tupl
 def engine(runtime: Runtime) -> str:
     """An endpoint cannot be asked everything that a benchmark asks, so `runtime.engine: server` evaluates with what
     this machine has."""
-    return engines.chosen("auto" if runtime.engine == "server" else runtime.engine)
+    return engines.resolve("auto" if runtime.engine == "server" else runtime.engine)
 
 
 def gpus(runtime: Runtime) -> int | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.core.errors import UserError
-from stages.core.progress import progress, quiet_transformers, say
+from stages.core.progress import prepare_transformers, progress, say
 from stages.core.schema import Runtime
 from stages.inference import engines
 from stages.inference.engines import Completion, Engine, Request, Sampling
@@ -35,7 +35,7 @@ class Client:
         self.used: dict[bytes, Completion] = {}  # every completion that was given out, stored or computed
         self._engine: Engine | None = None
         with self._named():
-            self._name = engines.chosen(runtime.engine)
+            self._name = engines.resolve(runtime.engine)
             self._digest = digest(folder)
             self._tokenizer, self._context = _tokenizer(folder)
 
@@ -107,7 +107,9 @@ class Client:
         """Completions from the engine, each stored under its key as it finishes."""
         if not keys:
             return {}
-        self._engine = self._engine or engines.load(self._name, adapters.whole(self.folder), self._digest, self.runtime)
+        self._engine = self._engine or engines.load(
+            self._name, adapters.full_weights(self.folder), self._digest, self.runtime
+        )
         found, before = {}, time.monotonic()
         with progress(task, len(keys)) as advance:
             for request, completion in self._engine.complete(list(keys), sampling):
@@ -129,7 +131,7 @@ class Client:
 
 def _tokenizer(folder: Path) -> "tuple[PreTrainedTokenizerBase, int]":
     """The model's tokenizer, and how many tokens its context holds."""
-    quiet_transformers()
+    prepare_transformers()
     from transformers import AutoConfig, AutoTokenizer
 
     try:

@@ -7,7 +7,7 @@ greedily, and takes the mean score under the judge's own probabilities at the ve
 import re
 from typing import Any, NamedTuple
 
-from stages.core.prompts import verdict, verdict_scale
+from stages.core.prompts import verdict_pattern, verdict_scale
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Sampling
 from stages.judging.expected_score import Part, Probabilities, expectation, parts, probabilities, unresolved
@@ -29,7 +29,7 @@ def reviews(
     client: Client, task: str, rendered: list[str], prompts: str, settings: dict[str, Any], random_state: int
 ) -> list[list[Reviewed]]:
     """The reviews of each rendered prompt, with their scores, by `review.estimator`."""
-    rule = verdict(prompts)
+    rule = verdict_pattern(prompts)
     if settings["estimator"] == "sampled":
         sampling = Sampling(settings["temperature"], settings["top_p"], settings["max_tokens"], random_state)
         drawn = client.resume(task, rendered, settings["samples"], sampling)

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from stages.core import repository
 from stages.core.errors import UserError
-from stages.core.progress import quiet_transformers
+from stages.core.progress import prepare_transformers
 from stages.models.fingerprint import ADAPTER, BASE, digest, own_code
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def base_of(folder: Path) -> Path:
     return BASE if is_adapter(folder) else folder
 
 
-def whole(folder: Path) -> Path:
+def full_weights(folder: Path) -> Path:
     """A folder with the model's whole weights: the folder itself, or the merged one of an adapter. Raises `UserError`
     where the two do not fit together."""
     if not is_adapter(folder):
@@ -75,7 +75,7 @@ def _keep_the_last(place: Path) -> None:
 
 
 def _merge(folder: Path, out: Path) -> None:
-    quiet_transformers()
+    prepare_transformers()
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

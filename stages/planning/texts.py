@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from stages.core.prompts import Review, fill, system, writing
+from stages.core.prompts import Review, fill, generation_templates, system
 from stages.core.records import Record, Tally
 from stages.data.seed_data import Rows, of_file, of_hub, pairs
 from stages.models import hub
@@ -39,7 +39,7 @@ def texts(params: Record) -> Texts:
     reviews, judge = _some(of_file(Path(given["reviews"]), "seed.reviews"), {"columns": None}, ("review",))
     review = Review(params["prompts"])
     chat = CHAT + length(system(params["prompts"]))
-    instruct, flaw = writing(params["prompts"])
+    instruct, flaw = generation_templates(params["prompts"])
 
     def mean(written: Iterable[str]) -> float:
         return fmean([length(text) for text in written] or [0.0])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.core import cost
 from stages.core.errors import UserError
-from stages.core.progress import quiet_transformers, say
+from stages.core.progress import prepare_transformers, say
 from stages.core.records import Record, Tally, write_json
 from stages.core.schema import TrainingRuntime
 from stages.models import adapters
@@ -39,7 +39,7 @@ def load(
     name: str, model: Path, training: dict[str, Any], random_state: int, sharding: str | None = None
 ) -> "tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]":
     """The model to train, and its tokenizer; with `training.lora`, the base with the adapter to train."""
-    quiet_transformers()
+    prepare_transformers()
     from datasets import disable_progress_bars
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -50,7 +50,7 @@ def load(
             policy = adapters.trainable(model, training, random_state)
             _need_one_type(policy, sharding)
         else:
-            policy = AutoModelForCausalLM.from_pretrained(adapters.whole(model), **trust)
+            policy = AutoModelForCausalLM.from_pretrained(adapters.full_weights(model), **trust)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     return policy, AutoTokenizer.from_pretrained(model, **trust)

@@ -106,7 +106,7 @@ def trainer_of(
         trainer = weighing(model=policy, **parts)
         adapters.replace(policy, model)
         return trainer
-    whole = adapters.whole(WARM_START)
+    whole = adapters.full_weights(WARM_START)
     fixed = AutoModelForCausalLM.from_pretrained(whole, trust_remote_code=own_code(whole))
     trainer = weighing(model=policy, ref_model=fixed, **parts)
     if precompute:

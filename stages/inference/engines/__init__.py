@@ -95,7 +95,7 @@ def holds_digit(text: str) -> bool:
     return any(character.isdigit() for character in text)
 
 
-def chosen(engine: str) -> str:
+def resolve(engine: str) -> str:
     """`auto`: vllm where it is installed and there is a GPU, else transformers. Raises `UserError` where the engine
     that was asked for is not installed."""
     if engine == "auto":
