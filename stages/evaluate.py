@@ -20,11 +20,12 @@ from stages.core.params import declared, read_runtime
 from stages.core.progress import say
 from stages.core.prompts import system
 from stages.core.records import Record, counts_file, read, write, write_json
+from stages.core.rows import BenchmarkItem, ItemScore
 from stages.evaluation import harness, suite
 from stages.evaluation.bootstrap import difference, mean_score
 
 
-def chosen(items: list[Record], limit: int | None) -> dict[str, list[int]]:
+def chosen(items: list[BenchmarkItem], limit: int | None) -> dict[str, list[int]]:
     """{task: the indices of its items}: all of them, or the first `limit` of each part."""
     found: dict[str, dict[str, list[int]]] = {}
     for item in items:
@@ -32,9 +33,9 @@ def chosen(items: list[Record], limit: int | None) -> dict[str, list[int]]:
     return {task: sorted(chain.from_iterable(each[:limit] for each in parts.values())) for task, parts in found.items()}
 
 
-def scores(items: list[Record], results: Record, benchmarks: dict[str, suite.Benchmark]) -> list[Record]:
+def scores(items: list[BenchmarkItem], results: Record, benchmarks: dict[str, suite.Benchmark]) -> list[ItemScore]:
     """Each evaluated item's score in lm-eval's metric, between 0 and 1 and the higher the better."""
-    found = []
+    found: list[ItemScore] = []
     place = {(item["task"], item["index"]): item for item in items}
     for task, samples in results["samples"].items():
         for sample in samples:
@@ -43,11 +44,19 @@ def scores(items: list[Record], results: Record, benchmarks: dict[str, suite.Ben
             if sample["filter"] == by:
                 up = results["higher_is_better"][task][metric]
                 value = float(sample[metric]) if up else 1 - float(sample[metric])
-                found.append({**{key: item[key] for key in ("id", "group", "benchmark", "part")}, "score": value})
+                found.append(
+                    {
+                        "id": item["id"],
+                        "group": item["group"],
+                        "benchmark": item["benchmark"],
+                        "part": item["part"],
+                        "score": value,
+                    }
+                )
     return found
 
 
-def summary(rows: list[Record], benchmarks: dict[str, suite.Benchmark]) -> Record:
+def summary(rows: list[ItemScore], benchmarks: dict[str, suite.Benchmark]) -> Record:
     """The mean over the benchmarks and each one's own, in percent, with lm-eval's standard errors."""
     from lm_eval.api.metrics import mean_stderr
 
@@ -62,11 +71,11 @@ def summary(rows: list[Record], benchmarks: dict[str, suite.Benchmark]) -> Recor
     return {"score": round(mean, 4), "stderr": round(stderr, 4), "items": items, "benchmarks": each}
 
 
-def follow(here: Path, before: Path | None, own: list[Record], stop_on: str | None, confidence: float) -> None:
+def follow(here: Path, before: Path | None, own: list[ItemScore], stop_on: str | None, confidence: float) -> None:
     """Write the validation scores of the best iteration so far on this path, and whether the chain ends here."""
     best, stopped = own, False
     if before:
-        best = read(before / "best.jsonl")
+        best = read(before / "best.jsonl", ItemScore)
         stopped = json.loads((before / "stop.json").read_text(encoding="utf-8"))["stopped"]
     declined = stop_on == "decline" and difference(own, best, confidence).high < 0
     write(here / "best.jsonl", own if mean_score(own) > mean_score(best) else best)
@@ -84,7 +93,7 @@ def main(
     params = declared("evaluate" if parent else "evaluate-0")
     settings = suite.load(params["evaluate.suite"])
     tasks = suite.load_tasks(params["evaluate.suite"], settings)
-    items = read(Path("iterations/0/benchmark.jsonl"))
+    items = read(Path("iterations/0/benchmark.jsonl"), BenchmarkItem)
     samples = chosen(items, params["evaluate.limit"])
     results, used = harness.ask(
         f"evaluate@{iteration}", model, list(tasks.values()), samples, system(params["prompts"]), runtime

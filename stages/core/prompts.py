@@ -108,7 +108,7 @@ def verdict_scale(prompt_set: str) -> dict[str, int]:
     return scale
 
 
-class Review:
+class ReviewPrompt:
     """The judge's prompt of a set, with the rubric rendered from the set's constitution."""
 
     def __init__(self, prompt_set: str) -> None:
@@ -131,7 +131,7 @@ class Review:
 def check(prompt_set: str, estimator: str) -> None:
     """Raises `UserError` where a file of the set is missing or cannot be used by a later stage."""
     system(prompt_set)
-    Review(prompt_set)
+    ReviewPrompt(prompt_set)
     verdict_pattern(prompt_set)
     if estimator == "expected":
         verdict_scale(prompt_set)

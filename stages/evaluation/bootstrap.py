@@ -7,7 +7,7 @@ the same problem in several languages, are drawn together: they are right or wro
 
 from dataclasses import dataclass
 
-from stages.core.records import Record
+from stages.core.rows import ItemScore
 
 RESAMPLES = 10_000
 BATCH = 100  # resamples at once: 14,000 items × 100 × 8 bytes = 11 MB
@@ -22,7 +22,7 @@ class Difference:
     high: float
 
 
-def difference(rows: list[Record], baseline: list[Record], confidence: float = 0.95) -> Difference:
+def difference(rows: list[ItemScore], baseline: list[ItemScore], confidence: float = 0.95) -> Difference:
     """By how many points `rows` is better than `baseline`, both the scores of the same items ({"id", "group",
     "benchmark", "score"}). Raises `ValueError` where they are not the same items."""
     import numpy
@@ -52,7 +52,7 @@ def difference(rows: list[Record], baseline: list[Record], confidence: float = 0
     return Difference(*(round(float(each), 4) for each in (mean(*data), found.low, found.high)))
 
 
-def mean_score(rows: list[Record]) -> float:
+def mean_score(rows: list[ItemScore]) -> float:
     """A suite's score: the mean over its benchmarks, in percent."""
     scores: dict[str, list[float]] = {}
     for row in rows:

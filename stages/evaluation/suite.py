@@ -13,13 +13,14 @@ from ruamel.yaml.error import YAMLError
 from stages.core.errors import UserError
 from stages.core.params import load as load_yaml
 from stages.core.records import content_id
+from stages.core.rows import BenchmarkItem, Part
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.tasks.manager import TaskDict, TaskManager
 
 FOLDER = Path("evaluation")
-PARTS = ("validation", "test")
+PARTS: tuple[Part, Part] = ("validation", "test")
 LEAST = 2  # items of a part: one has no standard error
 
 
@@ -62,7 +63,7 @@ def load(name: str) -> Suite:
         raise UserError(f"{path}: {'; '.join(problems)}") from None
 
 
-def part_of(key: str, validation: float) -> str:
+def part_of(key: str, validation: float) -> Part:
     """The part that an item belongs to: equal keys, the same part, in whatever task."""
     return PARTS[0] if int(content_id(key), 16) < validation * 16**16 else PARTS[1]
 
@@ -110,10 +111,10 @@ def _need_metric(task: "Task", named: str, where: str) -> None:
         )
 
 
-def items(suite: Suite, loaded: "dict[str, TaskDict]") -> list[dict[str, Any]]:
+def items(suite: Suite, loaded: "dict[str, TaskDict]") -> list[BenchmarkItem]:
     """Every item of a suite: its task, its index there, its part, its text, and the group that it is drawn with.
     Raises `UserError` where a part of a benchmark is too small to have a standard error."""
-    rows = []
+    rows: list[BenchmarkItem] = []
     for benchmark, settings in suite.all.items():
         parts = dict.fromkeys(PARTS, 0)
         for task in loaded[benchmark]["tasks"].values():
@@ -122,9 +123,17 @@ def items(suite: Suite, loaded: "dict[str, TaskDict]") -> list[dict[str, Any]]:
                 key = _filled(settings.split, document, benchmark) if settings.split else text
                 part = part_of(key, suite.validation)
                 parts[part] += 1
-                place = {"benchmark": benchmark, "task": task.task_name, "index": index, "part": part}
-                names = {"id": content_id(task.task_name, str(index), text), "group": content_id(key)}
-                rows.append({**names, **place, "text": text})
+                rows.append(
+                    {
+                        "id": content_id(task.task_name, str(index), text),
+                        "group": content_id(key),
+                        "benchmark": benchmark,
+                        "task": task.task_name,
+                        "index": index,
+                        "part": part,
+                        "text": text,
+                    }
+                )
         if min(parts.values()) < LEAST:
             raise UserError(f"evaluate.suite: {benchmark} has {parts}, and a standard error needs {LEAST} of each part")
     return rows
