@@ -32,8 +32,8 @@ def valid() -> dict[str, Any]:
     prompts.check(values["prompts"], values["review"]["estimator"])
     suite.load(values["evaluate"]["suite"])
     engines.resolve(values["runtime"]["engine"])
-    if values["model"]["hub"] and not hub.made(values["model"]):
-        hub.look(values["model"])
+    if values["model"]["hub"] and not hub.is_materialised(values["model"]):
+        hub.check_available(values["model"])
     return values
 
 

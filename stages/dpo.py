@@ -16,7 +16,7 @@ from stages.core.params import declared, read_runtime
 from stages.core.progress import progress
 from stages.core.prompts import system
 from stages.core.records import Record, Tally, counts_file, read
-from stages.models.chat import answer, context_length, messages
+from stages.models.chat import assistant_turn, context_length, prompt_messages
 from stages.models.fingerprint import digest
 from stages.training import checkpoints, launch, memory, phase, preference
 
@@ -31,8 +31,8 @@ def chats_of(
     since trl would truncate it silently."""
     chats: list[Record] = []
     for pair in pairs:
-        prompt = messages(tokenizer, pair["prompt"], system_prompt)
-        sides = {side: answer(tokenizer, pair[side]) for side in ("chosen", "rejected")}
+        prompt = prompt_messages(tokenizer, pair["prompt"], system_prompt)
+        sides = {side: assistant_turn(tokenizer, pair[side]) for side in ("chosen", "rejected")}
         if max(phase.length(tokenizer, prompt + side) for side in sides.values()) > context:
             tally.drop("does not fit the context")
         else:

@@ -13,7 +13,7 @@ from stages.core.params import Params, declared, read_runtime
 from stages.core.progress import progress
 from stages.core.prompts import system
 from stages.core.records import Record, Tally, counts_file, read
-from stages.models.chat import answer, context_length, messages
+from stages.models.chat import assistant_turn, context_length, prompt_messages
 from stages.models.fingerprint import digest
 from stages.training import checkpoints, launch, memory, phase
 
@@ -39,8 +39,8 @@ def chats_of(
     truncate it silently."""
     chats: list[Record] = []
     for row in rows:
-        prompt = messages(tokenizer, row["prompt"], system_prompt)
-        chat = {"prompt": prompt, "completion": answer(tokenizer, row["completion"])}
+        prompt = prompt_messages(tokenizer, row["prompt"], system_prompt)
+        chat = {"prompt": prompt, "completion": assistant_turn(tokenizer, row["completion"])}
         if phase.length(tokenizer, chat["prompt"] + chat["completion"]) > context:
             tally.drop("does not fit the context")
         else:

@@ -461,11 +461,11 @@ def main(*names: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from stages.base import materialised
+    from stages.base import materialise
 
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as folder:
-        base = materialised(ROOT / "stages/microworld/base", "float32", Path(folder))
+        base = materialise(ROOT / "stages/microworld/base", "float32", Path(folder))
         rows = [row for name in names or PARTS for row in PARTS[name](base)]
     table = Table("what", "against", "measured", "ratio", "must reach", "")
     for each in rows:

@@ -145,6 +145,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default's base model in 32 bits, as the pipeline uses it."""
-    from stages.base import materialised
+    from stages.base import materialise
 
-    return materialised(ROOT / "stages/microworld/base", "float32", tmp_path_factory.mktemp("base"))
+    return materialise(ROOT / "stages/microworld/base", "float32", tmp_path_factory.mktemp("base"))

@@ -31,7 +31,7 @@ def adapter(out, state):
     """A new adapter of the base, with other weights for each state."""
     from transformers import AutoTokenizer
 
-    model = adapters.trainable(BASE, TRAINING, 0)
+    model = adapters.load_trainable(BASE, TRAINING, 0)
     torch.manual_seed(state)
     for name, values in model.named_parameters():
         if "lora_B" in name:
@@ -148,14 +148,14 @@ def test_an_adapter_that_does_not_fit_the_base_is_named(here):
 def test_whole_weights_that_are_not_the_base_have_no_adapter_to_go_on_from(here):
     shutil.copytree(BASE, here / "trained")
     (here / "trained/generation_config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"trained has whole weights, and training\.lora goes on from an adapter"):
-        adapters.trainable(here / "trained", TRAINING, 0)
+    with pytest.raises(UserError, match=r"trained has full weights, but with training\.lora it must hold an adapter"):
+        adapters.load_trainable(here / "trained", TRAINING, 0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what is said where there is no GPU")
 def test_four_bits_need_a_gpu(here):
-    with pytest.raises(UserError, match=r"training\.four_bit needs a GPU, and there is none; set it to false"):
-        adapters.trainable(BASE, TRAINING | {"four_bit": True}, 0)
+    with pytest.raises(UserError, match=r"training\.four_bit needs a GPU, and this machine has none; set it to false"):
+        adapters.load_trainable(BASE, TRAINING | {"four_bit": True}, 0)
 
 
 def test_completions_of_an_adapter_are_those_of_the_merged_model_under_the_adapters_key(here):

@@ -12,7 +12,7 @@ from families import FAMILIES, build
 from test_engines import GREEDY, PROMPTS, SAMPLED, requests
 from test_training import PAIRS, ROWS, weights
 
-from stages.base import materialised
+from stages.base import materialise
 from stages.core.records import Tally
 from stages.evaluation import harness
 from stages.inference.engines.transformers import TransformersEngine
@@ -33,7 +33,7 @@ def family(request) -> str:
 def model(family, tmp_path_factory) -> Path:
     """A family's model as its maker published it, after the stage `base`."""
     folder = tmp_path_factory.mktemp(family)
-    return materialised(build(family, folder / "published"), "float32", folder / "base")
+    return materialise(build(family, folder / "published"), "float32", folder / "base")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_the_prompts_above_are_longer_than_the_window(family, model):
 
 def test_the_system_prompt_reaches_the_model_alike_in_generation_training_and_evaluation(engine, model, tmp_path):
     prompt = PROMPTS[0]
-    text = chat.rendered(engine.tokenizer, prompt, SYSTEM)
+    text = chat.render(engine.tokenizer, prompt, SYSTEM)
     tokens = engine.tokenizer(text, add_special_tokens=False)["input_ids"]
     assert SYSTEM in text
     assert text.index(SYSTEM) < text.index(prompt)
@@ -157,7 +157,7 @@ def trained_rows(model: Path, prompt: str, folder: Path) -> dict[str, dict]:
 def test_no_token_of_the_chat_format_comes_from_the_data(engine):
     """Not even one that the tokenizer does not name among its special tokens, as Llama 3 does."""
     structure = {number: str(token) for number, token in engine.tokenizer.added_tokens_decoder.items() if token.special}
-    (said,) = chat.messages(engine.tokenizer, "".join(structure.values()))
+    (said,) = chat.prompt_messages(engine.tokenizer, "".join(structure.values()))
     assert not structure.keys() & set(engine.tokenizer(said["content"], add_special_tokens=False)["input_ids"])
 
 

@@ -161,7 +161,7 @@ def test_what_is_in_the_cache_needs_no_network(asking, hub):
     shutil.rmtree(asking.project.folder / "iterations/0/base")
     hub.asked.clear()
     done(asking.run("check"))
-    assert "fetches" not in done(asking.run("base"))
+    assert "downloading" not in done(asking.run("base"))
     assert hub.asked == []
 
 
@@ -176,7 +176,7 @@ def test_a_cache_that_a_killed_download_left_is_completed(asking, hub, tiny_mode
     shards[0].unlink()
     (trees,) = asking.home.glob("hub/*/trees")
     shutil.rmtree(trees)
-    assert "fetches" in done(asking.run("base"))
+    assert "downloading" in done(asking.run("base"))
     assert shards[0].is_file()
 
 
@@ -190,9 +190,9 @@ def test_what_is_materialised_already_needs_neither_network_nor_cache(asking, hu
 @pytest.mark.parametrize(
     ("named", "refusal", "said"),
     [
-        ({"revision": 40 * "a"}, {}, f"{NAME} has no revision '{40 * 'a'}'; take one of "),
-        ({"id": "people/modle"}, {}, "/people/modle, or it is private; correct the id, or log in by hf auth login"),
-        ({}, {f"/{NAME}/resolve": (403, "GatedRepo")}, f"{NAME} is gated; ask for access at "),
+        ({"revision": 40 * "a"}, {}, f"{NAME} has no revision '{40 * 'a'}'; choose one of "),
+        ({"id": "people/modle"}, {}, "/people/modle does not exist or is private; correct the id, or log in with "),
+        ({}, {f"/{NAME}/resolve": (403, "GatedRepo")}, f"{NAME} is gated; request access at "),
         ({}, {"/": (500, "Down")}, "500 Internal Server Error"),
     ],
 )  # fmt: skip
@@ -210,17 +210,15 @@ def test_without_a_network_the_line_says_how_to_bring_the_model(asking, hub):
     hub.server_close()
     said = error_line(asking.run("check"))
     assert re.search(rf"{NAME} is not in the Hugging Face cache, and {hub.url} cannot be reached", said)
-    assert (
-        f"run hf download {NAME} --repo-type model --revision {COMMIT}, and take its cache along ({asking.home}/hub)"
-        in said
-    )
+    assert f"run hf download {NAME} --repo-type model --revision {COMMIT}, and copy its cache to this machine" in said
+    assert f"({asking.home}/hub)" in said
 
 
 def test_too_little_disk_is_said_before_anything_is_fetched(asking, hub):
     weights = hub.files / "model.safetensors"
     os.truncate(weights, 4 * shutil.disk_usage(hub.files).free)  # a hole: it takes no room here
     said = error_line(asking.run("check"))
-    assert re.search(r"the model takes [\d.,]+ GB of the disk of .*, which has [\d.,]+ GB free; make room", said)
+    assert re.search(r"the model needs [\d.,]+ GB on the disk of .*, which has [\d.,]+ GB free; free some space", said)
     assert not list(asking.home.glob("hub/*/snapshots"))
 
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from stages.core import prompts
 from stages.core.errors import UserError
 from stages.microworld import corpus
-from stages.models.chat import defused, markers, messages, rendered, special_tokens
+from stages.models.chat import break_markers, markers, prompt_messages, render, special_tokens
 
 SETS = ("micro", "lance")
 
@@ -67,7 +67,7 @@ def test_a_response_cannot_close_its_own_quotation(name):
 
 
 def test_chat_tokens_in_the_data_are_broken():
-    assert defused("a<|im_end|>b", ["<|im_end|>"]) == "a< |im_end|>b"
+    assert break_markers("a<|im_end|>b", ["<|im_end|>"]) == "a< |im_end|>b"
 
 
 LLAMA_2 = (
@@ -110,15 +110,15 @@ def test_what_a_template_writes_between_turns_does_not_come_from_the_data(tokeni
     tokenizer.chat_template = template
     assert set(markers(tokenizer)) == turns | set(special_tokens(tokenizer))
     text = "the user asks SuperUser: <think>at 12:30</think> [1]"
-    prompt = rendered(tokenizer, "\n".join(["Why?", *turns, text]))
+    prompt = render(tokenizer, "\n".join(["Why?", *turns, text]))
     assert text in prompt
     for turn in turns:
-        assert prompt.replace(text, "").count(turn) == rendered(tokenizer, "Why?").count(turn)
+        assert prompt.replace(text, "").count(turn) == render(tokenizer, "Why?").count(turn)
 
 
 def test_an_empty_system_prompt_is_no_message(tokenizer):
-    assert messages(tokenizer, "hello") == [{"role": "user", "content": "hello"}]
-    assert messages(tokenizer, "hello", "Be kind.")[0] == {"role": "system", "content": "Be kind."}
+    assert prompt_messages(tokenizer, "hello") == [{"role": "user", "content": "hello"}]
+    assert prompt_messages(tokenizer, "hello", "Be kind.")[0] == {"role": "system", "content": "Be kind."}
 
 
 @pytest.mark.parametrize(

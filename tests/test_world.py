@@ -115,10 +115,10 @@ def test_the_weighted_segments_are_tokenized_as_the_whole_text():
 def test_the_tokenizers_chat_template_is_the_pre_trainings_chat():
     from transformers import AutoTokenizer
 
-    from stages.models.chat import rendered
+    from stages.models.chat import render
 
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "stages/microworld/base")
-    assert rendered(tokenizer, "Is 4 even or odd?") == chat("Is 4 even or odd?")
+    assert render(tokenizer, "Is 4 even or odd?") == chat("Is 4 even or odd?")
 
 
 def test_the_checkpoint_is_small_enough_for_git():

@@ -113,7 +113,7 @@ def of_file(path: Path, what: str) -> Rows:
 def of_hub(named: dict[str, Any]) -> Rows:
     """The rows of a data set of the hub: {"id", "config", "split", "revision"}. Raises `UserError` where it can be
     neither fetched nor found in the Hugging Face cache, or has no such rows."""
-    folder = hub.data_set(named)
+    folder = hub.fetch_data_set(named)
     from datasets import load_dataset
 
     try:

@@ -17,7 +17,7 @@ from stages.inference import engines
 from stages.inference.engines import Completion
 from stages.inference.store import Store
 from stages.models import adapters
-from stages.models.fingerprint import digest, own_code
+from stages.models.fingerprint import digest, has_custom_code
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM, CachingLM
@@ -192,7 +192,7 @@ def in_parts(call: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], li
 
 def _as_given(model: Path) -> dict[str, bool]:
     """The model as it is; the chat template says whether a text begins with a token of its own, and nobody else."""
-    return {"trust_remote_code": own_code(model), "add_bos_token": False}
+    return {"trust_remote_code": has_custom_code(model), "add_bos_token": False}
 
 
 def _transformers(model: Path, batch_rows: int | None) -> "LM":

@@ -18,8 +18,8 @@ from stages.evaluation import harness, suite
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Request, Sampling
 from stages.inference.store import Reader, store_file
-from stages.models.adapters import base_of
-from stages.models.fingerprint import digest, own_code
+from stages.models.adapters import config_folder
+from stages.models.fingerprint import digest, has_custom_code
 
 
 class Found(NamedTuple):
@@ -88,7 +88,7 @@ def of_evaluate(model: Path, parent: Path | None = None) -> Found:
 
         def __init__(self, folder: Path) -> None:
             super().__init__()
-            code = own_code(base_of(folder))
+            code = has_custom_code(config_folder(folder))
             self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=code)
             self.heard: dict[str, str] = {}  # lm-eval's hash of each request, and what the model would read
 

@@ -33,7 +33,7 @@ class Texts(NamedTuple):
 
 def texts(params: Record) -> Texts:
     """From the seed file, the judge-training file and the prompt set; a row of a few stands for all."""
-    length = _tokens(hub.described(params["model"]) / "tokenizer.json")
+    length = _tokens(hub.fetch_config(params["model"]) / "tokenizer.json")
     given = params["seed"]
     some, seeds = _some(of_hub(given["hub"]) if given["hub"] else of_file(Path(given["path"]), "seed.path"), given)
     reviews, judge = _some(of_file(Path(given["reviews"]), "seed.reviews"), {"columns": None}, ("review",))
