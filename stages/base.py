@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stages.core.command import run
 from stages.core.errors import UserError
-from stages.core.params import declared
+from stages.core.params import read_params
 from stages.core.progress import prepare_transformers, say
 from stages.models import chat, chat_setup, hub
 
@@ -77,7 +77,7 @@ def materialise(source: Path, dtype: str, out: Path, trust: bool = False) -> Pat
 
 def main() -> None:
     """Make the base model's folder."""
-    model = declared("base")["model"]
+    model = read_params("base")["model"]
     source = hub.fetch(model) if model["hub"] else Path(model["name"])
     if not (source / "config.json").exists():
         raise UserError(f"model.name: {source} is not a model folder (it has no config.json); correct the path")

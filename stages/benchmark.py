@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stages.core.command import run
-from stages.core.params import declared
+from stages.core.params import read_params
 from stages.core.progress import prepare_transformers, say
 from stages.core.records import write
 from stages.evaluation import suite
@@ -13,7 +13,7 @@ OUT = Path("iterations/0/benchmark.jsonl")
 
 def main() -> None:
     prepare_transformers()
-    name = declared("benchmark")["evaluate.suite"]
+    name = read_params("benchmark")["evaluate.suite"]
     settings = suite.load(name)
     items = suite.items(settings, suite.load_tasks(name, settings))
     write(OUT, items)

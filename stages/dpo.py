@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from stages.core.command import run
-from stages.core.params import declared, read_runtime
+from stages.core.params import read_params, read_runtime
 from stages.core.progress import progress
-from stages.core.prompts import system
+from stages.core.prompts import read_system_prompt
 from stages.core.records import Record, Tally, counts_file, read
 from stages.models.chat import assistant_turn, context_length, prompt_messages
 from stages.models.fingerprint import digest
@@ -50,7 +50,7 @@ def main(
     if launch.handed_over("stages.dpo", runtime.training):
         return
     iteration = out.parent.name
-    params, name, counts = declared("dpo"), f"dpo@{iteration}", counts_file("dpo", iteration)
+    params, name, counts = read_params("dpo"), f"dpo@{iteration}", counts_file("dpo", iteration)
     settings, selected = params["dpo"], read(pairs)
     reason = "dpo.enabled is false" if not settings["enabled"] else "no pairs were found" if not selected else None
     if reason:
@@ -63,7 +63,7 @@ def main(
     policy, tokenizer = phase.load(name, model, params["training"], params["random_state"], runtime.training.sharding)
     context = context_length(policy.config)
     tally = Tally(len(selected))
-    chats = chats_of(selected, tokenizer, system(params["prompts"]), context, tally)
+    chats = chats_of(selected, tokenizer, read_system_prompt(params["prompts"]), context, tally)
     if not chats:
         phase.skip(name, "no pair fits the context", model, out, counts)
         return

@@ -16,9 +16,9 @@ from typer import Option
 
 from stages.core import cost
 from stages.core.command import run
-from stages.core.params import declared, read_runtime
+from stages.core.params import read_params, read_runtime
 from stages.core.progress import say
-from stages.core.prompts import system
+from stages.core.prompts import read_system_prompt
 from stages.core.records import Record, counts_file, read, write, write_json
 from stages.evaluation import harness, suite
 from stages.evaluation.bootstrap import difference, mean_score
@@ -81,13 +81,13 @@ def main(
 ) -> None:
     """Evaluate a model on the suite."""
     here, iteration, runtime = model.parent, model.parent.name, read_runtime()
-    params = declared("evaluate" if parent else "evaluate-0")
+    params = read_params("evaluate" if parent else "evaluate-0")
     settings = suite.load(params["evaluate.suite"])
     tasks = suite.load_tasks(params["evaluate.suite"], settings)
     items = read(Path("iterations/0/benchmark.jsonl"))
     samples = chosen(items, params["evaluate.limit"])
     results, used = harness.ask(
-        f"evaluate@{iteration}", model, list(tasks.values()), samples, system(params["prompts"]), runtime
+        f"evaluate@{iteration}", model, list(tasks.values()), samples, read_system_prompt(params["prompts"]), runtime
     )
     cost.write("evaluate", iteration, cost.of_completions(used, harness.gpus(runtime)))
     rows = scores(items, results, settings.all)

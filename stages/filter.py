@@ -15,9 +15,9 @@ from typing import Annotated, Any
 from typer import Option
 
 from stages.core.command import run
-from stages.core.params import declared
+from stages.core.params import read_params
 from stages.core.progress import progress, say
-from stages.core.prompts import Review
+from stages.core.prompts import ReviewPrompt
 from stages.core.records import Record, Tally, counts_file, read, write, write_json
 from stages.data import lineage
 from stages.data.similarity import Benchmark, distinct, duplicates, embed, mean_distance, mean_words, rouge_l
@@ -26,14 +26,14 @@ BASE, BENCHMARK = Path("iterations/0/base"), Path("iterations/0/benchmark.jsonl"
 Settings = dict[str, Any]
 
 
-def own_fault(text: str, what: str, settings: Settings, review: Review) -> str | None:
+def own_fault(text: str, what: str, settings: Settings, review: ReviewPrompt) -> str | None:
     """What is wrong with a text whatever the others are."""
     count = len(text.split())
     if count < settings[f"min_{what}_words"]:
         return f"{what} too short"
     if count > settings[f"max_{what}_words"]:
         return f"{what} too long"
-    return f"{what} speaks for the judge" if review.plain(text) != text else None
+    return f"{what} speaks for the judge" if review.sanitise(text) != text else None
 
 
 def likeness_fault(text: str, what: str, source: str, siblings: list[str], limit: float) -> str | None:
@@ -46,7 +46,7 @@ def likeness_fault(text: str, what: str, source: str, siblings: list[str], limit
 
 
 def instruction_faults(
-    instructions: dict[str, Record], settings: Settings, review: Review, benchmark: Benchmark
+    instructions: dict[str, Record], settings: Settings, review: ReviewPrompt, benchmark: Benchmark
 ) -> dict[str, str]:
     """Why new instructions fall: {instruction: reason}; siblings are the kept ones of the same seed."""
     faults: dict[str, str] = {}
@@ -68,7 +68,7 @@ def instruction_faults(
     return faults
 
 
-def response_faults(records: list[Record], settings: Settings, review: Review) -> Iterator[str | None]:
+def response_faults(records: list[Record], settings: Settings, review: ReviewPrompt) -> Iterator[str | None]:
     """Why each record's response falls, or None. A flawed response must differ from the original and its siblings by
     ROUGE-L; the responses to one new instruction need only be different texts: a right and a wrong answer may differ in
     a single word, and their pair is what DPO learns from."""
@@ -118,8 +118,8 @@ def main(
     out: Annotated[Path, Option(help="rows kept, iterations/ITERATION/filtered.jsonl; the others go to dropped.jsonl")],
 ) -> None:
     """Keep what is of a sensible length, new, and not in the benchmark."""
-    iteration, params = out.parent.name, declared("filter")
-    settings, review = params["filter"], Review(params["prompts"])
+    iteration, params = out.parent.name, read_params("filter")
+    settings, review = params["filter"], ReviewPrompt(params["prompts"])
     records = read(rows)
     items = [item["text"] for item in read(BENCHMARK)]
     instructions = {record["prompt"]: record for record in reversed(records) if record["route"] == "new"}

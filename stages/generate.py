@@ -16,9 +16,9 @@ from typer import Option
 
 from stages.core import cost
 from stages.core.command import run
-from stages.core.params import Params, declared, read_runtime
+from stages.core.params import Params, read_params, read_runtime
 from stages.core.progress import say
-from stages.core.prompts import answer_pattern, fill, generation_templates, system
+from stages.core.prompts import answer_pattern, fill, generation_templates, read_system_prompt
 from stages.core.records import Record, Tally, content_id, counts_file, read, write, write_json
 from stages.inference.client import Client
 from stages.inference.engines import Sampling
@@ -50,7 +50,7 @@ class Writer:
 
     def __init__(self, client: Client, prompt_set: str, samples: int, sampling: Sampling) -> None:
         self.client, self.samples, self.sampling = client, samples, sampling
-        self.prompt_set, self.system = prompt_set, system(prompt_set)
+        self.prompt_set, self.system = prompt_set, read_system_prompt(prompt_set)
 
     def ask(self, name: str, kind: str, sources: list[Record], prompts: list[str]) -> tuple[list[Record], Record]:
         """`samples` texts for each source, as {source, prompt_hash, draw, text}, and their tally."""
@@ -136,7 +136,7 @@ def main(
 ) -> None:
     """Write new pairs from low seeds and flawed responses to high ones."""
     iteration, parent = out.parent.name, model.parent.name
-    params, name = declared("generate"), f"generate@{iteration}"
+    params, name = read_params("generate"), f"generate@{iteration}"
     settings = params["generate"]
     client = Client(model, name, params["max_overlong"], read_runtime())
     reviewed = read(rows)

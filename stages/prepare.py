@@ -9,9 +9,9 @@ from pathlib import Path
 
 from stages.core.command import run
 from stages.core.errors import UserError
-from stages.core.params import declared
+from stages.core.params import read_params
 from stages.core.progress import say
-from stages.core.prompts import Review
+from stages.core.prompts import ReviewPrompt
 from stages.core.records import Record, Tally, content_id, read, write, write_json
 from stages.data.seed_data import chosen, of_file, of_hub, pairs, reasons
 from stages.data.similarity import mean_words, words
@@ -44,9 +44,9 @@ def seed_set(rows: Iterable[Record], limit: int | None, random_state: int, tally
     ]
 
 
-def judge_row(row: Record, review: Review) -> Record:
+def judge_row(row: Record, review: ReviewPrompt) -> Record:
     """A judge-training row, with what it reviews and by which prompt."""
-    prompt = review.prompt(row["prompt"], row["response"])
+    prompt = review.render(row["prompt"], row["response"])
     lineage = {"reviewed": content_id(row["prompt"], row["response"]), "review_prompt_hash": content_id(prompt)}
     return {
         "id": content_id(prompt),
@@ -66,8 +66,8 @@ def warm_start(seed: list[Record], judge: list[Record]) -> list[Record]:
 
 
 def main() -> None:
-    params = declared("prepare")
-    settings, review = params["seed"], Review(params["prompts"])
+    params = read_params("prepare")
+    settings, review = params["seed"], ReviewPrompt(params["prompts"])
     source = f"seed.hub {settings['hub']['id']}" if settings["hub"] else f"seed.path {settings['path']}"
     reviews = Path(settings["reviews"])
     if not BENCHMARK.is_file():

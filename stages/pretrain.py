@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from stages.core.command import run
-from stages.core.params import declared
+from stages.core.params import read_params
 from stages.core.progress import prepare_transformers, progress
 from stages.microworld.pretraining import train
 
@@ -17,7 +17,7 @@ INSTRUCTIONS = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MK
 
 
 def main() -> None:
-    settings = declared("pretrain")["microworld"]
+    settings = read_params("pretrain")["microworld"]
     os.environ.update(INSTRUCTIONS)  # before torch is imported, which reads them
     prepare_transformers()
     with progress("pretrain", settings["steps"]) as advance:

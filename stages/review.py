@@ -25,9 +25,9 @@ from typer import Option
 from stages.core import cost
 from stages.core.command import run
 from stages.core.errors import UserError
-from stages.core.params import Params, declared, read_runtime
+from stages.core.params import Params, read_params, read_runtime
 from stages.core.progress import say
-from stages.core.prompts import Review, system
+from stages.core.prompts import ReviewPrompt, read_system_prompt
 from stages.core.records import Record, Tally, counts_file, read, write, write_json
 from stages.inference.client import Client
 from stages.judging.judge import Reviewed, reviews
@@ -97,9 +97,10 @@ def ask(
     client: Client, name: str, params: Params, rows: list[Record], judge: str
 ) -> tuple[list[Record], list[list[Reviewed]]]:
     """The rows that this judge has not scored, and its reviews of each."""
-    review, prompts = Review(params["prompts"]), params["prompts"]
+    review, prompts = ReviewPrompt(params["prompts"]), params["prompts"]
     asked = to_review(rows, judge)
-    rendered = [client.render(review.prompt(row["prompt"], row["response"]), system(prompts)) for row in asked]
+    system_prompt = read_system_prompt(prompts)
+    rendered = [client.render(review.render(row["prompt"], row["response"]), system_prompt) for row in asked]
     return asked, reviews(client, name, rendered, prompts, params["review"], params["random_state"])
 
 
@@ -111,7 +112,7 @@ def main(
 ) -> None:
     """Score pairs of instruction and response."""
     stage, iteration, judge_name = out.stem, out.parent.name, judge.parent.name
-    params, name = declared(stage), f"{stage}@{iteration}"
+    params, name = read_params(stage), f"{stage}@{iteration}"
     settings = params["review"]
     client = Client(judge, name, params["max_overlong"], read_runtime())
     stopped = stop is not None and json.loads(stop.read_text(encoding="utf-8"))["stopped"]

@@ -14,7 +14,7 @@ from typing import Annotated
 from typer import Option
 
 from stages.core.command import run
-from stages.core.params import declared
+from stages.core.params import read_params
 from stages.core.progress import say
 from stages.core.records import Record, Tally, content_id, counts_file, read, write, write_json
 from stages.data import lineage
@@ -153,7 +153,7 @@ def main(
     out: Annotated[Path, Option(help="folder for the three sets, iterations/ITERATION")],
 ) -> None:
     """Select SFT rows, preference pairs and new seeds."""
-    settings, iteration = declared("select")["select"], out.name
+    settings, iteration = read_params("select")["select"], out.name
     seeds, new = read(reviewed), read(assessed)
     earlier_seed = read(parent / "seed.jsonl")
     earlier_sft, earlier_pairs = earlier_rows(parent) if settings["accumulate"] else ([], [])

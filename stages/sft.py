@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from stages.core.command import run
-from stages.core.params import Params, declared, read_runtime
+from stages.core.params import Params, read_params, read_runtime
 from stages.core.progress import progress
-from stages.core.prompts import system
+from stages.core.prompts import read_system_prompt
 from stages.core.records import Record, Tally, counts_file, read
 from stages.models.chat import assistant_turn, context_length, prompt_messages
 from stages.models.fingerprint import digest
@@ -75,7 +75,7 @@ def main(
         return
     iteration = out.parent.name
     stage = WARM_START if iteration == "0" else "sft"
-    params, name, counts = declared(stage), f"{stage} {out}", counts_file("sft", iteration)
+    params, name, counts = read_params(stage), f"{stage} {out}", counts_file("sft", iteration)
     settings = {name: params[f"sft.{name}"] for name in ("learning_rate", "epochs", "batch_size")}
     selected = read(rows)
     if reason := reason_to_skip(stage, params, selected):
@@ -89,7 +89,7 @@ def main(
     policy, tokenizer = phase.load(name, model, params["training"], params["random_state"], runtime.training.sharding)
     context = context_length(policy.config)
     tally = Tally(len(selected))
-    chats = chats_of(selected, tokenizer, system(params["prompts"]), context, tally)
+    chats = chats_of(selected, tokenizer, read_system_prompt(params["prompts"]), context, tally)
     if not chats:
         phase.skip(name, "no SFT row fits the context", model, out, counts)
         return

@@ -40,12 +40,12 @@ def test_an_answer_is_read_from_each_style(response, answer):
 
 
 def test_the_judging_prompt_is_the_prompt_sets(monkeypatch):
-    from stages.core.prompts import Review
+    from stages.core.prompts import ReviewPrompt
 
     monkeypatch.chdir(ROOT)
     task = yaml.safe_load((MICRO / "micro_judging.yaml").read_text())
     filled = task["doc_to_text"].replace("{{question}}", "Why?").replace("{{response}}", "is so")
-    assert filled == Review("micro").prompt("Why?", "is so")
+    assert filled == ReviewPrompt("micro").render("Why?", "is so")
 
 
 ITEMS = [

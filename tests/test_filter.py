@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from stages.base import materialise
-from stages.core.prompts import Review
+from stages.core.prompts import ReviewPrompt
 from stages.data.similarity import Benchmark, distinct, duplicates, embed, mean_distance, mean_words, ngrams, rouge_l
 from stages.filter import embedding_faults, instruction_faults, likeness_fault, own_fault, response_faults
 
@@ -19,7 +19,7 @@ SETTINGS = {
     "max_instruction_rouge_l": 0.7, "max_response_rouge_l": 0.7, "max_cosine": 0.99, "ngram": 3, "ngram_overlap": 0.8,
 }  # fmt: skip
 with chdir(ROOT):
-    REVIEW = Review("micro")
+    REVIEW = ReviewPrompt("micro")
 WIDE = SETTINGS | {"max_response_words": 50}
 SEED = {"id": "s", "prompt": "Name the first word in cat, dog, fox.", "response": "is cat", "score": 5.0}
 
@@ -124,7 +124,7 @@ def test_a_text_that_the_judge_would_not_read_as_it_is_falls():
     ],
 )
 def test_the_shipped_sets_know_what_speaks_for_the_judge_and_let_an_answer_pass(name, text):
-    review = Review(name)
+    review = ReviewPrompt(name)
     assert own_fault(text, "response", WIDE, review) == "response speaks for the judge"
     for answer in ("The answer is 927.", "it is right, 12 comes after it", "The <b>right</b> one is given.\n\nYes."):
         assert own_fault(answer, "response", WIDE, review) is None

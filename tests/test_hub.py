@@ -141,7 +141,7 @@ def test_an_experiment_in_a_temporary_copy_does_not_ask_for_what_the_repository_
 
 def test_the_base_model_is_that_of_the_folder_and_pickles_are_not_even_fetched(asking, hub):
     assert done(asking.run("check")) == ""
-    assert "base: fetches people/model into" in done(asking.run("base"))
+    assert "base: downloading people/model to" in done(asking.run("base"))
     assert not any(path.endswith(".bin") for path in hub.asked)
     made = {path.name: path.read_bytes() for path in (asking.project.folder / "iterations/0/base").iterdir()}
     assert json.loads(made.pop("source.json"))["hub"] == {"id": NAME, "revision": COMMIT}

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from stages import evaluate, generate, review
-from stages.core.params import declared, read_runtime
-from stages.core.prompts import system
+from stages.core.params import read_params, read_runtime
+from stages.core.prompts import read_system_prompt
 from stages.core.records import Tally, read
 from stages.evaluation import harness, suite
 from stages.inference.client import Client
@@ -59,13 +59,13 @@ def of_review(rows: Path, judge: Path, out: Path, stop: Path | None = None) -> F
         return Found(0, 0, 0)
     name = f"{out.stem}@{out.parent.name}"
     model = Looking(judge, name)
-    review.ask(model, name, declared(out.stem), read(rows), judge.parent.name)
+    review.ask(model, name, read_params(out.stem), read(rows), judge.parent.name)
     return model.total()
 
 
 def of_generate(rows: Path, model: Path, out: Path) -> Found:
     """`python -m stages.generate` with these arguments."""
-    params, name = declared("generate"), f"generate@{out.parent.name}"
+    params, name = read_params("generate"), f"generate@{out.parent.name}"
     settings, parent = params["generate"], model.parent.name
     looking = Looking(model, name)
     reviewed = read(rows)
@@ -109,11 +109,11 @@ def of_evaluate(model: Path, parent: Path | None = None) -> Found:
         def loglikelihood_rolling(self, requests: list[Any]) -> list[Any]:
             return self._hear("loglikelihood_rolling", requests, 0.0)
 
-    params = declared("evaluate" if parent else "evaluate-0")
+    params = read_params("evaluate" if parent else "evaluate-0")
     tasks = suite.load_tasks(params["evaluate.suite"], suite.load(params["evaluate.suite"]))
     samples = evaluate.chosen(read(Path("iterations/0/benchmark.jsonl")), params["evaluate.limit"])
     lm, content = Listening(model), digest(model)
-    harness.evaluated(lm, harness.together(list(tasks.values())), samples, system(params["prompts"]))
+    harness.evaluated(lm, harness.together(list(tasks.values())), samples, read_system_prompt(params["prompts"]))
     keys = {harness.key(content, request): context for request, context in lm.heard.items()}
     stored = Reader(store_file(read_runtime().store)).find(keys)
     missing = [context for each, context in keys.items() if each not in stored]

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from stages.core.prompts import Review, fill, generation_templates, system
+from stages.core.prompts import ReviewPrompt, fill, generation_templates, read_system_prompt
 from stages.core.records import Record, Tally
 from stages.data.seed_data import Rows, of_file, of_hub, pairs
 from stages.models import hub
@@ -37,8 +37,8 @@ def texts(params: Record) -> Texts:
     given = params["seed"]
     some, seeds = _some(of_hub(given["hub"]) if given["hub"] else of_file(Path(given["path"]), "seed.path"), given)
     reviews, judge = _some(of_file(Path(given["reviews"]), "seed.reviews"), {"columns": None}, ("review",))
-    review = Review(params["prompts"])
-    chat = CHAT + length(system(params["prompts"]))
+    review = ReviewPrompt(params["prompts"])
+    chat = CHAT + length(read_system_prompt(params["prompts"]))
     instruct, flaw = generation_templates(params["prompts"])
 
     def mean(written: Iterable[str]) -> float:
@@ -52,7 +52,7 @@ def texts(params: Record) -> Texts:
         prompt=prompt + 1,
         response=response + 1,  # with the token that ends it
         review=mean(row["review"] for row in reviews) + 1 if reviews else response + 1,
-        to_review=chat + mean(review.prompt(row["prompt"], row["response"]) for row in some),
+        to_review=chat + mean(review.render(row["prompt"], row["response"]) for row in some),
         to_instruct=chat + mean(filled(instruct)),
         to_flaw=chat + mean(filled(flaw)),
         to_answer=chat + prompt,
