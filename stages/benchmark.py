@@ -1,4 +1,4 @@
-"""benchmark: the items of the suite, each in its part; nothing of them is trained on. `python -m stages.benchmark`"""
+"""benchmark: list the suite's items, each in its part; none of them is trained on. `python -m stages.benchmark`"""
 
 from pathlib import Path
 
@@ -12,6 +12,7 @@ OUT = Path("iterations/0/benchmark.jsonl")
 
 
 def main() -> None:
+    """List the suite's items."""
     prepare_transformers()
     name = read_params("benchmark")["evaluate.suite"]
     settings = suite.load(name)

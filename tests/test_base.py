@@ -253,7 +253,7 @@ def test_trusted_code_travels_with_the_model(with_code, tmp_path, monkeypatch):
 def test_a_model_that_cannot_be_used_ends_the_stage_with_one_line(project: Project, source):
     (source / "config.json").unlink()
     project.change({"model": {"name": str(source)}})
-    assert "is not a model folder (no config.json)" in error_line(project.stage("stages.base"))
+    assert "is not a model folder (it has no config.json)" in error_line(project.stage("stages.base"))
     (source / "config.json").write_text("{}")
     assert f"model {source}: it cannot be loaded" in error_line(project.stage("stages.base"))
 

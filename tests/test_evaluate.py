@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import ROOT, Project
 
-from stages.evaluate import chosen, scores, summary
+from stages.evaluate import item_scores, select_samples, summarise
 from stages.evaluation.suite import Benchmark
 from stages.microworld.world import FAMILIES
 
@@ -56,16 +56,16 @@ BENCHMARKS = {"b": Benchmark(shots=0, metric="acc,none", item="{{question}}")}
 
 
 def test_a_limit_takes_the_first_items_of_each_part():
-    assert chosen(ITEMS, None) == {"t": [0, 1, 2, 3, 4]}
-    assert chosen(ITEMS, 1) == {"t": [0, 1]}
-    assert chosen(ITEMS, 2) == {"t": [0, 1, 2, 3]}
+    assert select_samples(ITEMS, None) == {"t": [0, 1, 2, 3, 4]}
+    assert select_samples(ITEMS, 1) == {"t": [0, 1]}
+    assert select_samples(ITEMS, 2) == {"t": [0, 1, 2, 3]}
 
 
 @pytest.mark.parametrize(("higher_is_better", "score"), [(True, 0.25), (False, 0.75)])
 def test_a_score_is_the_higher_the_better(higher_is_better, score):
     samples = [{"doc_id": 1, "filter": "none", "acc": 0.25}, {"doc_id": 1, "filter": "other", "acc": 1.0}]
     results = {"samples": {"t": samples}, "higher_is_better": {"t": {"acc": higher_is_better}}}
-    assert scores(ITEMS, results, BENCHMARKS) == [
+    assert item_scores(ITEMS, results, BENCHMARKS) == [
         {"id": "validation1", "group": "g", "benchmark": "b", "part": "validation", "score": score}
     ]
 
@@ -73,7 +73,7 @@ def test_a_score_is_the_higher_the_better(higher_is_better, score):
 def test_a_suites_score_is_the_mean_of_its_benchmarks_with_its_error():
     rows = [{"benchmark": "a", "score": value} for value in (1, 0, 1, 1)]
     rows += [{"benchmark": "b", "score": value} for value in (0, 1)]
-    found = summary(rows, {"a": BENCHMARKS["b"], "b": BENCHMARKS["b"]})
+    found = summarise(rows, {"a": BENCHMARKS["b"], "b": BENCHMARKS["b"]})
     assert found["benchmarks"]["a"] == {"score": 75.0, "stderr": 25.0, "items": 4}  # the standard deviation 0.5 over √4
     assert found["benchmarks"]["b"] == {"score": 50.0, "stderr": 50.0, "items": 2}
     assert found["score"] == 62.5

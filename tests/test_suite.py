@@ -25,7 +25,7 @@ def in_the_checkout(monkeypatch):
 @cache
 def index(name: str):
     with chdir(ROOT):
-        return suite.manager(name, suite.load(name))
+        return suite.task_manager(name, suite.load(name))
 
 
 def leaves(name: str, benchmark: str) -> list[dict]:
@@ -136,6 +136,10 @@ def test_data_that_is_not_here_is_one_line_with_the_command_that_fetches_it(proj
         ("validation: 0.2\ntasks: {}\n", "tasks: dictionary should have at least 1 item"),
         ('validation: 2\ntasks: {a: {shots: 0, metric: "acc,none", item: x}}\n', "validation: input should be less"),
         ("validation: 0.2\ntasks: {a: {shots: 0, metric: acc, item: x}}\n", "tasks.a.metric: string should match"),
+        (
+            'validation: 0.2\ntasks: {a: {shots: 0, metric: "acc,none", item: x}}\napart: {}\n',
+            "mine/suite.yaml: apart: is now called reported_only, rename it",
+        ),
         ("validation: [0.2\n", "suite.yaml is not YAML"),
     ],
 )

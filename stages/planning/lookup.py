@@ -111,10 +111,10 @@ def of_evaluate(model: Path, parent: Path | None = None) -> Found:
 
     params = read_params("evaluate" if parent else "evaluate-0")
     tasks = suite.load_tasks(params["evaluate.suite"], suite.load(params["evaluate.suite"]))
-    samples = evaluate.chosen(read(Path("iterations/0/benchmark.jsonl")), params["evaluate.limit"])
+    samples = evaluate.select_samples(read(Path("iterations/0/benchmark.jsonl")), params["evaluate.limit"])
     lm, content = Listening(model), digest(model)
-    harness.evaluated(lm, harness.together(list(tasks.values())), samples, read_system_prompt(params["prompts"]))
-    keys = {harness.key(content, request): context for request, context in lm.heard.items()}
+    harness.run_lm_eval(lm, harness.merge_tasks(list(tasks.values())), samples, read_system_prompt(params["prompts"]))
+    keys = {harness.answer_key(content, request): context for request, context in lm.heard.items()}
     stored = Reader(store_file(read_runtime().store)).find(keys)
     missing = [context for each, context in keys.items() if each not in stored]
     return Found(len(keys), len(stored), sum(len(lm.tokenizer(context)["input_ids"]) for context in missing))
