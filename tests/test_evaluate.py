@@ -81,7 +81,7 @@ def test_a_suites_score_is_the_mean_of_its_benchmarks_with_its_error():
     assert found["items"] == 6
 
 
-EVALUATE = ("--model", "iterations/1/model", "--parent", "iterations/0")
+EVALUATE = ("--model", "iterations/1/model")
 
 
 @pytest.fixture(scope="module")
