@@ -16,6 +16,7 @@ from stages.core.params import read_params, read_runtime
 from stages.core.progress import progress
 from stages.core.prompts import read_system_prompt
 from stages.core.records import Record, Tally, counts_file, read
+from stages.core.rows import PreferencePair
 from stages.models.chat import assistant_turn, context_length, prompt_messages
 from stages.models.fingerprint import digest
 from stages.training import checkpoints, launch, memory, phase, preference
@@ -25,14 +26,17 @@ if TYPE_CHECKING:
 
 
 def chats_of(
-    pairs: list[Record], tokenizer: "PreTrainedTokenizerBase", system_prompt: str, context: int, tally: Tally
+    pairs: list[PreferencePair], tokenizer: "PreTrainedTokenizerBase", system_prompt: str, context: int, tally: Tally
 ) -> list[Record]:
     """The pairs as {"prompt", "chosen", "rejected"} messages; one with a side longer than `context` tokens is dropped,
     since trl would truncate it silently."""
     chats: list[Record] = []
     for pair in pairs:
         prompt = prompt_messages(tokenizer, pair["prompt"], system_prompt)
-        sides = {side: assistant_turn(tokenizer, pair[side]) for side in ("chosen", "rejected")}
+        sides = {
+            "chosen": assistant_turn(tokenizer, pair["chosen"]),
+            "rejected": assistant_turn(tokenizer, pair["rejected"]),
+        }
         if max(phase.length(tokenizer, prompt + side) for side in sides.values()) > context:
             tally.drop("does not fit the context")
         else:
@@ -51,7 +55,7 @@ def main(
         return
     iteration = out.parent.name
     params, name, counts = read_params("dpo"), f"dpo@{iteration}", counts_file("dpo", iteration)
-    settings, selected = params["dpo"], read(pairs)
+    settings, selected = params["dpo"], read(pairs, PreferencePair)
     reason = "dpo.enabled is false" if not settings["enabled"] else "no pairs were found" if not selected else None
     if reason:
         phase.skip(name, reason, model, out, counts)

@@ -10,7 +10,7 @@ one before it can stop the chain (`evaluate.stop_on`): the stages after it then 
 import json
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 from typer import Option
 
@@ -20,13 +20,37 @@ from stages.core.params import read_params, read_runtime
 from stages.core.progress import say
 from stages.core.prompts import read_system_prompt
 from stages.core.records import Record, counts_file, read, write, write_json
+from stages.core.rows import BenchmarkItem, ItemScore
 from stages.evaluation import harness, suite
 from stages.evaluation.bootstrap import difference, mean_score
 
 BENCHMARK = Path("iterations/0/benchmark.jsonl")
 
 
-def select_samples(items: list[Record], limit: int | None) -> dict[str, list[int]]:
+class Score(TypedDict):
+    """A mean over items, in percent, with its standard error."""
+
+    score: float
+    stderr: float
+    items: int
+
+
+class Summary(Score):
+    """The mean over several benchmarks, and the score of each of them."""
+
+    benchmarks: dict[str, Score]
+
+
+class SuiteSummary(TypedDict):
+    """What results/ITERATION/evaluate.json holds."""
+
+    validation: Summary
+    test: Summary
+    judging: Summary | None  # over both parts; None if the suite has no such benchmarks
+    apart: Summary | None  # the suite's `reported_only`, likewise
+
+
+def select_samples(items: list[BenchmarkItem], limit: int | None) -> dict[str, list[int]]:
     """The items to evaluate, {task: indices}: all of them, or the first `limit` of each task's parts."""
     indices: dict[str, dict[str, list[int]]] = {}  # by task and part
     for item in items:
@@ -36,10 +60,10 @@ def select_samples(items: list[Record], limit: int | None) -> dict[str, list[int
     }
 
 
-def item_scores(items: list[Record], results: Record, benchmarks: dict[str, suite.Benchmark]) -> list[Record]:
-    """The score of each evaluated item, {"id", "group", "benchmark", "part", "score"}: lm-eval's metric, turned round
-    where lower is better, so that a higher score, from 0 to 1, is always better."""
-    scores = []
+def item_scores(items: list[BenchmarkItem], results: Record, benchmarks: dict[str, suite.Benchmark]) -> list[ItemScore]:
+    """The score of each evaluated item, from 0 to 1: lm-eval's metric, or one minus it if lower is better. `results`:
+    lm-eval's."""
+    scores: list[ItemScore] = []
     by_position = {(item["task"], item["index"]): item for item in items}
     for task, samples in results["samples"].items():
         for sample in samples:
@@ -48,16 +72,23 @@ def item_scores(items: list[Record], results: Record, benchmarks: dict[str, suit
             if sample["filter"] == filter_name:
                 higher_is_better = results["higher_is_better"][task][metric]
                 score = float(sample[metric]) if higher_is_better else 1 - float(sample[metric])
-                scores.append({**{name: item[name] for name in ("id", "group", "benchmark", "part")}, "score": score})
+                scores.append(
+                    {
+                        "id": item["id"],
+                        "group": item["group"],
+                        "benchmark": item["benchmark"],
+                        "part": item["part"],
+                        "score": score,
+                    }
+                )
     return scores
 
 
-def summarise(scores: list[Record], benchmarks: dict[str, suite.Benchmark]) -> Record:
-    """The mean over benchmarks and each benchmark's own mean, in percent, with lm-eval's standard errors:
-    {"score", "stderr", "items", "benchmarks": {name: {"score", "stderr", "items"}}}."""
+def summarise(scores: list[ItemScore], benchmarks: dict[str, suite.Benchmark]) -> Summary:
+    """The mean over benchmarks and each benchmark's own mean, in percent, with lm-eval's standard errors."""
     from lm_eval.api.metrics import mean_stderr
 
-    summaries = {}
+    summaries: dict[str, Score] = {}
     for benchmark in benchmarks:
         values = [row["score"] for row in scores if row["benchmark"] == benchmark]
         mean, stderr = 100 * sum(values) / len(values), 100 * mean_stderr(values)
@@ -68,26 +99,26 @@ def summarise(scores: list[Record], benchmarks: dict[str, suite.Benchmark]) -> R
     return {"score": round(mean, 4), "stderr": round(stderr, 4), "items": items, "benchmarks": summaries}
 
 
-def summarise_suite(scores: list[Record], settings: suite.Suite) -> Record:
-    """The suite's score in each part, {"validation", "test"}; and, over both parts, its other benchmarks, {"judging",
-    "apart"}, null if it has none."""
-    parts: Record = {
-        part: summarise([row for row in scores if row["part"] == part], settings.tasks) for part in suite.PARTS
+def summarise_suite(scores: list[ItemScore], settings: suite.Suite) -> SuiteSummary:
+    """The suite's score in each part, and its other benchmarks over both parts."""
+    validation, test = ([row for row in scores if row["part"] == part] for part in suite.PARTS)
+    return {
+        "validation": summarise(validation, settings.tasks),
+        "test": summarise(test, settings.tasks),
+        "judging": summarise(scores, settings.judging) if settings.judging else None,
+        "apart": summarise(scores, settings.reported_only) if settings.reported_only else None,
     }
-    judging = summarise(scores, settings.judging) if settings.judging else None
-    apart = summarise(scores, settings.reported_only) if settings.reported_only else None
-    return {**parts, "judging": judging, "apart": apart}
 
 
 def update_best(
-    folder: Path, parent: Path | None, scores: list[Record], stop_on: str | None, confidence: float
+    folder: Path, parent: Path | None, scores: list[ItemScore], stop_on: str | None, confidence: float
 ) -> bool:
     """Write the best validation scores of this iteration and its ancestors (best.jsonl), and whether the chain stops
     here or stopped before (stop.json). Returns whether it stops here, because this iteration is worse than the best one
     before it, with the given confidence."""
     best, stopped = scores, False
     if parent:
-        best = read(parent / "best.jsonl")
+        best = read(parent / "best.jsonl", ItemScore)
         stopped = json.loads((parent / "stop.json").read_text(encoding="utf-8"))["stopped"]
     declined = stop_on == "decline" and difference(scores, best, confidence).high < 0
     write(folder / "best.jsonl", scores if mean_score(scores) > mean_score(best) else best)
@@ -104,7 +135,7 @@ def main(
     params = read_params("evaluate" if parent else "evaluate-0")
     settings = suite.load(params["evaluate.suite"])
     tasks = suite.load_tasks(params["evaluate.suite"], settings)
-    items, system_prompt = read(BENCHMARK), read_system_prompt(params["prompts"])
+    items, system_prompt = read(BENCHMARK, BenchmarkItem), read_system_prompt(params["prompts"])
     samples = select_samples(items, params["evaluate.limit"])
 
     name = f"evaluate@{iteration}"

@@ -13,6 +13,7 @@ from stages.core.params import Params, read_params, read_runtime
 from stages.core.progress import progress
 from stages.core.prompts import read_system_prompt
 from stages.core.records import Record, Tally, counts_file, read
+from stages.core.rows import SftRow
 from stages.models.chat import assistant_turn, context_length, prompt_messages
 from stages.models.fingerprint import digest
 from stages.training import checkpoints, launch, memory, phase
@@ -25,7 +26,7 @@ WARM_START = "sft-0"  # the baseline of every gain, so it trains even if the ite
 TEACHING = ("seed", "new")  # without a row of these kinds there is nothing to learn, only to replay
 
 
-def reason_to_skip(stage: str, params: Params, rows: list[Record]) -> str | None:
+def reason_to_skip(stage: str, params: Params, rows: list[SftRow]) -> str | None:
     """Why there is nothing to train on; None if there is."""
     if stage != WARM_START and not params["sft.enabled"]:
         return "sft.enabled is false"
@@ -33,7 +34,7 @@ def reason_to_skip(stage: str, params: Params, rows: list[Record]) -> str | None
 
 
 def chats_of(
-    rows: list[Record], tokenizer: "PreTrainedTokenizerBase", system_prompt: str, context: int, tally: Tally
+    rows: list[SftRow], tokenizer: "PreTrainedTokenizerBase", system_prompt: str, context: int, tally: Tally
 ) -> list[Record]:
     """The rows as {"prompt", "completion"} messages; one longer than `context` tokens is dropped, since trl would
     truncate it silently."""
@@ -77,7 +78,7 @@ def main(
     stage = WARM_START if iteration == "0" else "sft"
     params, name, counts = read_params(stage), f"{stage} {out}", counts_file("sft", iteration)
     settings = {name: params[f"sft.{name}"] for name in ("learning_rate", "epochs", "batch_size")}
-    selected = read(rows)
+    selected = read(rows, SftRow)
     if reason := reason_to_skip(stage, params, selected):
         phase.skip(name, reason, model, out, counts)
         return

@@ -20,8 +20,10 @@ UNDECISIVE = {"runtime", "alarms", "report"}  # sections of params.yaml that dec
 DRAW = {"prompt_hash": "f00", "draw": 1}
 SAID = {"seed": "s1", "instruction": DRAW, "response": DRAW, "score": 9.0, "verdicts": [9.0, None]}
 
-PEOPLE = [{"kind": "seed", "prompt": ASK, "completion": "is red", "seed": "s1"}]
-JUDGE = [{"id": "j1", "kind": "judge", "prompt": "Rate it.", "completion": "score: 9", "lineage": {"reviewed": "r"}}]
+PEOPLE = [
+    {"id": "s1", "kind": "seed", "prompt": ASK, "completion": "is red", "iteration": "0", "lineage": {"seed": "s1"}}
+]
+JUDGE = [{"id": "j1", "kind": "judge", "prompt": "Rate it.", "completion": "score: 9", "iteration": "0", "lineage": {}}]
 
 
 def new(name, made_in):
@@ -100,7 +102,7 @@ def run(tmp_path_factory) -> Project:
 
 
 def rows(project, name):
-    return read(project.folder / "dataset" / f"{name}.jsonl")
+    return read(project.folder / "dataset" / f"{name}.jsonl", dict)
 
 
 # ---- the rows --------------------------------------------------------------------------------------------------------

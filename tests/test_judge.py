@@ -10,7 +10,7 @@ from stages.core.prompts import ReviewPrompt, verdict_pattern, verdict_scale
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Number
 from stages.judging.expected_score import expectation, parts, probabilities, unresolved
-from stages.judging.judge import reviews
+from stages.judging.judge import reviews_of
 from stages.judging.verdict import mean_score
 
 SAMPLED = {"estimator": "sampled", "samples": 3, "temperature": 0.7, "top_p": 0.9, "max_tokens": 48}
@@ -80,9 +80,8 @@ def judge(base, tmp_path_factory):
 def scores(judge: Client, pairs: list[tuple[str, str]], settings: dict) -> list[float | None]:
     review = ReviewPrompt("micro")
     rendered = [judge.render(review.render(*pair), "") for pair in pairs]
-    return [
-        mean_score([score for _, score, _ in each]) for each in reviews(judge, "review", rendered, "micro", settings, 0)
-    ]
+    verdicts = reviews_of(judge, "review", rendered, "micro", settings, 0)
+    return [mean_score([verdict.score for verdict in row]) for row in verdicts]
 
 
 @pytest.mark.parametrize("settings", [SAMPLED, EXPECTED], ids=["sampled", "expected"])

@@ -40,7 +40,7 @@ def test_a_pair_that_does_not_fit_the_context_is_dropped_with_that_reason(rule):
         reviewed({"id": "b"}, [sampled(Completion("no verdict", "stop"), rule)], "0"),
         reviewed({"id": "c"}, [sampled(Completion("It is correct. score: 7", "stop"), rule)], "0"),
     ]
-    counts = count(rows, asked=3, samples=1)
+    counts = count(rows, reviewed=3, samples=1)
     assert counts["rows"] == {"in": 3, "out": 1, "dropped": {"does not fit the context": 1, "no readable verdict": 1}}
     assert counts["verdicts"] == {"asked": 3, "written": 2, "readable": 1}
 

@@ -1,52 +1,112 @@
 """Sampled rows with their lineage: seed → its review → new instruction → response → verdict → pair."""
 
-from stages.core.records import Record
+from typing import TypedDict
 
-NUMBER = 10
+from stages.core.rows import DroppedCandidate, JudgedCandidate, PreferencePair, ReviewedSeed, Route, SftRow
+
+SAMPLE = 10  # rows
+
+ROUTES: tuple[Route, ...] = ("new", "flawed")
 
 
-def lineages(reviewed: list[Record], assessed: list[Record], pairs: list[Record], sft: list[Record]) -> list[Record]:
-    """At most NUMBER generated rows, chosen by the hash of their content, each of another seed: those first that became
-    the chosen side of a pair, then those that are SFT rows, then what is left; new and flawed ones in turn."""
-    seeds = {row["id"]: row for row in reviewed}
-    pair_of = {(pair["prompt"], side): pair for pair in pairs for side in (pair["chosen"], pair["rejected"])}
-    chosen_ones = {(pair["prompt"], pair["chosen"]) for pair in pairs}
+class LineageSeed(TypedDict):
+    """A seed row, as an example shows it."""
+
+    id: str
+    prompt: str
+    response: str
+    score: float | None
+    review: str | None
+
+
+class LineagePair(TypedDict):
+    """The pair that a row became a side of."""
+
+    chosen: str
+    rejected: str
+    margin: float
+
+
+class Example(TypedDict):
+    """A candidate's way: what it came from, what the judge wrote about both, and what became of it."""
+
+    route: Route
+    seed: LineageSeed
+    instruction: str
+    response: str
+    score: float | None
+    review: str | None
+    sft: bool  # it became an SFT row
+    pair: LineagePair | None
+
+
+class DroppedExample(TypedDict):
+    """A candidate that the filter dropped, as an example shows it."""
+
+    route: Route
+    prompt: str
+    response: str
+    reason: str
+
+
+def lineages(
+    seeds: list[ReviewedSeed], candidates: list[JudgedCandidate], pairs: list[PreferencePair], sft: list[SftRow]
+) -> list[Example]:
+    """At most SAMPLE candidates, each of another seed, half of either route: first those that became the chosen side of
+    a pair, then SFT rows, then the rest, by the hash of their content."""
+    seed_of = {seed["id"]: seed for seed in seeds}
+    pair_of = {(pair["prompt"], response): pair for pair in pairs for response in (pair["chosen"], pair["rejected"])}
+    chosen = {(pair["prompt"], pair["chosen"]) for pair in pairs}
     trained = {row["id"] for row in sft}
 
-    def rank(row: Record) -> tuple[bool, bool, str]:
-        return (row["prompt"], row["response"]) not in chosen_ones, row["id"] not in trained, row["id"]
+    def rank(row: JudgedCandidate) -> tuple[bool, bool, str]:
+        return (row["prompt"], row["response"]) not in chosen, row["id"] not in trained, row["id"]
 
-    found: list[Record] = []
-    for route in ("new", "flawed"):
-        ranked = sorted((row for row in assessed if row["route"] == route), key=rank)
+    examples: list[Example] = []
+    for route in ROUTES:
+        ranked = sorted((row for row in candidates if row["route"] == route), key=rank)
         first_of_seed = {row["lineage"]["seed"]: row for row in reversed(ranked)}
-        chosen = sorted(first_of_seed.values(), key=rank)[: NUMBER // 2]
-        found += [lineage(row, seeds, pair_of, trained) for row in chosen]
-    return found
+        sample = sorted(first_of_seed.values(), key=rank)[: SAMPLE // len(ROUTES)]
+        examples += [example(row, seed_of, pair_of, trained) for row in sample]
+    return examples
 
 
-def lineage(row: Record, seeds: dict[str, Record], pair_of: dict[tuple[str, str], Record], trained: set[str]) -> Record:
-    """One row's way: what it came from, what the judge said of both, and what became of it."""
-    seed = seeds[row["lineage"]["seed"]]
+def example(
+    row: JudgedCandidate,
+    seed_of: dict[str, ReviewedSeed],
+    pair_of: dict[tuple[str, str], PreferencePair],
+    trained: set[str],
+) -> Example:
+    """One candidate's way. `seed_of` by id, `pair_of` by prompt and response, `trained`: ids of SFT rows."""
+    seed = seed_of[row["lineage"]["seed"]]
     pair = pair_of.get((row["prompt"], row["response"]))
     return {
         "route": row["route"],
-        "seed": {**{key: seed[key] for key in ("id", "prompt", "response", "score")}, "review": said(seed)},
+        "seed": {
+            "id": seed["id"],
+            "prompt": seed["prompt"],
+            "response": seed["response"],
+            "score": seed["score"],
+            "review": first_review(seed),
+        },
         "instruction": row["prompt"],
         "response": row["response"],
         "score": row["score"],
-        "review": said(row),
+        "review": first_review(row),
         "sft": row["id"] in trained,
-        "pair": pair and {key: pair[key] for key in ("chosen", "rejected", "margin")},
+        "pair": pair and {"chosen": pair["chosen"], "rejected": pair["rejected"], "margin": pair["margin"]},
     }
 
 
-def said(row: Record) -> str | None:
-    """The judge's first review; none where the score is an earlier iteration's."""
+def first_review(row: ReviewedSeed | JudgedCandidate) -> str | None:
+    """The text of the judge's first review; None where the score is an earlier iteration's."""
     return row["reviews"][0]["text"] if row["reviews"] else None
 
 
-def dropped(rows: list[Record]) -> list[Record]:
-    """NUMBER rows that the filter dropped, chosen by the hash of their content, with the reason."""
-    chosen = sorted(rows, key=lambda row: row["id"])[:NUMBER]
-    return [{key: row[key] for key in ("route", "prompt", "response", "reason")} for row in chosen]
+def dropped(rows: list[DroppedCandidate]) -> list[DroppedExample]:
+    """At most SAMPLE rows that the filter dropped, by the hash of their content, with the reason."""
+    sample = sorted(rows, key=lambda row: row["id"])[:SAMPLE]
+    return [
+        {"route": row["route"], "prompt": row["prompt"], "response": row["response"], "reason": row["reason"]}
+        for row in sample
+    ]

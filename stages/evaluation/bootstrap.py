@@ -7,7 +7,7 @@ one group, such as the same problem in several languages, are resampled together
 
 from dataclasses import dataclass
 
-from stages.core.records import Record
+from stages.core.rows import ItemScore
 
 RESAMPLES = 10_000
 BATCH = 100  # resamples at once: 14,000 items × 100 × 8 bytes = 11 MB
@@ -22,9 +22,9 @@ class Difference:
     high: float
 
 
-def difference(rows: list[Record], baseline: list[Record], confidence: float = 0.95) -> Difference:
-    """By how many points `rows` score better than `baseline`: two models' scores on the same items, as {"id", "group",
-    "benchmark", "score"}. Raises `ValueError` if the items are not the same."""
+def difference(rows: list[ItemScore], baseline: list[ItemScore], confidence: float = 0.95) -> Difference:
+    """By how many points `rows` score better than `baseline`, two models' scores on the same items. Raises `ValueError`
+    if the items are not the same."""
     import numpy
     from scipy.stats import bootstrap
 
@@ -53,7 +53,7 @@ def difference(rows: list[Record], baseline: list[Record], confidence: float = 0
     return Difference(*(round(float(points), 4) for points in (mean(*indices), interval.low, interval.high)))
 
 
-def mean_score(rows: list[Record]) -> float:
+def mean_score(rows: list[ItemScore]) -> float:
     """A suite's score: the mean over its benchmarks of their mean score, in percent."""
     scores: dict[str, list[float]] = {}
     for row in rows:

@@ -13,13 +13,14 @@ from pydantic_core import ErrorDetails
 from stages.core.errors import UserError
 from stages.core.params import load as load_yaml
 from stages.core.records import content_id
+from stages.core.rows import BenchmarkItem, Part
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.tasks.manager import TaskDict, TaskManager
 
 FOLDER = Path("evaluation")
-PARTS = ("validation", "test")
+PARTS: tuple[Part, Part] = ("validation", "test")
 MIN_ITEMS = 2  # in each part of a benchmark: one item has no standard error
 RENAMED = {"apart": "reported_only"}  # keys of suite.yaml that had another name in an earlier version
 
@@ -117,10 +118,10 @@ def _check_metric(task: "Task", metric_and_filter: str, location: str) -> None:
         )
 
 
-def items(suite: Suite, loaded: "dict[str, TaskDict]") -> list[dict[str, Any]]:
-    """Every item of a suite: {"id", "group" (items that are resampled together), "benchmark", "task", "index" in the
-    task, "part", "text"}. Raises `UserError` if a part of a benchmark is too small to have a standard error."""
-    rows = []
+def items(suite: Suite, loaded: "dict[str, TaskDict]") -> list[BenchmarkItem]:
+    """Every item of a suite, in its part. Raises `UserError` if a part of a benchmark is too small to have a standard
+    error."""
+    rows: list[BenchmarkItem] = []
     for benchmark, settings in suite.all.items():
         sizes = dict.fromkeys(PARTS, 0)
         for task in loaded[benchmark]["tasks"].values():
@@ -129,9 +130,17 @@ def items(suite: Suite, loaded: "dict[str, TaskDict]") -> list[dict[str, Any]]:
                 key = _render(settings.split, document, benchmark) if settings.split else text
                 part = part_of(key, suite.validation)
                 sizes[part] += 1
-                identity = {"id": content_id(task.task_name, str(index), text), "group": content_id(key)}
-                source = {"benchmark": benchmark, "task": task.task_name, "index": index, "part": part}
-                rows.append({**identity, **source, "text": text})
+                rows.append(
+                    {
+                        "id": content_id(task.task_name, str(index), text),
+                        "group": content_id(key),
+                        "benchmark": benchmark,
+                        "task": task.task_name,
+                        "index": index,
+                        "part": part,
+                        "text": text,
+                    }
+                )
         if min(sizes.values()) < MIN_ITEMS:
             raise UserError(
                 f"evaluate.suite: {benchmark} has {sizes}, and a standard error needs {MIN_ITEMS} of each part"
@@ -139,7 +148,7 @@ def items(suite: Suite, loaded: "dict[str, TaskDict]") -> list[dict[str, Any]]:
     return rows
 
 
-def part_of(key: str, validation: float) -> str:
+def part_of(key: str, validation: float) -> Part:
     """The part of an item: equal keys are in the same part, in any task. `validation`: that part's share of all."""
     return PARTS[0] if int(content_id(key), 16) < validation * 16**16 else PARTS[1]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stages.core.records import Record, read
+from stages.core.rows import BenchmarkItem
 from stages.planning.changes import Change
 from stages.planning.last_run import JUDGE, Last, calls_of, shares
 from stages.planning.lookup import Found
@@ -256,7 +257,7 @@ def items(params: Record, known: bool) -> int:
     limit, counts = params["evaluate"]["limit"], dict[tuple[str, ...], int]()
     split = Path("iterations/0/benchmark.jsonl")
     if known and split.is_file():
-        for row in read(split):
+        for row in read(split, BenchmarkItem):
             place = (row["task"], row["part"])
             counts[place] = counts.get(place, 0) + 1
         return sum(min(number, limit or number) for number in counts.values())

@@ -14,6 +14,7 @@ from stages import evaluate, generate, review
 from stages.core.params import read_params, read_runtime
 from stages.core.prompts import read_system_prompt
 from stages.core.records import Tally, read
+from stages.core.rows import BenchmarkItem, ReviewablePair, ReviewedSeed
 from stages.evaluation import harness, suite
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Request, Sampling
@@ -59,7 +60,7 @@ def of_review(rows: Path, judge: Path, out: Path, stop: Path | None = None) -> F
         return Found(0, 0, 0)
     name = f"{out.stem}@{out.parent.name}"
     model = Looking(judge, name)
-    review.ask(model, name, read_params(out.stem), read(rows), judge.parent.name)
+    review.review(model, name, read_params(out.stem), review.to_review(read(rows, ReviewablePair), judge.parent.name))
     return model.total()
 
 
@@ -68,10 +69,10 @@ def of_generate(rows: Path, model: Path, out: Path) -> Found:
     params, name = read_params("generate"), f"generate@{out.parent.name}"
     settings, parent = params["generate"], model.parent.name
     looking = Looking(model, name)
-    reviewed = read(rows)
+    reviewed = read(rows, ReviewedSeed)
     bounds = (params["threshold"], settings["max_low"], settings["max_high"])
     low, high = generate.route(reviewed, *bounds, parent, Tally(len(reviewed)))
-    generate.ask(looking, name, params, low, high)
+    generate.generate(looking, name, params, low, high)
     instructions = looking.tasks[f"{name} new instructions"]
     return looking.total(unknown=instructions.calls - instructions.stored)
 
@@ -111,7 +112,9 @@ def of_evaluate(model: Path, parent: Path | None = None) -> Found:
 
     params = read_params("evaluate" if parent else "evaluate-0")
     tasks = suite.load_tasks(params["evaluate.suite"], suite.load(params["evaluate.suite"]))
-    samples = evaluate.select_samples(read(Path("iterations/0/benchmark.jsonl")), params["evaluate.limit"])
+    samples = evaluate.select_samples(
+        read(Path("iterations/0/benchmark.jsonl"), BenchmarkItem), params["evaluate.limit"]
+    )
     lm, content = Listening(model), digest(model)
     harness.run_lm_eval(lm, harness.merge_tasks(list(tasks.values())), samples, read_system_prompt(params["prompts"]))
     keys = {harness.answer_key(content, request): context for request, context in lm.heard.items()}

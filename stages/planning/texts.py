@@ -1,20 +1,23 @@
 """How long the texts of the loop are, in tokens, before there are any: by the seed set, the judge-training
 rows and the prompts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from stages.core.prompts import ReviewPrompt, fill, generation_templates, read_system_prompt
 from stages.core.records import Record, Tally
-from stages.data.seed_data import Rows, of_file, of_hub, pairs
+from stages.core.rows import Pair
+from stages.data.seed_data import judge_training_pairs, of_file, of_hub, pairs
 from stages.models import hub
 
 CHAT = 7  # tokens of the chat format around a prompt
 LETTERS = 4  # characters of a token, where the model's tokenizer is not here
 SAMPLE = 100  # rows that stand for the texts of a file
+
+SomePair = TypeVar("SomePair", bound=Pair)
 
 
 class Texts(NamedTuple):
@@ -35,8 +38,10 @@ def texts(params: Record) -> Texts:
     """From the seed file, the judge-training file and the prompt set; a row of a few stands for all."""
     length = _tokens(hub.fetch_config(params["model"]) / "tokenizer.json")
     given = params["seed"]
-    some, seeds = _some(of_hub(given["hub"]) if given["hub"] else of_file(Path(given["path"]), "seed.path"), given)
-    reviews, judge = _some(of_file(Path(given["reviews"]), "seed.reviews"), {"columns": None}, ("review",))
+    rows = of_hub(given["hub"]) if given["hub"] else of_file(Path(given["path"]), "seed.path")
+    some, seeds = _some(pairs(rows, "seed", Tally(0), given["columns"], "drop"))
+    training = judge_training_pairs(of_file(Path(given["reviews"]), "seed.reviews"), "reviews", Tally(0), "drop")
+    reviews, judge = _some(training)
     review = ReviewPrompt(params["prompts"])
     chat = CHAT + length(read_system_prompt(params["prompts"]))
     instruct, flaw = generation_templates(params["prompts"])
@@ -61,11 +66,10 @@ def texts(params: Record) -> Texts:
     )
 
 
-def _some(rows: Rows, settings: Record, more: tuple[str, ...] = ()) -> tuple[list[Record], int]:
-    """The first rows that can be used, and how many there are in all."""
-    usable = pairs(rows, "seed", Tally(0), settings["columns"], "drop", more)
-    some = list(islice(usable, SAMPLE))
-    return some, len(some) + sum(1 for _ in usable)
+def _some(rows: Iterator[SomePair]) -> tuple[list[SomePair], int]:
+    """The first rows, and how many there are in all."""
+    first = list(islice(rows, SAMPLE))
+    return first, len(first) + sum(1 for _ in rows)
 
 
 def _tokens(tokenizer: Path) -> Any:
