@@ -1,4 +1,4 @@
-"""base: a model gets what it lacks to converse, keeps what it has, and is refused in one line if it cannot be used."""
+"""base: a model gets what it lacks for conversations, keeps what it has, and is refused in one line if unusable."""
 
 import json
 import shutil
@@ -36,9 +36,9 @@ def published(tmp_path_factory):
 
 
 def ends(folder: Path) -> list[str]:
-    told = GenerationConfig.from_pretrained(folder).eos_token_id
+    end_ids = GenerationConfig.from_pretrained(folder).eos_token_id
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return tokenizer.convert_ids_to_tokens(told if isinstance(told, list) else [told])
+    return tokenizer.convert_ids_to_tokens(end_ids if isinstance(end_ids, list) else [end_ids])
 
 
 # ---- what a model lacks ----------------------------------------------------------------------------------------------
@@ -79,8 +79,8 @@ def test_more_rows_than_tokens_are_left_as_they_are(published, tmp_path):
     save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + 8}))
-    made = load_file(materialise(source, "float32", tmp_path / "base") / "model.safetensors")
-    assert all(torch.equal(values, made[name]) for name, values in weights.items())
+    written = load_file(materialise(source, "float32", tmp_path / "base") / "model.safetensors")
+    assert all(torch.equal(values, written[name]) for name, values in weights.items())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -108,9 +108,9 @@ def test_a_template_that_leaves_the_system_prompt_out_gets_it_into_the_first_tur
     (source / "chat_template.jinja").write_text(quiet)
     tokenizer = AutoTokenizer.from_pretrained(materialise(source, "float32", tmp_path / "base"))
     assert chat.render(tokenizer, "Why?", "Be kind.").startswith("<|im_start|>user\nBe kind.\n\nWhy?<|im_end|>")
-    told = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}] * 2
-    asked = [{"role": "system", "content": "Be kind."}, *told]
-    assert tokenizer.apply_chat_template(asked, tokenize=False).count("Be kind.") == 1
+    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}] * 2
+    conversation = [{"role": "system", "content": "Be kind."}, *messages]
+    assert tokenizer.apply_chat_template(conversation, tokenize=False).count("Be kind.") == 1
 
 
 def test_a_base_model_learns_to_end_its_turn_and_its_completions_are_not_cut(published, project):
@@ -120,19 +120,19 @@ def test_a_base_model_learns_to_end_its_turn_and_its_completions_are_not_cut(pub
     write(project.folder / "iterations/1/sft.jsonl", ROWS[:2])
     assert sft(project).returncode == 0
     engine = TransformersEngine(project.folder / "iterations/1/sft", 8)
-    asked = requests(engine, [row["prompt"] for row in ROWS[:2]], 1)
-    found = dict(engine.complete(asked, GREEDY))
-    assert [found[each].text for each in asked] == [row["completion"] for row in ROWS[:2]]
-    assert {completion.finish for completion in found.values()} == {"stop"}
+    pending = requests(engine, [row["prompt"] for row in ROWS[:2]], 1)
+    completions = dict(engine.complete(pending, GREEDY))
+    assert [completions[request].text for request in pending] == [row["completion"] for row in ROWS[:2]]
+    assert {completion.finish for completion in completions.values()} == {"stop"}
     engine.ends = {engine.tokenizer.convert_tokens_to_ids("<|endoftext|>")}  # as it was published
-    assert {completion.finish for completion in dict(engine.complete(asked, GREEDY)).values()} == {"length"}
+    assert {completion.finish for completion in dict(engine.complete(pending, GREEDY)).values()} == {"length"}
 
 
 def test_a_temperature_without_sampling_which_transformers_reads_but_does_not_write_is_no_obstacle(source, tmp_path):
     path = source / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "do_sample": False, "temperature": 0.6}))
-    made = GenerationConfig.from_pretrained(materialise(source, "float32", tmp_path / "base"))
-    assert (made.do_sample, made.temperature) == (True, 0.6)
+    config = GenerationConfig.from_pretrained(materialise(source, "float32", tmp_path / "base"))
+    assert (config.do_sample, config.temperature) == (True, 0.6)
 
 
 def test_evaluation_generates_what_the_engine_does_whatever_penalty_the_model_brings(published, tmp_path):
@@ -143,8 +143,8 @@ def test_evaluation_generates_what_the_engine_does_whatever_penalty_the_model_br
     path = base / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "repetition_penalty": 9.0}))
     engine, lm = TransformersEngine(base, 8), harness._transformers(base, None)
-    for asked, completion in engine.complete(requests(engine, PROMPTS[:4], 1), GREEDY):
-        arguments = (asked.prompt, {"until": [], "do_sample": False, "max_gen_toks": GREEDY.max_tokens})
+    for request, completion in engine.complete(requests(engine, PROMPTS[:4], 1), GREEDY):
+        arguments = (request.prompt, {"until": [], "do_sample": False, "max_gen_toks": GREEDY.max_tokens})
         instance = Instance(request_type="generate_until", doc={}, arguments=arguments, idx=0)
         assert lm.generate_until([instance], disable_tqdm=True) == [completion.text]
 
@@ -246,8 +246,8 @@ def test_trusted_code_travels_with_the_model(with_code, tmp_path, monkeypatch):
     assert has_custom_code(tmp_path / "next")
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    asked = Client(tmp_path / "next", "review@1", 0.0, RUNTIME)
-    assert asked.complete("review@1", ["Why?"], "", 1, Sampling(0, 1.0, 4, 0))[0][0].tokens
+    client = Client(tmp_path / "next", "review@1", 0.0, RUNTIME)
+    assert client.complete("review@1", ["Why?"], "", 1, Sampling(0, 1.0, 4, 0))[0][0].tokens
 
 
 def test_a_model_that_cannot_be_used_ends_the_stage_with_one_line(project: Project, source):

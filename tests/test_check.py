@@ -1,4 +1,4 @@
-"""params.yaml is looked at before anything runs, and every problem is named in one line."""
+"""params.yaml is checked before anything runs, and one line names every problem."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_the_shipped_parameters_are_valid():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"treshold": 7.0}, "treshold: unknown parameter, did you mean 'threshold'?"),
         ({"review": {"sample": 3}}, "review.sample: unknown parameter, did you mean 'samples'?"),
@@ -65,10 +65,10 @@ def test_the_shipped_parameters_are_valid():
         ({"runtime": {"engine": "abacus"}}, "runtime.engine: input should be 'auto', 'transformers'"),
     ],
 )
-def test_a_bad_parameter_is_named_with_what_it_should_be(changes, said):
+def test_a_bad_parameter_is_named_with_what_it_should_be(changes, message):
     with pytest.raises(UserError) as error:
         check_params(merged(PARAMS, {**changes}) if all(name in PARAMS for name in changes) else {**PARAMS, **changes})
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -83,8 +83,8 @@ def test_a_missing_parameter_is_named():
 def test_an_old_name_is_one_line_that_says_the_new_one(old, new):
     values = deepcopy(PARAMS)
     (*section, name), last = old.split("."), new.split(".")[-1]
-    place = values[section[0]] if section else values
-    place[name] = place.pop(last)
+    parameters = values[section[0]] if section else values
+    parameters[name] = parameters.pop(last)
     with pytest.raises(UserError) as error:
         check_params(values)
     assert str(error.value) == f"params.yaml: {old}: is now called {new}, rename it"
@@ -109,11 +109,13 @@ def test_all_problems_are_named_at_once():
 
 def tree(**models: str) -> dict:
     """Iterations by their parent and judge: tree(i1="0 0") is {"1": {"parent": "0", "judge": "0"}}."""
-    return {key[1:]: dict(zip(("parent", "judge"), named.split(), strict=True)) for key, named in models.items()}
+    return {
+        key[1:]: dict(zip(("parent", "judge"), references.split(), strict=True)) for key, references in models.items()
+    }
 
 
 @pytest.mark.parametrize(
-    ("iterations", "said"),
+    ("iterations", "message"),
     [
         ({1: {"parent": "0", "judge": "0"}}, 'the key 1 must be quoted, "1", since dvc silently drops other keys'),
         (tree(i1="0 0", i2="7 0"), "iterations.2.parent: there is no iteration '7'; there are 0, 1, 2"),
@@ -128,8 +130,8 @@ def tree(**models: str) -> dict:
         (None, "must name at least one iteration"),
     ],
 )
-def test_a_broken_tree_of_iterations_is_explained(iterations, said):
-    assert said in "; ".join(iteration_problems(iterations))
+def test_a_broken_tree_of_iterations_is_explained(iterations, message):
+    assert message in "; ".join(iteration_problems(iterations))
 
 
 def test_branches_and_names_are_a_valid_tree():
@@ -141,7 +143,7 @@ def test_a_parent_may_be_a_number_as_dvc_writes_it():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"treshold": 7.0}, "did you mean 'threshold'"),
         ({"seed": {"path": "nowhere.jsonl"}}, "seed.path: nowhere.jsonl does not exist; create it"),
@@ -152,13 +154,13 @@ def test_a_parent_may_be_a_number_as_dvc_writes_it():
         ),
     ],
 )
-def test_the_stage_ends_with_one_line(project, changes, said):
+def test_the_stage_ends_with_one_line(project, changes, message):
     if "treshold" in changes:
         with (project.folder / "params.yaml").open("a") as params:
             params.write("treshold: 7.0\n")
     else:
         project.change(changes)
-    assert said in error_line(project.stage("stages.check"))
+    assert message in error_line(project.stage("stages.check"))
     assert not Path(project.folder, "iterations/params.valid").exists()
 
 
@@ -172,7 +174,7 @@ def test_a_number_is_read_as_dvc_writes_it(project, rate):
 
 @pytest.mark.parametrize("estimator", ["sampled", "expected"])
 @pytest.mark.parametrize(
-    ("file", "text", "said"),
+    ("file", "text", "message"),
     [
         ("generate/flawed.md", "Spoil $response.", "prompts/micro/generate/flawed.md has no placeholder $instruction"),
         (
@@ -185,11 +187,11 @@ def test_a_number_is_read_as_dvc_writes_it(project, rate):
         ("system.md", None, "system prompt prompts/micro/system.md does not exist"),
     ],
 )
-def test_a_prompt_that_only_a_late_stage_reads_is_looked_at_first(project, estimator, file, text, said):
+def test_a_prompt_that_only_a_late_stage_reads_is_looked_at_first(project, estimator, file, text, message):
     project.change({"review": {"estimator": estimator}})
     path = project.folder / "prompts/micro" / file
     path.unlink() if text is None else path.write_text(text)
-    assert said in error_line(project.stage("stages.check"))
+    assert message in error_line(project.stage("stages.check"))
 
 
 def test_params_that_are_not_yaml_are_one_line(project):

@@ -73,22 +73,22 @@ def test_chat_tokens_in_the_data_are_broken():
 
 LLAMA_2 = (
     "{% if messages[0].role == 'system' %}{% set opening = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}"
-    "{% set messages = messages[1:] %}{% endif %}{% for each in messages %}{% if each.role == 'user' %}[INST] "
-    "{{ opening if loop.first }}{{ each.content }} [/INST]{% else %} {{ each.content }} <|im_end|>{% endif %}"
+    "{% set messages = messages[1:] %}{% endif %}{% for message in messages %}{% if message.role == 'user' %}[INST] "
+    "{{ opening if loop.first }}{{ message.content }} [/INST]{% else %} {{ message.content }} <|im_end|>{% endif %}"
     "{% endfor %}"
 )
 ZEPHYR = (
-    "{% for each in messages %}<|{{ each.role }}|>\n{{ each.content }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 DEEPSEEK = (
-    "{% for each in messages %}{% if each.role == 'user' %}User: {{ each.content }}\n\n"
-    "{% elif each.role == 'assistant' %}Assistant: {{ each.content }}<|im_end|>"
-    "{% else %}{{ each.content }}\n\n{% endif %}{% endfor %}"
+    "{% for message in messages %}{% if message.role == 'user' %}User: {{ message.content }}\n\n"
+    "{% elif message.role == 'assistant' %}Assistant: {{ message.content }}<|im_end|>"
+    "{% else %}{{ message.content }}\n\n{% endif %}{% endfor %}"
 )
 LLAMA_3 = (  # special tokens around its turns, and a text that is no turn's
-    "<|im_start|>system\n\nToday: 26 Jul 2024\n\n{% for each in messages %}<|im_start|>{{ each.role }}\n\n"
-    "{{ '<think>\n\n</think>\n\n' if each.role == 'assistant' }}{{ each.content }}<|im_end|>{% endfor %}"
+    "<|im_start|>system\n\nToday: 26 Jul 2024\n\n{% for message in messages %}<|im_start|>{{ message.role }}\n\n"
+    "{{ '<think>\n\n</think>\n\n' if message.role == 'assistant' }}{{ message.content }}<|im_end|>{% endfor %}"
 )
 
 
@@ -123,24 +123,24 @@ def test_an_empty_system_prompt_is_no_message(tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("Rate $instruction.", r"has no placeholder \$response; put it where the response belongs"),
         ("Rate $instruction, $response, $mood.", r"unknown placeholder \$mood"),
         ("Rate $instruction, $response, $5.", r"write a literal dollar sign as \$\$"),
     ],
 )
-def test_a_broken_template_is_explained(tmp_path, text, said):
+def test_a_broken_template_is_explained(tmp_path, text, message):
     path = tmp_path / "prompt.md"
     path.write_text(text)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         prompts.load_template(path, {"instruction", "response"})
 
 
 def test_a_template_without_its_placeholder_ends_the_stage_with_one_line(project):
     (project.folder / "prompts/micro/review/prompt.md").write_text("Rate this: $instruction\n")
-    said = error_line(project.stage("stages.prepare"))
-    assert "prompts/micro/review/prompt.md has no placeholder $response" in said
+    message = error_line(project.stage("stages.prepare"))
+    assert "prompts/micro/review/prompt.md has no placeholder $response" in message
 
 
 def test_a_dollar_sign_written_twice_is_one_in_the_judges_prompt(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The embedded default's world: one right answer to each problem, held-out problems kept apart, roles as taught."""
+"""The micro world: problems have one right answer, held-out problems are in no training data, roles are as taught."""
 
 import json
 import subprocess
@@ -146,5 +146,5 @@ def test_pre_training_fixes_the_instruction_set_before_torch_is_imported():
         "import os, sys, stages.pretrain as stage; assert 'torch' not in sys.modules; "
         "os.environ.update(stage.INSTRUCTIONS); import torch; print(torch.backends.cpu.get_cpu_capability())"
     )
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert told.stdout.strip() in ("AVX2", "DEFAULT")  # the latter where the machine has less
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() in ("AVX2", "DEFAULT")  # the latter where the machine has less
