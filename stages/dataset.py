@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stages.core.command import run
-from stages.core.params import declared
+from stages.core.params import read_params
 from stages.core.progress import say
-from stages.core.prompts import system
+from stages.core.prompts import read_system_prompt
 from stages.core.records import Record, read, write, write_json
 from stages.core.rows import Lineage, PreferencePair, SeedRow, SftRow
 from stages.reporting import card
@@ -128,9 +128,9 @@ def together(found: dict[str, list[Record]]) -> list[Record]:
 
 
 def main() -> None:
-    params = declared("dataset")
+    params = read_params("dataset")
     summary, scores = collect(params["iterations"])
-    path, asked = scores.path(summary["best"]), system(params["prompts"])
+    path, asked = scores.path(summary["best"]), read_system_prompt(params["prompts"])
     here = {key: Path("iterations", key) for key in path}
     sft = {key: [sft_row(row, asked) for row in read(here[key] / "sft.jsonl", SftRow)] for key in path}
     pairs = {

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from stages.core.command import run
-from stages.core.params import declared, read_runtime
+from stages.core.params import read_params, read_runtime
 from stages.core.progress import progress
-from stages.core.prompts import system
+from stages.core.prompts import read_system_prompt
 from stages.core.records import Record, Tally, counts_file, read
 from stages.core.rows import PreferencePair
-from stages.models.chat import answer, context_length, messages
+from stages.models.chat import assistant_turn, context_length, prompt_messages
 from stages.models.fingerprint import digest
 from stages.training import checkpoints, launch, memory, phase, preference
 
@@ -32,8 +32,11 @@ def chats_of(
     since trl would truncate it silently."""
     chats: list[Record] = []
     for pair in pairs:
-        prompt = messages(tokenizer, pair["prompt"], system_prompt)
-        sides = {"chosen": answer(tokenizer, pair["chosen"]), "rejected": answer(tokenizer, pair["rejected"])}
+        prompt = prompt_messages(tokenizer, pair["prompt"], system_prompt)
+        sides = {
+            "chosen": assistant_turn(tokenizer, pair["chosen"]),
+            "rejected": assistant_turn(tokenizer, pair["rejected"]),
+        }
         if max(phase.length(tokenizer, prompt + side) for side in sides.values()) > context:
             tally.drop("does not fit the context")
         else:
@@ -51,7 +54,7 @@ def main(
     if launch.handed_over("stages.dpo", runtime.training):
         return
     iteration = out.parent.name
-    params, name, counts = declared("dpo"), f"dpo@{iteration}", counts_file("dpo", iteration)
+    params, name, counts = read_params("dpo"), f"dpo@{iteration}", counts_file("dpo", iteration)
     settings, selected = params["dpo"], read(pairs, PreferencePair)
     reason = "dpo.enabled is false" if not settings["enabled"] else "no pairs were found" if not selected else None
     if reason:
@@ -64,7 +67,7 @@ def main(
     policy, tokenizer = phase.load(name, model, params["training"], params["random_state"], runtime.training.sharding)
     context = context_length(policy.config)
     tally = Tally(len(selected))
-    chats = chats_of(selected, tokenizer, system(params["prompts"]), context, tally)
+    chats = chats_of(selected, tokenizer, read_system_prompt(params["prompts"]), context, tally)
     if not chats:
         phase.skip(name, "no pair fits the context", model, out, counts)
         return

@@ -16,7 +16,7 @@ from typer import Option
 
 from stages.core.command import run
 from stages.core.counts import Diversity, FilterCounts
-from stages.core.params import declared
+from stages.core.params import read_params
 from stages.core.progress import progress, say
 from stages.core.prompts import ReviewPrompt
 from stages.core.records import Tally, counts_file, read, write, write_json
@@ -36,7 +36,7 @@ def own_fault(text: str, kind: Kind, settings: Settings, review: ReviewPrompt) -
         return f"{kind} too short"
     if words > settings[f"max_{kind}_words"]:
         return f"{kind} too long"
-    return f"{kind} speaks for the judge" if review.plain(text) != text else None
+    return f"{kind} speaks for the judge" if review.sanitise(text) != text else None
 
 
 def likeness_fault(text: str, kind: Kind, source: str, siblings: list[str], max_rouge_l: float) -> str | None:
@@ -158,7 +158,7 @@ def main(
     ],
 ) -> None:
     """Keep what is of a sensible length, new, and not in the benchmark."""
-    iteration, params = out.parent.name, declared("filter")
+    iteration, params = out.parent.name, read_params("filter")
     settings, review = params["filter"], ReviewPrompt(params["prompts"])
     candidates = read(rows, Candidate)
     items = [item["text"] for item in read(BENCHMARK, BenchmarkItem)]

@@ -17,9 +17,9 @@ from typer import Option
 from stages.core import cost
 from stages.core.command import run
 from stages.core.counts import Counts, GenerateCounts, SampleCounts
-from stages.core.params import Params, declared, read_runtime
+from stages.core.params import Params, read_params, read_runtime
 from stages.core.progress import say
-from stages.core.prompts import answer_pattern, fill, generation_templates, system
+from stages.core.prompts import answer_pattern, fill, generation_templates, read_system_prompt
 from stages.core.records import Tally, content_id, counts_file, read, write, write_json
 from stages.core.rows import Candidate, Draw, Lineage, ReviewedSeed, Route, ScoredSeed
 from stages.inference.client import Client
@@ -78,7 +78,7 @@ class Writer:
 
     def __init__(self, client: Client, prompt_set: str, samples: int, sampling: Sampling) -> None:
         self.client, self.samples, self.sampling = client, samples, sampling
-        self.prompt_set, self.system_prompt = prompt_set, system(prompt_set)
+        self.prompt_set, self.system_prompt = prompt_set, read_system_prompt(prompt_set)
 
     def write(
         self, task: str, kind: str, sources: list[Source], prompts: list[str]
@@ -161,7 +161,7 @@ def main(
 ) -> None:
     """Write new pairs from low seeds and flawed responses to high ones."""
     iteration, parent = out.parent.name, model.parent.name
-    params, name = declared("generate"), f"generate@{iteration}"
+    params, name = read_params("generate"), f"generate@{iteration}"
     settings = params["generate"]
     client = Client(model, name, params["max_overlong"], read_runtime())
     reviewed = read(rows, ReviewedSeed)

@@ -13,7 +13,7 @@ from typing import TypeVar
 from stages.core.command import run
 from stages.core.counts import PrepareCounts
 from stages.core.errors import UserError
-from stages.core.params import declared
+from stages.core.params import read_params
 from stages.core.progress import say
 from stages.core.prompts import ReviewPrompt
 from stages.core.records import Tally, content_id, counts_file, read, write, write_json
@@ -66,7 +66,7 @@ def seed_sft_row(row: SeedRow) -> SftRow:
 
 def judge_sft_row(row: JudgeTrainingPair, review: ReviewPrompt) -> SftRow:
     """A review to learn judging from, after the prompt that asks for it."""
-    prompt = review.prompt(row["prompt"], row["response"])
+    prompt = review.render(row["prompt"], row["response"])
     reviewed = content_id(row["prompt"], row["response"])
     return {
         "id": content_id(prompt),
@@ -80,7 +80,7 @@ def judge_sft_row(row: JudgeTrainingPair, review: ReviewPrompt) -> SftRow:
 
 def main() -> None:
     """Write the seed set and the warm start's training rows."""
-    params = declared("prepare")
+    params = read_params("prepare")
     settings, review = params["seed"], ReviewPrompt(params["prompts"])
     source = f"seed.hub {settings['hub']['id']}" if settings["hub"] else f"seed.path {settings['path']}"
     reviews = Path(settings["reviews"])

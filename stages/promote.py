@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from stages.core.command import run
-from stages.core.params import declared
+from stages.core.params import read_params
 from stages.core.progress import say
 from stages.core.records import Record, write_json
 from stages.models.adapters import full_weights
@@ -26,7 +26,7 @@ def leftovers(iterations: Record) -> list[str]:
 
 
 def main() -> None:
-    params = declared("promote")
+    params = read_params("promote")
     summary, scores = collect(params["iterations"])
     best = summary["best"]
     if left := leftovers(params["iterations"]):

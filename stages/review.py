@@ -26,9 +26,9 @@ from stages.core import cost
 from stages.core.command import run
 from stages.core.counts import ReviewCounts, Scores
 from stages.core.errors import UserError
-from stages.core.params import Params, declared, read_runtime
+from stages.core.params import Params, read_params, read_runtime
 from stages.core.progress import say
-from stages.core.prompts import ReviewPrompt, system
+from stages.core.prompts import ReviewPrompt, read_system_prompt
 from stages.core.records import Tally, counts_file, read, write, write_json
 from stages.core.rows import Review, ReviewablePair, ReviewedPair
 from stages.inference.client import Client
@@ -113,8 +113,8 @@ def need_readable(stage: str, counts: ReviewCounts, max_unparsed: float) -> None
 def review(client: Client, name: str, params: Params, rows: list[ReviewablePair]) -> list[list[Verdict]]:
     """The judge's reviews of each row."""
     template, prompts = ReviewPrompt(params["prompts"]), params["prompts"]
-    system_prompt = system(prompts)
-    rendered = [client.render(template.prompt(row["prompt"], row["response"]), system_prompt) for row in rows]
+    system_prompt = read_system_prompt(prompts)
+    rendered = [client.render(template.render(row["prompt"], row["response"]), system_prompt) for row in rows]
     return reviews_of(client, name, rendered, prompts, params["review"], params["random_state"])
 
 
@@ -126,7 +126,7 @@ def main(
 ) -> None:
     """Score pairs of instruction and response."""
     stage, iteration, judge_name = out.stem, out.parent.name, judge.parent.name
-    params, name = declared(stage), f"{stage}@{iteration}"
+    params, name = read_params(stage), f"{stage}@{iteration}"
     settings = params["review"]
     client = Client(judge, name, params["max_overlong"], read_runtime())
     stopped = stop is not None and json.loads(stop.read_text(encoding="utf-8"))["stopped"]

@@ -16,7 +16,7 @@ from typer import Option
 
 from stages.core.command import run
 from stages.core.counts import SelectCounts, SetCounts
-from stages.core.params import declared
+from stages.core.params import read_params
 from stages.core.progress import say
 from stages.core.records import Tally, content_id, counts_file, read, write, write_json
 from stages.core.rows import Identified, JudgedCandidate, Lineage, PreferencePair, ReviewedSeed, SeedRow, SftRow
@@ -198,7 +198,7 @@ def main(
     out: Annotated[Path, Option(help="folder for the three sets, iterations/ITERATION")],
 ) -> None:
     """Select SFT rows, preference pairs and new seeds."""
-    settings, iteration = declared("select")["select"], out.name
+    settings, iteration = read_params("select")["select"], out.name
     seeds, candidates = read(reviewed, ReviewedSeed), read(assessed, JudgedCandidate)
     earlier_seed = read(parent / "seed.jsonl", SeedRow)
     earlier_sft, earlier_pairs = earlier_rows(parent) if settings["accumulate"] else ([], [])

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from stages.core.command import run
-from stages.core.params import Params, declared, read_runtime
+from stages.core.params import Params, read_params, read_runtime
 from stages.core.progress import progress
-from stages.core.prompts import system
+from stages.core.prompts import read_system_prompt
 from stages.core.records import Record, Tally, counts_file, read
 from stages.core.rows import SftRow
-from stages.models.chat import answer, context_length, messages
+from stages.models.chat import assistant_turn, context_length, prompt_messages
 from stages.models.fingerprint import digest
 from stages.training import checkpoints, launch, memory, phase
 
@@ -40,8 +40,8 @@ def chats_of(
     truncate it silently."""
     chats: list[Record] = []
     for row in rows:
-        prompt = messages(tokenizer, row["prompt"], system_prompt)
-        chat = {"prompt": prompt, "completion": answer(tokenizer, row["completion"])}
+        prompt = prompt_messages(tokenizer, row["prompt"], system_prompt)
+        chat = {"prompt": prompt, "completion": assistant_turn(tokenizer, row["completion"])}
         if phase.length(tokenizer, chat["prompt"] + chat["completion"]) > context:
             tally.drop("does not fit the context")
         else:
@@ -76,7 +76,7 @@ def main(
         return
     iteration = out.parent.name
     stage = WARM_START if iteration == "0" else "sft"
-    params, name, counts = declared(stage), f"{stage} {out}", counts_file("sft", iteration)
+    params, name, counts = read_params(stage), f"{stage} {out}", counts_file("sft", iteration)
     settings = {name: params[f"sft.{name}"] for name in ("learning_rate", "epochs", "batch_size")}
     selected = read(rows, SftRow)
     if reason := reason_to_skip(stage, params, selected):
@@ -90,7 +90,7 @@ def main(
     policy, tokenizer = phase.load(name, model, params["training"], params["random_state"], runtime.training.sharding)
     context = context_length(policy.config)
     tally = Tally(len(selected))
-    chats = chats_of(selected, tokenizer, system(params["prompts"]), context, tally)
+    chats = chats_of(selected, tokenizer, read_system_prompt(params["prompts"]), context, tally)
     if not chats:
         phase.skip(name, "no SFT row fits the context", model, out, counts)
         return

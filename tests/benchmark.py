@@ -84,7 +84,7 @@ def reviewed(model, rows: list[dict], settings: dict = REVIEW) -> list[dict]:
     from stages.review import reviewed as with_score
 
     review = ReviewPrompt("micro")
-    rendered = [model.render(review.prompt(row["prompt"], row["response"]), "") for row in rows]
+    rendered = [model.render(review.render(row["prompt"], row["response"]), "") for row in rows]
     scored = reviews(model, "review", rendered, "micro", settings, 0)
     return [with_score(row, each, "0") for row, each in zip(rows, scored, strict=True)]
 
@@ -409,7 +409,7 @@ def pipeline(base: Path) -> Iterator[Row]:
             )
             yield row(f"stage {stage}, start to end", "", took, 1, "≤ 1 s", took <= 1)
         for stage in ("filter", "select", "report"):
-            command = [sys.executable, "-c", f"import stages.{stage}; stages.{stage}.declared('{stage}')"]
+            command = [sys.executable, "-c", f"import stages.{stage}; stages.{stage}.read_params('{stage}')"]
             took = min(
                 timed(lambda c=command: subprocess.run(c, cwd=project.folder, check=True, capture_output=True))
                 for _ in range(3)
@@ -461,11 +461,11 @@ def main(*names: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from stages.base import materialised
+    from stages.base import materialise
 
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as folder:
-        base = materialised(ROOT / "stages/microworld/base", "float32", Path(folder))
+        base = materialise(ROOT / "stages/microworld/base", "float32", Path(folder))
         rows = [row for name in names or PARTS for row in PARTS[name](base)]
     table = Table("what", "against", "measured", "ratio", "must reach", "")
     for each in rows:

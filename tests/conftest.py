@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.core.schema import runtime_of
+from stages.core.schema import parse_runtime
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the tests run on two cores at once
 
@@ -40,7 +40,7 @@ SMALL = {
 }
 
 
-RUNTIME = runtime_of(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+RUNTIME = parse_runtime(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
 
 
 def merged(values: dict, changes: dict) -> dict:
@@ -145,6 +145,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default's base model in 32 bits, as the pipeline uses it."""
-    from stages.base import materialised
+    from stages.base import materialise
 
-    return materialised(ROOT / "stages/microworld/base", "float32", tmp_path_factory.mktemp("base"))
+    return materialise(ROOT / "stages/microworld/base", "float32", tmp_path_factory.mktemp("base"))

@@ -1,4 +1,4 @@
-"""Every command line explains itself, and a wrong call or a reader that has gone ends it without a traceback."""
+"""Every command line has its help; a wrong call or a closed stdout ends it without a traceback."""
 
 import os
 import subprocess
@@ -21,24 +21,24 @@ def called(*arguments, stdout=subprocess.PIPE, cwd=ROOT):
     return subprocess.run(command, cwd=cwd, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
 
 
-def stage(name, *arguments, **how):
-    return called("-m", f"stages.{name}", *arguments, **how)
+def stage(name, *arguments, **options):
+    return called("-m", f"stages.{name}", *arguments, **options)
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_says_how_to_call_it_anywhere(name, tmp_path):
-    asked = stage(name, "--help", cwd=tmp_path)
-    assert (asked.returncode, asked.stderr) == (0, "")
-    assert f"Usage: python -m stages.{name} [OPTIONS]" in asked.stdout
-    assert f"{name}" in asked.stdout.splitlines()[2]
+    result = stage(name, "--help", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"Usage: python -m stages.{name} [OPTIONS]" in result.stdout
+    assert f"{name}" in result.stdout.splitlines()[2]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_a_command_says_how_to_call_it(name, flag):
-    asked = called(*LANCE, name, flag)
-    assert (asked.returncode, asked.stderr) == (0, "")
-    assert f"lance {name} [OPTIONS]" in asked.stdout
+    result = called(*LANCE, name, flag)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"lance {name} [OPTIONS]" in result.stdout
 
 
 def test_the_command_lists_its_subcommands():
@@ -54,7 +54,7 @@ def test_a_wrong_option_is_one_line_anywhere(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (
             ("-m", "stages.review"),
@@ -67,8 +67,8 @@ def test_a_wrong_option_is_one_line_anywhere(name, tmp_path):
         ((*LANCE, "palace"), "No such command 'palace'. Did you mean 'plan'?"),
     ],
 )
-def test_a_wrong_call_is_one_line(arguments, said):
-    assert said in error_line(called(*arguments))
+def test_a_wrong_call_is_one_line(arguments, message):
+    assert message in error_line(called(*arguments))
 
 
 @pytest.mark.parametrize("name", ["check", "filter", "sft", "report"])

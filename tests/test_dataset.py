@@ -127,11 +127,11 @@ def test_every_row_leads_back_to_its_seed(run):
 
 
 def test_messages_and_text_say_the_same_and_the_system_prompt_is_the_one_of_the_training(run):
-    from stages.core.prompts import system
+    from stages.core.prompts import read_system_prompt
 
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(ROOT)
-        asked = system("lance")
+        asked = read_system_prompt("lance")
     assert asked
     for row in rows(run, "preference"):
         assert row["prompt"] == [

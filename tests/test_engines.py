@@ -19,7 +19,7 @@ GREEDY = Sampling(temperature=0, top_p=1.0, max_tokens=12, random_state=0)
 
 
 def requests(engine: TransformersEngine, prompts=PROMPTS, draws=2) -> list[Request]:
-    rendered = [chat.rendered(engine.tokenizer, prompt) for prompt in prompts]
+    rendered = [chat.render(engine.tokenizer, prompt) for prompt in prompts]
     tokens = engine.tokenizer(rendered, add_special_tokens=False)["input_ids"]
     return [
         Request(prompt, tuple(each), draw)

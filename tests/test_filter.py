@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from stages.base import materialised
+from stages.base import materialise
 from stages.core.prompts import ReviewPrompt
 from stages.data.similarity import Benchmark, distinct, duplicates, embed, mean_distance, mean_words, ngrams, rouge_l
 from stages.filter import embedding_faults, instruction_faults, likeness_fault, own_fault, response_faults
@@ -210,7 +210,7 @@ def test_lengths_are_means_of_words():
 @pytest.mark.slow
 def test_vectors_of_a_model_in_16_bits_have_unit_length_too(tmp_path):
     """Else a cosine may be above 1, and distinct instructions fall by rounding."""
-    base = materialised(ROOT / "stages/microworld/base", "bfloat16", tmp_path / "base")
+    base = materialise(ROOT / "stages/microworld/base", "bfloat16", tmp_path / "base")
     vectors = embed([f"Which is larger, {number} or 50?" for number in range(10, 60)], base)
     assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
 

@@ -4,7 +4,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.core.prompts import pattern
+from stages.core.prompts import completion_pattern
 from stages.core.records import Tally, content_id
 from stages.generate import Text, final_answer, flawed_candidate, new_candidate, route
 
@@ -75,8 +75,8 @@ def test_a_flawed_candidate_keeps_the_seeds_instruction():
 
 
 def test_the_final_answer_is_what_stands_behind_its_words():
-    micro = pattern(ROOT / "prompts/micro/generate/answers.yaml", "instruction")
-    lance = pattern(ROOT / "prompts/lance/generate/answers.yaml", "instruction")
+    micro = completion_pattern(ROOT / "prompts/micro/generate/answers.yaml", "instruction")
+    lance = completion_pattern(ROOT / "prompts/lance/generate/answers.yaml", "instruction")
     assert final_answer("Final Answer: Is 4 even or odd?", micro) == "Is 4 even or odd?"
     assert final_answer("Is 4 even or odd?", micro) is None
     assert final_answer("Let me think.\nFinal Answer:\nWhat is 2 + 2?\nShow it.", lance) == "What is 2 + 2?\nShow it."

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from stages.commands import preset
 from stages.core.errors import UserError
 from stages.core.params import load
-from stages.core.schema import check
+from stages.core.schema import check_params
 
 PRESETS = sorted(path.stem for path in (ROOT / "stages/presets").glob("*.yaml"))
 REAL = [name for name in PRESETS if name not in ("micro", "lance")]  # with a model of their own
@@ -69,7 +69,7 @@ def test_micro_sets_what_another_preset_sets_and_nothing_else():
 def test_a_preset_is_valid_and_changes_exactly_what_it_names(name):
     preset.main(name)
     after = load(Path("params.yaml"))
-    check(after)
+    check_params(after)
     before, changed = preset.flat(YAML(typ="safe").load(SHIPPED)), preset.flat(after)
     if name != "lance":
         del before["model.hub"]

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from typer import Option
 
-from stages.check import valid
+from stages.check import read_valid_params
 from stages.core.errors import UserError
 from stages.core.params import read_runtime
 from stages.core.progress import say
@@ -130,7 +130,7 @@ def main(
     """Print what dvc repro would run, why, and its cost."""
     if gpu and gpu not in estimate.GPUS:
         raise UserError(f"--gpu {gpu} is not known; choose one of {', '.join(estimate.GPUS)}")
-    rows, surely, prices = planned(valid(), gpu)
+    rows, surely, prices = planned(read_valid_params(), gpu)
     total, least = totals(rows, prices), totals(surely, prices)
     if as_json:
         stages, said = [as_record(*row) for row in rows], notes(rows, total, prices.device)

@@ -22,7 +22,7 @@ from typer import Argument
 from stages.core.errors import UserError
 from stages.core.params import PARAMS_FILE, load
 from stages.core.progress import say
-from stages.core.schema import check
+from stages.core.schema import check_params
 
 FOLDER = Path("stages/presets")
 NULL = "tag:yaml.org,2002:null"  # ruamel would write nothing for it
@@ -126,7 +126,7 @@ def main(name: Annotated[str | None, Argument(help="the preset to write into par
     before = flat(load(PARAMS_FILE))
     text = applied(name, PARAMS_FILE.read_text(encoding="utf-8"))
     values = YAML(typ="safe").load(text)
-    check(values)
+    check_params(values)
     PARAMS_FILE.write_text(text, encoding="utf-8")
     after = flat(values)
     for parameter in sorted(before.keys() | after.keys()):

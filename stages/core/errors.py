@@ -1,5 +1,5 @@
-"""A user's mistake, as one readable line; a bug keeps its traceback."""
+"""The error for a mistake that the user can fix: printed as one line. A bug keeps its traceback."""
 
 
 class UserError(Exception):
-    """Something the user can fix. Its text is the whole message: what is wrong, where, and what to do."""
+    """A mistake that the user can fix. Its text is the whole message: what is wrong, where, and what to do."""

@@ -154,7 +154,7 @@ def of_file(path: Path, what: str) -> Rows:
 def of_hub(settings: dict[str, Any]) -> Rows:
     """The rows of a data set of the hub, `seed.hub`: {"id", "config", "split", "revision"}. Raises `UserError` if it
     can be neither fetched nor found in the Hugging Face cache, or has no such config or split."""
-    folder = hub.data_set(settings)
+    folder = hub.fetch_data_set(settings)
     from datasets import load_dataset
 
     try:

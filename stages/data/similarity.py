@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.models.fingerprint import own_code
+from stages.models.fingerprint import has_custom_code
 
 if TYPE_CHECKING:
     import numpy
@@ -79,7 +79,7 @@ def embed(texts: list[str], model: Path) -> "numpy.ndarray":
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    code = {"trust_remote_code": own_code(model)}
+    code = {"trust_remote_code": has_custom_code(model)}
     transformer = Transformer(str(model), model_kwargs=code, processor_kwargs=code, config_kwargs=code)
     pooling = Pooling(transformer.get_embedding_dimension(), "mean")
     embedder = SentenceTransformer(modules=[transformer, pooling], device=_device(model))

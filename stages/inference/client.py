@@ -17,7 +17,7 @@ from stages.inference import engines
 from stages.inference.engines import Completion, Engine, Request, Sampling
 from stages.inference.store import Store
 from stages.models import adapters, chat
-from stages.models.fingerprint import digest, own_code
+from stages.models.fingerprint import digest, has_custom_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,7 +56,7 @@ class Client:
 
     def render(self, prompt: str, system: str) -> str:
         """The text that the model continues, in its chat format."""
-        return chat.rendered(self._tokenizer, prompt, system)
+        return chat.render(self._tokenizer, prompt, system)
 
     def resume(self, task: str, rendered: Sequence[str], draws: int, sampling: Sampling) -> list[list[Completion]]:
         """Like `complete`, of texts that are rendered already."""
@@ -135,10 +135,10 @@ def _tokenizer(folder: Path) -> "tuple[PreTrainedTokenizerBase, int]":
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        whole = adapters.base_of(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=own_code(whole))
-        context = chat.context_length(AutoConfig.from_pretrained(whole, trust_remote_code=own_code(whole)))
-        read = tokenizer.decode(tokenizer(chat.rendered(tokenizer, PROBE), add_special_tokens=False)["input_ids"])
+        whole = adapters.config_folder(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=has_custom_code(whole))
+        context = chat.context_length(AutoConfig.from_pretrained(whole, trust_remote_code=has_custom_code(whole)))
+        read = tokenizer.decode(tokenizer(chat.render(tokenizer, PROBE), add_special_tokens=False)["input_ids"])
     except Exception as error:  # a damaged file may raise anything
         raise UserError(
             f"model folder {folder} is broken: {type(error).__name__}: {error}; remove it and run dvc checkout, or "

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from stages import evaluate, generate, review
-from stages.core.params import declared, read_runtime
-from stages.core.prompts import system
+from stages.core.params import read_params, read_runtime
+from stages.core.prompts import read_system_prompt
 from stages.core.records import Tally, read
 from stages.core.rows import BenchmarkItem, ReviewablePair, ReviewedSeed
 from stages.evaluation import harness, suite
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Request, Sampling
 from stages.inference.store import Reader, store_file
-from stages.models.adapters import base_of
-from stages.models.fingerprint import digest, own_code
+from stages.models.adapters import config_folder
+from stages.models.fingerprint import digest, has_custom_code
 
 
 class Found(NamedTuple):
@@ -60,13 +60,13 @@ def of_review(rows: Path, judge: Path, out: Path, stop: Path | None = None) -> F
         return Found(0, 0, 0)
     name = f"{out.stem}@{out.parent.name}"
     model = Looking(judge, name)
-    review.review(model, name, declared(out.stem), review.to_review(read(rows, ReviewablePair), judge.parent.name))
+    review.review(model, name, read_params(out.stem), review.to_review(read(rows, ReviewablePair), judge.parent.name))
     return model.total()
 
 
 def of_generate(rows: Path, model: Path, out: Path) -> Found:
     """`python -m stages.generate` with these arguments."""
-    params, name = declared("generate"), f"generate@{out.parent.name}"
+    params, name = read_params("generate"), f"generate@{out.parent.name}"
     settings, parent = params["generate"], model.parent.name
     looking = Looking(model, name)
     reviewed = read(rows, ReviewedSeed)
@@ -89,7 +89,7 @@ def of_evaluate(model: Path, parent: Path | None = None) -> Found:
 
         def __init__(self, folder: Path) -> None:
             super().__init__()
-            code = own_code(base_of(folder))
+            code = has_custom_code(config_folder(folder))
             self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=code)
             self.heard: dict[str, str] = {}  # lm-eval's hash of each request, and what the model would read
 
@@ -110,12 +110,14 @@ def of_evaluate(model: Path, parent: Path | None = None) -> Found:
         def loglikelihood_rolling(self, requests: list[Any]) -> list[Any]:
             return self._hear("loglikelihood_rolling", requests, 0.0)
 
-    params = declared("evaluate" if parent else "evaluate-0")
+    params = read_params("evaluate" if parent else "evaluate-0")
     tasks = suite.load_tasks(params["evaluate.suite"], suite.load(params["evaluate.suite"]))
-    samples = evaluate.chosen(read(Path("iterations/0/benchmark.jsonl"), BenchmarkItem), params["evaluate.limit"])
+    samples = evaluate.select_samples(
+        read(Path("iterations/0/benchmark.jsonl"), BenchmarkItem), params["evaluate.limit"]
+    )
     lm, content = Listening(model), digest(model)
-    harness.evaluated(lm, harness.together(list(tasks.values())), samples, system(params["prompts"]))
-    keys = {harness.key(content, request): context for request, context in lm.heard.items()}
+    harness.run_lm_eval(lm, harness.merge_tasks(list(tasks.values())), samples, read_system_prompt(params["prompts"]))
+    keys = {harness.answer_key(content, request): context for request, context in lm.heard.items()}
     stored = Reader(store_file(read_runtime().store)).find(keys)
     missing = [context for each, context in keys.items() if each not in stored]
     return Found(len(keys), len(stored), sum(len(lm.tokenizer(context)["input_ids"]) for context in missing))

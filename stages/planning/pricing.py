@@ -72,7 +72,7 @@ class Pricing:
         self, params: Record, texts: Texts, last: Last, device: Device, *, measured: bool, pretrained: bool
     ) -> None:
         self.params, self.texts, self.last, self.device, self.measured = params, texts, last, device, measured
-        self.model, self.dtype = shape_of(hub.described(params["model"])), params["model"]["dtype"]
+        self.model, self.dtype = shape_of(hub.fetch_config(params["model"])), params["model"]["dtype"]
         if pretrained:
             self.model = _microworld(self.model, params["microworld"])
         self.how: Record = params["runtime"]["training"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple, TypeVar
 
-from stages.core.prompts import ReviewPrompt, fill, generation_templates, system
+from stages.core.prompts import ReviewPrompt, fill, generation_templates, read_system_prompt
 from stages.core.records import Record, Tally
 from stages.core.rows import Pair
 from stages.data.seed_data import judge_training_pairs, of_file, of_hub, pairs
@@ -36,14 +36,14 @@ class Texts(NamedTuple):
 
 def texts(params: Record) -> Texts:
     """From the seed file, the judge-training file and the prompt set; a row of a few stands for all."""
-    length = _tokens(hub.described(params["model"]) / "tokenizer.json")
+    length = _tokens(hub.fetch_config(params["model"]) / "tokenizer.json")
     given = params["seed"]
     rows = of_hub(given["hub"]) if given["hub"] else of_file(Path(given["path"]), "seed.path")
     some, seeds = _some(pairs(rows, "seed", Tally(0), given["columns"], "drop"))
     training = judge_training_pairs(of_file(Path(given["reviews"]), "seed.reviews"), "reviews", Tally(0), "drop")
     reviews, judge = _some(training)
     review = ReviewPrompt(params["prompts"])
-    chat = CHAT + length(system(params["prompts"]))
+    chat = CHAT + length(read_system_prompt(params["prompts"]))
     instruct, flaw = generation_templates(params["prompts"])
 
     def mean(written: Iterable[str]) -> float:
@@ -57,7 +57,7 @@ def texts(params: Record) -> Texts:
         prompt=prompt + 1,
         response=response + 1,  # with the token that ends it
         review=mean(row["review"] for row in reviews) + 1 if reviews else response + 1,
-        to_review=chat + mean(review.prompt(row["prompt"], row["response"]) for row in some),
+        to_review=chat + mean(review.render(row["prompt"], row["response"]) for row in some),
         to_instruct=chat + mean(filled(instruct)),
         to_flaw=chat + mean(filled(flaw)),
         to_answer=chat + prompt,

@@ -14,7 +14,7 @@ from stages.core.progress import prepare_transformers, say
 from stages.core.records import Record, Tally, write_json
 from stages.core.schema import TrainingRuntime
 from stages.models import adapters
-from stages.models.fingerprint import own_code
+from stages.models.fingerprint import has_custom_code
 from stages.training import checkpoints, launch, memory
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ def load(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     disable_progress_bars()
-    trust = {"trust_remote_code": own_code(adapters.base_of(model))}
+    trust = {"trust_remote_code": has_custom_code(adapters.config_folder(model))}
     try:
         if training["lora"]:
-            policy = adapters.trainable(model, training, random_state)
+            policy = adapters.load_trainable(model, training, random_state)
             _need_one_type(policy, sharding)
         else:
             policy = AutoModelForCausalLM.from_pretrained(adapters.full_weights(model), **trust)
@@ -170,7 +170,8 @@ def _watch(
                 advance(state.global_step)
             sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
             if resumed and is_peft_model(trainer.model) and not sharded:
-                adapters.replace(trainer.model, Path(resumed))  # of two adapters, transformers restores the reference
+                # of two adapters, transformers restores the reference
+                adapters.load_weights(trainer.model, Path(resumed))
             if not trainer.is_deepspeed_enabled:  # its engine takes every pass for a part of a step
                 self.peak = memory.peak(trainer)
                 say(f"{name}: fits, peak {self.peak / 1e9:,.1f} GB")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.core.records import Record
 from stages.models import adapters
-from stages.models.fingerprint import own_code
+from stages.models.fingerprint import has_custom_code
 from stages.training import launch
 
 if TYPE_CHECKING:
@@ -102,12 +102,12 @@ def trainer_of(
     if reference == "sft":
         return weighing(model=policy, **parts)
     if is_peft_model(policy) and adapters.is_adapter(WARM_START):
-        adapters.replace(policy, WARM_START)
+        adapters.load_weights(policy, WARM_START)
         trainer = weighing(model=policy, **parts)
-        adapters.replace(policy, model)
+        adapters.load_weights(policy, model)
         return trainer
     whole = adapters.full_weights(WARM_START)
-    fixed = AutoModelForCausalLM.from_pretrained(whole, trust_remote_code=own_code(whole))
+    fixed = AutoModelForCausalLM.from_pretrained(whole, trust_remote_code=has_custom_code(whole))
     trainer = weighing(model=policy, ref_model=fixed, **parts)
     if precompute:
         trainer.ref_model = None  # it has said all that it is asked

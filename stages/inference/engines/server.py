@@ -16,7 +16,7 @@ from openai.types import CompletionChoice
 from stages.core.errors import UserError
 from stages.core.schema import Server
 from stages.inference.engines import ALTERNATIVES, Completion, Number, Request, Sampling, dtype, holds_digit, seed_of
-from stages.models.fingerprint import own_code
+from stages.models.fingerprint import has_custom_code
 
 # Nothing but what the request says: vLLM would else take top_k and penalties from the model's generation_config.
 NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -42,7 +42,7 @@ class ServerEngine:
             raise UserError(
                 f"runtime.server.url {self.url} serves {', '.join(served) or 'no model'}, not the model of {model}; "
                 f"start it with: vllm serve {model} --served-model-name {self.name} --dtype {dtype(model)}"
-                + own_code(model)
+                + has_custom_code(model)
                 * " --trust-remote-code"
             )
 

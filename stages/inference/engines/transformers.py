@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from stages.core.errors import UserError
 from stages.inference.engines import ALTERNATIVES, Completion, Number, Request, Sampling, by_text, holds_digit, seed_of
-from stages.models.fingerprint import own_code
+from stages.models.fingerprint import has_custom_code
 
 ALIVE = 0.85  # share of rows still running below which the finished ones leave the batch and waiting ones enter
 MOST_ROWS = {"cpu": 384, "cuda": 2048}  # by default; on the CPU, more rows at once are not faster
@@ -122,7 +122,7 @@ class Batch:
 class TransformersEngine:
     def __init__(self, model: Path, batch_rows: int | None) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        trust = {"trust_remote_code": own_code(model)}
+        trust = {"trust_remote_code": has_custom_code(model)}
         self.tokenizer = AutoTokenizer.from_pretrained(model, **trust)
         try:
             self.model = AutoModelForCausalLM.from_pretrained(model, **trust).to(self.device).eval()

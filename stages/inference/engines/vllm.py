@@ -29,7 +29,7 @@ from stages.inference.engines import (
     holds_digit,
     seed_of,
 )
-from stages.models.fingerprint import own_code
+from stages.models.fingerprint import has_custom_code
 
 
 def end_with_this_process(llm: LLM) -> None:
@@ -51,7 +51,7 @@ class VllmEngine:
             self.llm = LLM(
                 str(model),
                 dtype=dtype(model),
-                trust_remote_code=own_code(model),
+                trust_remote_code=has_custom_code(model),
                 enable_prefix_caching=True,
                 use_tqdm_on_load=False,
                 **settings.model_dump(),
