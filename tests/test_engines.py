@@ -10,7 +10,10 @@ from conftest import RUNTIME
 from stages.core.errors import UserError
 from stages.inference import engines
 from stages.inference.engines import Completion, Request, Sampling, seed_of
-from stages.inference.engines.transformers import MEMORY, SPARE_COLUMNS, TransformersEngine, sample
+from stages.inference.engines.transformers import TransformersEngine
+from stages.inference.engines.transformers.kv_cache import SPARE_COLUMNS
+from stages.inference.engines.transformers.memory import MEMORY_SHARE, SAMPLING_BYTES, rows_that_fit
+from stages.inference.engines.transformers.sampling import sample_next_token
 from stages.models import chat
 
 PROMPTS = [f"Which is larger, {number} or {100 - number}?{' Say why.' * (number % 5)}" for number in range(10, 34)]
@@ -50,8 +53,10 @@ def test_neither_the_batch_nor_the_order_changes_a_completion(ending, sampling):
 
 
 def test_completions_come_as_they_finish_and_their_places_are_filled(ending, monkeypatch):
-    step, steps = ending._step, []
-    monkeypatch.setattr(ending, "_step", lambda batch, *rest: (step(batch, *rest), steps.append(len(batch.rows)))[0])
+    step, steps = ending._decode_step, []
+    monkeypatch.setattr(
+        ending, "_decode_step", lambda batch, *rest: (step(batch, *rest), steps.append(len(batch.rows)))[0]
+    )
     ending.batch_rows = 4
     asked = requests(ending, draws=1)
     came = ending.complete(asked, replace(SAMPLED, max_tokens=40))
@@ -106,12 +111,14 @@ def test_out_of_memory_with_one_row_is_an_error_that_says_what_to_do(tiny_model,
 
 def test_the_batch_is_as_large_as_the_free_memory_allows(tiny_model, monkeypatch):
     engine = TransformersEngine(tiny_model, None)
-    assert engine._rows_that_fit(100, SAMPLED) == 384
+    assert rows_that_fit(engine.model, 112) == 384
     config = engine.model.config
     keys_and_values = 2 * config.num_hidden_layers * config.hidden_size * 4
-    row = keys_and_values * (100 + SAMPLED.max_tokens + SPARE_COLUMNS) + 40 * config.vocab_size
-    monkeypatch.setattr("stages.inference.engines.transformers._free_memory", lambda device: 10 * row / MEMORY)
-    assert engine._rows_that_fit(100, SAMPLED) == 10
+    row = keys_and_values * (112 + SPARE_COLUMNS) + SAMPLING_BYTES * config.vocab_size
+    monkeypatch.setattr(
+        "stages.inference.engines.transformers.memory.free_memory", lambda device: 10 * row / MEMORY_SHARE
+    )
+    assert rows_that_fit(engine.model, 112) == 10
 
 
 def test_sampling_follows_the_models_distribution(tiny_model):
@@ -124,7 +131,7 @@ def test_sampling_follows_the_models_distribution(tiny_model):
     streams = (torch.Generator().manual_seed(seed_of(asked.prompt, one_token, draw)) for draw in range(4000))
     uniforms = torch.cat([torch.rand(1, generator=stream, dtype=torch.float64) for stream in streams])
     counts = torch.bincount(
-        sample((expected.log() * 0.7).expand(4000, -1), one_token, uniforms), minlength=len(expected)
+        sample_next_token((expected.log() * 0.7).expand(4000, -1), one_token, uniforms), minlength=len(expected)
     )
     assert (counts / 4000 - expected).abs().sum() / 2 < 0.2
 
@@ -132,7 +139,7 @@ def test_sampling_follows_the_models_distribution(tiny_model):
 def test_the_nucleus_leaves_out_the_tail():
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().expand(1000, -1)
     uniforms = torch.linspace(0, 0.999, 1000, dtype=torch.float64)
-    chosen = sample(logits, Sampling(1.0, 0.75, 1, 0), uniforms)
+    chosen = sample_next_token(logits, Sampling(1.0, 0.75, 1, 0), uniforms)
     assert set(chosen.tolist()) == {0, 1}
     assert (chosen == 0).float().mean() == pytest.approx(0.5 / 0.8, abs=0.01)
 
@@ -165,15 +172,15 @@ def test_at_a_number_the_probabilities_of_the_models_choices_are_told(tiny_model
 
 
 def engine_tokens(engine: TransformersEngine, request: Request, sampling: Sampling) -> tuple[int, ...]:
-    """The tokens that the engine writes for a request, by the rows that it hands out."""
+    """The tokens that the engine generates for a request, from the row that it finishes."""
     rows = []
-    completions = engine._completions
-    engine._completions = lambda finished: (rows.extend(finished), completions(finished))[1]
+    completion = engine._completion
+    engine._completion = lambda row: (rows.append(row), completion(row))[1]
     try:
         list(engine.complete([request], sampling))
     finally:
-        engine._completions = completions
-    return tuple(rows[0].written)
+        engine._completion = completion
+    return tuple(rows[0].generated)
 
 
 def test_every_part_of_a_request_decides_its_draws():
