@@ -147,7 +147,7 @@ def main(
     write(out, [new_record(each) for each in responses] + [flawed_record(each) for each in flawed])
     counts = {"seed": {**routed.counts(len(low) + len(high)), "low": len(low), "high": len(high)}, **written}
     write_json(counts_file("generate", iteration), counts)
-    cost.write("generate", iteration, cost.of_completions(client.used.values(), client.gpus()))
+    cost.write("generate", iteration, cost.of_completions(client.completions.values(), client.gpus()))
     say(f"{name}: {len(low):,} low, {len(high):,} high seeds gave {len(responses):,} new pairs, {len(flawed):,} flawed")
 
 

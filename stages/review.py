@@ -126,7 +126,7 @@ def main(
         result = shuffle_scores(result, params["random_state"])
     write(out, result)
     write_json(counts_file(stage, iteration), counts)
-    cost.write(stage, iteration, cost.of_completions(client.used.values(), client.gpus()))
+    cost.write(stage, iteration, cost.of_completions(client.completions.values(), client.gpus()))
     mean = f", mean score {counts['scores']['mean']:.2f}" if counts["scores"] else ""
     readable, written = (counts["verdicts"][kind] for kind in ("readable", "written"))
     verdicts = f"{readable:,} of {written:,} verdicts readable"

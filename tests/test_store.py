@@ -199,7 +199,7 @@ def test_the_least_recently_used_leave_first_and_the_bound_holds(path):
             with sqlite3.connect(path) as database:  # as if a day had passed
                 database.execute("UPDATE completions SET used = used - 86400")
             store.find([key(0)])
-    assert store.bytes() < 1.3 * bound
+    assert store.size_bytes() < 1.3 * bound
     assert key(0) in store.find([key(0)])
     assert not store.find(map(key, range(1, 500)))
 

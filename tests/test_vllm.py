@@ -28,7 +28,7 @@ from test_judge import EXPECTED, RIGHT, WRONG, scores
 from stages.core.errors import UserError
 from stages.inference.client import Client
 from stages.inference.engines import Sampling, load
-from stages.inference.engines.server import name
+from stages.inference.engines.server import served_model_name
 from stages.inference.engines.transformers import TransformersEngine
 from stages.models.fingerprint import digest
 
@@ -52,7 +52,7 @@ def server(base, tmp_path_factory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = ["--served-model-name", name(digest(base)), "--dtype", "float32", "--enforce-eager"]
+    options = ["--served-model-name", served_model_name(digest(base)), "--dtype", "float32", "--enforce-eager"]
     place = ["--host", "127.0.0.1", "--port", str(port)]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), *options, *place]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

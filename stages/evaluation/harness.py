@@ -166,7 +166,7 @@ def load(model: Path, runtime: Runtime, advance: Callable[[int], None]) -> "tupl
     lm = _vllm(whole, runtime.vllm) if engine(runtime) == "vllm" else _transformers(whole, runtime.batch_rows)
     for name in CALLS:  # lm-eval draws bars whatever the environment says
         setattr(lm, name, partial(getattr(lm, name), disable_tqdm=True))
-    answers = Answers(digest(model), lm.tok_encode, Store.of_the_repository(runtime.store), advance)
+    answers = Answers(digest(model), lm.tok_encode, Store.from_settings(runtime.store), advance)
     return StoredLM(lm, answers), answers
 
 

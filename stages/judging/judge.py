@@ -32,10 +32,10 @@ def reviews(
     rule = verdict_pattern(prompts)
     if settings["estimator"] == "sampled":
         sampling = Sampling(settings["temperature"], settings["top_p"], settings["max_tokens"], random_state)
-        drawn = client.resume(task, rendered, settings["samples"], sampling)
+        drawn = client.complete_rendered(task, rendered, settings["samples"], sampling)
         return [[sampled(each, rule) for each in completions] for completions in drawn]
     greedy = Sampling(temperature=0, top_p=1, max_tokens=settings["max_tokens"], random_state=0, numbers=True)
-    written = [completion for (completion,) in client.resume(task, rendered, 1, greedy)]
+    written = [completion for (completion,) in client.complete_rendered(task, rendered, 1, greedy)]
     scores = expected(client, task, rendered, written, rule, verdict_scale(prompts))
     return [[sampled(each, rule)._replace(score=mean)] for each, mean in zip(written, scores, strict=True)]
 
@@ -83,7 +83,7 @@ def _following(
                     found.setdefault((row, part), {})[token] = own
                 else:
                     asked[row, part, token] = rendered[row] + completion.text[: part.start] + token
-    answers = client.resume(f"{task} other scores", list(asked.values()), 1, ONE_TOKEN)
+    answers = client.complete_rendered(f"{task} other scores", list(asked.values()), 1, ONE_TOKEN)
     for (row, part, token), (answer,) in zip(asked, answers, strict=True):
         found.setdefault((row, part), {})[token] = probabilities(answer, 0)
     return found
