@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = {"cpu": 384, "cuda": 2048}  # on a CPU, more rows at once are not faster
 MEMORY_SHARE = 0.6  # of the free memory, for the rows; the rest is for activations
+CGROUP = Path("/sys/fs/cgroup")  # in a container: its memory limit and use
 SAMPLING_BYTES = 40  # per token of the vocabulary and row: logits, probabilities, their order and sums
 
 
@@ -34,11 +35,10 @@ def free_memory(device: torch.device) -> int:
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    cgroup = Path("/sys/fs/cgroup")
-    if (cgroup / "memory.max").exists() and (limit := (cgroup / "memory.max").read_text().strip()) != "max":
-        stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+    if (CGROUP / "memory.max").exists() and (limit := (CGROUP / "memory.max").read_text().strip()) != "max":
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
         page_cache = int(stat["active_file"]) + int(stat["inactive_file"])  # counted as used, freed on demand
-        free = min(free, int(limit) - int((cgroup / "memory.current").read_text()) + page_cache)
+        free = min(free, int(limit) - int((CGROUP / "memory.current").read_text()) + page_cache)
     return free
 
 
