@@ -197,6 +197,14 @@ def test_a_random_number_picks_the_token_whose_share_it_falls_into():
     assert sample_next_token(logits, Sampling(1.0, 1.0, 1, 0), uniforms).tolist() == [1, 1, 2, 4, 5, 5]
 
 
+def test_probabilities_are_summed_in_64_bits():
+    """In 32 bits, a sum near 0.5 does not grow by each of these tokens of 8e-9."""
+    logits = torch.tensor([0.0, *[-18.0] * 1000, 0.0]).repeat(1002, 1)
+    shares = logits.softmax(-1)[0].double()
+    middles = (shares.cumsum(-1) - shares / 2) / shares.sum()
+    assert sample_next_token(logits, Sampling(1.0, 1.0, 1, 0), middles).tolist() == list(range(1002))
+
+
 def test_the_end_token_counts_and_is_not_part_of_the_text(ending, monkeypatch):
     rows = finished_rows(ending, monkeypatch)
     completions = dict(ending.complete(requests(ending), SAMPLED))

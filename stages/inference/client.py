@@ -31,9 +31,9 @@ class Client:
     from the store."""
 
     def __init__(self, folder: Path, stage: str, max_overlong: float, runtime: Runtime) -> None:
-        """`stage`: the name in front of every error, such as review@1. `max_overlong`: the share of prompts that may
-        not fit the model's context. Raises `UserError` if the folder is missing or broken, or if the engine is not
-        installed."""
+        """`stage`: the name in front of every error, such as review@1. `max_overlong`: the largest share of prompts
+        that is allowed to be too long for the model's context. Raises `UserError` if the folder is missing or broken,
+        or if the engine is not installed."""
         self.folder, self.stage, self.max_overlong, self.runtime = folder, stage, max_overlong, runtime
         self.completions: dict[bytes, Completion] = {}  # all that were returned, stored or computed, by their keys
         self._engine: Engine | None = None

@@ -80,8 +80,8 @@ class Store:
     """Reads and writes the store's file. Every method raises `UserError` if the disk fails or is full."""
 
     def __init__(self, path: Path, max_gb: float) -> None:
-        """Open the file, or create it with its folder. Over `max_gb` gigabytes, the completions that were not used for
-        the longest time are deleted. A damaged file is renamed to end in .damaged, and a new one begun."""
+        """Open the file, or create it with its folder. Over `max_gb` gigabytes, the least recently used completions
+        are deleted. A damaged file is renamed to end in .damaged, and a new one begun."""
         self.path, self.max_bytes, self._writes = path, max_gb * GIGABYTE, 0
         self._inode = 0
         with self._disk_errors():

@@ -1,4 +1,4 @@
-"""The rows that are decoded together, and the queue of requests that wait for a place among them."""
+"""The rows that are decoded together, and the queue of requests that wait to join them."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -21,13 +21,13 @@ class Row:
     stopped: bool = False  # by an end token, not by max_tokens
 
     def last_token(self) -> int:
-        """The token that the model reads next."""
+        """The token that the next decode step runs the model on."""
         return (self.generated or self.request.tokens)[-1]
 
 
 @dataclass
 class Batch:
-    """Rows with their tensors: index r of each belongs to `rows[r]`."""
+    """Rows and their tensors; entry r of every tensor belongs to `rows[r]`."""
 
     cache: KVCache
     rows: list[Row]

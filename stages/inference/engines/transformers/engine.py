@@ -88,15 +88,15 @@ class TransformersEngine:
         self._append_next_tokens(batch, sampling)
 
     def _prefill(self, batch: Batch, requests: list[Request], sampling: Sampling) -> None:
-        """Read the prompts, each once for all its draws, and add a row for each request."""
+        """Run the model on the prompts, each once for all its draws, and add a row for each request."""
         prompts = [list(draws) for _, draws in groupby(requests, key=lambda request: request.prompt)]
         while prompts:
             size = max(1, PREFILL_TOKENS // len(prompts[0][0].tokens))  # the longest prompt comes first
-            self._prefill_at_once(batch, prompts[:size], sampling)
+            self._prefill_pass(batch, prompts[:size], sampling)
             prompts = prompts[size:]
 
-    def _prefill_at_once(self, batch: Batch, prompts: list[list[Request]], sampling: Sampling) -> None:
-        """One forward pass over prompts, each given by its draws; the longest comes first."""
+    def _prefill_pass(self, batch: Batch, prompts: list[list[Request]], sampling: Sampling) -> None:
+        """One forward pass over prompts, each given as the list of its draws."""
         tokens, mask = (tensor.to(self.device) for tensor in _align_right([draws[0].tokens for draws in prompts]))
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         cache = Cache(layer_class_to_replicate=DynamicLayer)
@@ -109,18 +109,18 @@ class TransformersEngine:
         batch.add(rows, logits[of_row], mask[of_row], positions[of_row, -1:], uniforms)
 
     def _forward_last_tokens(self, batch: Batch) -> None:
-        """Read the last token of each row."""
+        """Run the model on the last token of each row."""
         if len(batch.rows) == 1 and int(batch.positions) + 1 == self.max_batchable_length:
-            self._reread(batch)
+            self._prefill_again(batch)
             return
         last = torch.tensor([[row.last_token()] for row in batch.rows], device=self.device)
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], 1)
         batch.positions = batch.positions + 1
         batch.logits = self._forward(last, batch.mask, batch.positions, batch.cache)
 
-    def _reread(self, batch: Batch) -> None:
-        """Read the batch's only row again from its first token: from this length on, all its position embeddings are
-        different ones."""
+    def _prefill_again(self, batch: Batch) -> None:
+        """Run the model on the batch's only row from its first token: from this length on, all its position embeddings
+        are different ones."""
         (row,) = batch.rows
         tokens = torch.tensor([[*row.request.tokens, *row.generated]], device=self.device)
         batch.mask, positions = torch.ones_like(tokens), torch.arange(tokens.shape[1], device=self.device)[None]
@@ -144,7 +144,7 @@ class TransformersEngine:
         return logits
 
     def _append_next_tokens(self, batch: Batch, sampling: Sampling) -> None:
-        """Sample the next token of each row that is not finished, and note whether it ends the row."""
+        """Sample the next token of each row that is not finished, and mark the rows that it finishes."""
         uniforms = None
         if sampling.temperature > 0:
             steps = [0 if row.finished else len(row.generated) for row in batch.rows]

@@ -98,7 +98,7 @@ class KVCache(Cache):  # type: ignore[misc]
         return self.layers[0].end == self.layers[0].columns
 
     def prefill(self, prompts: Cache, prompt_of_row: torch.Tensor) -> None:
-        """Add a row for each entry of `prompt_of_row`, an index into the prompts that `prompts` has read."""
+        """Add rows; row r starts with the keys and values of the prompt `prompt_of_row[r]` of the cache `prompts`."""
         for layer, prompt in zip(self.layers, prompts.layers, strict=True):
             layer.add_rows(prompt.keys, prompt.values, prompt_of_row)
 
