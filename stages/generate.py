@@ -175,7 +175,7 @@ def main(
         **written,
     }
     write_json(counts_file("generate", iteration), counts)
-    cost.write("generate", iteration, cost.of_completions(client.used.values(), client.gpus()))
+    cost.write("generate", iteration, cost.of_completions(client.completions.values(), client.gpus()))
     say(f"{name}: {len(low):,} low, {len(high):,} high seeds gave {len(responses):,} new pairs, {len(flawed):,} flawed")
 
 

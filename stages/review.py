@@ -145,7 +145,7 @@ def main(
     if stopped:
         counts["stopped"] = True
     write_json(counts_file(stage, iteration), counts)
-    cost.write(stage, iteration, cost.of_completions(client.used.values(), client.gpus()))
+    cost.write(stage, iteration, cost.of_completions(client.completions.values(), client.gpus()))
     say(f"{name}: {summary(counts, len(pairs))}")
 
 

@@ -170,7 +170,7 @@ def test_completions_of_an_adapter_are_those_of_the_merged_model_under_the_adapt
     one, other = (Client(here / name, "review@1", 0.5, RUNTIME) for name in ("model", "merged"))
     texts = [[draw.text for draw in draws] for draws in one.complete("review@1", *call)]
     assert texts == [[draw.text for draw in draws] for draws in other.complete("review@1", *call)]
-    assert set(one.used).isdisjoint(other.used)
+    assert set(one.completions).isdisjoint(other.completions)
     shutil.rmtree(here / ".dvc/merged")
     again = Client(here / "model", "review@1", 0.5, RUNTIME)
     again.complete("review@1", *call)

@@ -80,8 +80,10 @@ def test_neither_the_batch_nor_the_order_changes_a_completion(engine, sampling):
 
 @pytest.mark.parametrize("family", ["phi3-longrope"], scope="module")
 def test_rows_run_together_below_the_length_at_which_they_would_matter_to_each_other(family, engine, monkeypatch):
-    step, rows = engine._step, []
-    monkeypatch.setattr(engine, "_step", lambda batch, *rest: (step(batch, *rest), rows.append(len(batch.rows)))[0])
+    step, rows = engine._decode_step, []
+    monkeypatch.setattr(
+        engine, "_decode_step", lambda batch, *rest: (step(batch, *rest), rows.append(len(batch.rows)))[0]
+    )
     pending = requests(engine)
     short = [request for request in pending if len(request.tokens) + GREEDY.max_tokens <= 32]
     assert 10 <= len(short) < len(pending)

@@ -17,9 +17,9 @@ def main() -> None:
     if not path.exists():
         say(f"completion store {path}: empty; dvc repro fills it")
         return
-    store = Store.of_the_repository(settings)
+    store = Store.from_settings(settings)
     held = store.totals()
-    say(f"completion store {path}: {store.bytes() / 1e6:,.1f} MB of at most {store.max_bytes / 1e9:,g} GB")
+    say(f"completion store {path}: {store.size_bytes() / 1e6:,.1f} MB of at most {store.max_bytes / 1e9:,g} GB")
     for what, calls, tokens, seconds in (
         ("holds", held["completions"], held["tokens"], held["seconds"]),
         ("saved", held["served"], held["served_tokens"], held["served_seconds"]),

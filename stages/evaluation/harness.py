@@ -99,7 +99,7 @@ def load_lm(model: Path, runtime: Runtime, advance: Callable[[int], None]) -> "t
     lm = _vllm(weights, runtime.vllm) if engine(runtime) == "vllm" else _transformers(weights, runtime.batch_rows)
     for name in CALLS:  # these draw progress bars unless they are called so
         setattr(lm, name, partial(getattr(lm, name), disable_tqdm=True))
-    answers = AnswerCache(digest(model), lm.tok_encode, Store.of_the_repository(runtime.store), advance)
+    answers = AnswerCache(digest(model), lm.tok_encode, Store.from_settings(runtime.store), advance)
     return StoredLM(lm, answers), answers
 
 

@@ -34,10 +34,10 @@ def reviews_of(
     pattern = verdict_pattern(prompts)
     if settings["estimator"] == "sampled":
         sampling = Sampling(settings["temperature"], settings["top_p"], settings["max_tokens"], random_state)
-        samples = client.resume(task, rendered, settings["samples"], sampling)
+        samples = client.complete_rendered(task, rendered, settings["samples"], sampling)
         return [[sampled(completion, pattern) for completion in completions] for completions in samples]
     greedy = Sampling(temperature=0, top_p=1, max_tokens=settings["max_tokens"], random_state=0, numbers=True)
-    reviews = [completion for (completion,) in client.resume(task, rendered, 1, greedy)]
+    reviews = [completion for (completion,) in client.complete_rendered(task, rendered, 1, greedy)]
     scores = expected(client, task, rendered, reviews, pattern, verdict_scale(prompts))
     return [[sampled(review, pattern)._replace(score=mean)] for review, mean in zip(reviews, scores, strict=True)]
 
@@ -94,7 +94,7 @@ def _following(
                     following.setdefault((row, part), {})[token] = next_token
                 else:
                     prompts[(row, part), token] = rendered[row] + review.text[: part.start] + token
-    answers = client.resume(f"{task} other scores", list(prompts.values()), 1, ONE_TOKEN)
+    answers = client.complete_rendered(f"{task} other scores", list(prompts.values()), 1, ONE_TOKEN)
     for (place, token), (answer,) in zip(prompts, answers, strict=True):
         following.setdefault(place, {})[token] = probabilities(answer, 0)
     return following

@@ -41,7 +41,9 @@ class Looking(Client):
         self.store = Reader(store_file(self.runtime.store))
         self.tasks: dict[str, Found] = {}
 
-    def _found(self, task: str, keys: dict[Request, bytes], sampling: Sampling) -> dict[Request, Completion]:
+    def _look_up_or_compute(
+        self, task: str, keys: dict[Request, bytes], sampling: Sampling
+    ) -> dict[Request, Completion]:
         stored = self.store.find(keys.values())
         found = {each: stored[key] for each, key in keys.items() if key in stored}
         missing = [each for each in keys if each not in found]
