@@ -1,16 +1,20 @@
-"""The families that people use, as tiny random models: each passes the whole loop, and converses alike everywhere."""
+"""The families that people use, as tiny random models: each passes the whole loop, and its chat format is the same in
+generation, training and evaluation. tests/families.yaml describes the families."""
 
 import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import RUNTIME, SMALL, Project, merged
-from families import FAMILIES, build
+import transformers
+import yaml
+from conftest import ROOT, RUNTIME, SMALL, Project, merged
 from test_engines import GREEDY, PROMPTS, SAMPLED, requests
 from test_training import PAIRS, ROWS, weights
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from stages.base import materialised
 from stages.core.records import Tally
@@ -20,8 +24,68 @@ from stages.models import chat
 
 pytestmark = pytest.mark.slow
 
-SLIDING = [family for family, given in FAMILIES.items() if "sliding_window" in given.get("config", {})]
+PUBLISHED = yaml.safe_load((ROOT / "tests/families.yaml").read_text(encoding="utf-8"))
+FAMILIES: dict[str, dict[str, Any]] = PUBLISHED["families"]
+CHATML: str = PUBLISHED["templates"]["chatml"]
+SLIDING = [name for name, family in FAMILIES.items() if "sliding_window" in family.get("config", {})]
 SYSTEM = "Be kind."
+
+
+# ---- the models ------------------------------------------------------------------------------------------------------
+
+
+def build(name: str, folder: Path, layers: int = 2) -> Path:
+    """Write a family's tiny random model into `folder`, as its maker would have published it."""
+    family = FAMILIES[name]
+    tokenizer = build_tokenizer(family)
+    model = build_model(family, tokenizer, layers)
+    ends = tokenizer.convert_tokens_to_ids(family["ends"])
+    model.generation_config = transformers.GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=ends if len(ends) > 1 else ends[0]
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def build_model(family: dict[str, Any], tokenizer: Any, layers: int) -> transformers.PreTrainedModel:
+    torch.manual_seed(0)
+    suffix = "TextConfig" if family["model"] == "Gemma3" else "Config"
+    config = getattr(transformers, f"{family['model']}{suffix}")(**{
+        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": layers,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512,
+        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id, **family.get("config", {}),
+    })  # fmt: skip
+    model = getattr(transformers, f"{family['model']}ForCausalLM")(config)
+    for parameter, values in model.named_parameters():  # the layers outweigh the last token: greedy texts differ
+        if values.ndim == 2:
+            torch.nn.init.normal_(values, std=0.05 if "embed_tokens" in parameter else 0.5)
+    digits = [number for token, number in tokenizer.get_vocab().items() if token.isdigit()]
+    with torch.no_grad():
+        model.get_output_embeddings().weight[digits] *= 2  # it writes many numbers, so its reviews have verdicts
+    return model
+
+
+def build_tokenizer(family: dict[str, Any]) -> transformers.PreTrainedTokenizerFast:
+    """A byte-level BPE of the microworld's texts, with a family's special tokens and chat template."""
+    special = list(dict.fromkeys([*family["named"].values(), *family.get("others", [])]))
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    rows = [json.loads(line) for line in (ROOT / "stages/microworld/data/seeds.jsonl").read_text().splitlines()]
+    bpe.train_from_iterator((f"{row['prompt']}\n{row['response']}" for row in rows), trainer)
+    if bos := family["named"].get("bos_token"):
+        bpe.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, bpe.token_to_id(bos))]
+        )
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, **family["named"])
+    tokenizer.chat_template = family.get("template")
+    return tokenizer
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
