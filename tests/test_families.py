@@ -142,7 +142,7 @@ def test_neither_the_batch_nor_the_order_changes_a_completion(engine, sampling):
     assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.parametrize("family", ["phi3-longrope"], scope="module")
+@pytest.mark.parametrize("family", ["phi3-longrope"], indirect=True, scope="module")
 def test_rows_run_together_below_the_length_at_which_they_would_matter_to_each_other(family, engine, monkeypatch):
     step, rows = engine._step, []
     monkeypatch.setattr(engine, "_step", lambda batch, *rest: (step(batch, *rest), rows.append(len(batch.rows)))[0])
@@ -158,7 +158,7 @@ def test_rows_run_together_below_the_length_at_which_they_would_matter_to_each_o
     assert together.items() <= alone.items()
 
 
-@pytest.mark.parametrize("family", SLIDING, scope="module")
+@pytest.mark.parametrize("family", SLIDING, indirect=True, scope="module")
 def test_the_prompts_above_are_longer_than_the_window(family, model):
     """With a window as long as the context, the completions are others."""
     engine, full = (TransformersEngine(model, 64) for _ in range(2))
