@@ -5,6 +5,7 @@ in the last run, else as the seed set's texts have, since the model is trained t
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ CALLS = {  # where a stage's results count its model calls; those of an evaluati
     "assess": ("verdicts.asked",),
     "evaluate": ("test.items", "validation.items", "judging.items", "apart.items"),
 }
-LETTERS = 3  # characters per token: 4 in English prose, fewer in numbers and in other languages
+TOKEN = re.compile(r"\d|[^\W\d]{1,6}|[^\w\s]")  # a digit, up to six letters or a mark
 CHAT = 7  # tokens of the chat format around a prompt
 SAMPLE = 100  # rows that stand for a whole file
 
@@ -63,7 +64,7 @@ class Texts:
 
 
 def _tokens(texts: Iterable[str]) -> float:
-    return fmean([len(text) / LETTERS for text in texts] or [0])
+    return fmean([len(TOKEN.findall(text)) for text in texts] or [0])
 
 
 class LastRun:
