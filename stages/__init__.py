@@ -1,7 +1,7 @@
 """The nodes of the DAG, one module per stage of dvc.yaml; `python -m stages.NAME` runs one by hand.
 
-The libraries draw progress bars and warn in their own ways; a stage has one bar and one closing line of its own
-(core/progress.py), so theirs are switched off here, before any of them is imported.
+A stage prints its own progress bars and a closing line (core/progress.py), so the progress bars and warnings of the
+libraries are switched off here, before any of them is imported.
 """
 
 import os

@@ -1,26 +1,30 @@
-"""base: the base model, in the dtype of the run, with all that a conversation needs. `python -m stages.base`
+"""base: make the base model's folder: weights in the run's dtype, tokenizer, chat template. `python -m stages.base`
 
-It is a folder (`model.name`) or a model of the Hugging Face hub at a pinned commit (`model.hub`). From here on nothing
-asks the hub.
+The model is a folder (`model.name`) or comes from the Hugging Face hub at a pinned commit (`model.hub`). No later stage
+contacts the hub.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core.errors import UserError, run
-from stages.core.params import declared
-from stages.core.progress import quiet_transformers, say
-from stages.models import chat, conversation, hub
+from stages.core.command import run
+from stages.core.errors import UserError
+from stages.core.params import read_params
+from stages.core.progress import prepare_transformers, say
+from stages.models import chat, chat_setup, hub
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-PROBE = "Why?"
+PROBE = "Why?"  # a text that any tokenizer must encode and decode
 
 
-def loaded(source: Path, dtype: str, trust: bool) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """A model folder's weights in `dtype`, and its tokenizer. Raises `UserError` where it cannot be used: no
-    safetensors, an architecture that transformers does not know, weights that are missing or not finite."""
+def load_model(source: Path, dtype: str, trust: bool) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """A model folder's weights in `dtype`, and its tokenizer. `trust`: run the model's own code.
+
+    Raises `UserError` if the model cannot be used: no safetensors, an architecture that transformers does not have,
+    weights that are missing or not finite, no tokenizer, or no context length.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -35,33 +39,34 @@ def loaded(source: Path, dtype: str, trust: bool) -> "tuple[PreTrainedModel, Pre
         )
     except Exception as error:  # safetensors, torch and transformers each raise their own
         raise UserError(
-            f"it cannot be loaded ({type(error).__name__}: {error}); correct or replace it, or, if it brings code of "
-            "its own, read that and set model.trust_remote_code: true"
+            f"it cannot be loaded ({type(error).__name__}: {error}); correct or replace it or, if it comes with its "
+            "own code, read that code and set model.trust_remote_code: true"
         ) from error
     if missing := sorted(report["missing_keys"]):
-        raise UserError(f"its weights lack {missing[0]} and {len(missing) - 1} more; fetch or copy it again")
-    broken = [name for name, values in model.named_parameters() if not values.isfinite().all()]
-    if broken:
+        raise UserError(f"its weights lack {missing[0]} and {len(missing) - 1} more; download or copy it again")
+    not_finite = [name for name, weights in model.named_parameters() if not weights.isfinite().all()]
+    if not_finite:
         raise UserError(
-            f"its weights {broken[0]} are not finite in {dtype}; fetch it again, or set another model.dtype"
+            f"its weights {not_finite[0]} are not finite in {dtype}; download it again, or set another model.dtype"
         )
-    read = tokenizer.decode(tokenizer(PROBE)["input_ids"])
-    if PROBE not in read:  # transformers makes a tokenizer of nothing where its file is missing
-        raise UserError(f"it has no tokenizer that reads text ('{PROBE}' becomes {read!r}); add its tokenizer's files")
+    decoded = tokenizer.decode(tokenizer(PROBE)["input_ids"])
+    if PROBE not in decoded:  # without a tokenizer file, transformers makes an empty tokenizer
+        raise UserError(f"it has no working tokenizer ('{PROBE}' is decoded as {decoded!r}); add its tokenizer's files")
     chat.context_length(model.config)
     try:
         model.generation_config.validate(strict=True)
-    except ValueError:  # a temperature without sampling, as some are published: such a file is read, but not written
+    except ValueError:  # some models set a temperature without do_sample, which transformers reads but refuses to save
         model.generation_config.do_sample = True
     return model, tokenizer
 
 
-def materialised(source: Path, dtype: str, out: Path, trust: bool = False) -> Path:
-    """The model folder `out`: the source's weights in `dtype`, and its tokenizer, ready for a conversation."""
-    quiet_transformers()
+def materialise(source: Path, dtype: str, out: Path, trust: bool = False) -> Path:
+    """Write the model folder `out`: the source's weights in `dtype` and its tokenizer, ready for conversations. Returns
+    `out`; raises `UserError` if the source cannot be used."""
+    prepare_transformers()
     try:
-        model, tokenizer = loaded(source, dtype, trust)
-        conversation.prepare(model, tokenizer)
+        model, tokenizer = load_model(source, dtype, trust)
+        chat_setup.prepare(model, tokenizer)
     except UserError as error:
         raise UserError(f"model {source}: {error}") from error
     model.save_pretrained(out)
@@ -71,13 +76,14 @@ def materialised(source: Path, dtype: str, out: Path, trust: bool = False) -> Pa
 
 
 def main() -> None:
-    model = declared("base")["model"]
-    source = hub.fetched(model) if model["hub"] else Path(model["name"])
+    """Make the base model's folder."""
+    model = read_params("base")["model"]
+    source = hub.fetch(model) if model["hub"] else Path(model["name"])
     if not (source / "config.json").exists():
-        raise UserError(f"model.name {source} is not a model folder (no config.json); correct the path")
-    materialised(source, model["dtype"], hub.OUT, model["trust_remote_code"])
+        raise UserError(f"model.name: {source} is not a model folder (it has no config.json); correct the path")
+    materialise(source, model["dtype"], hub.OUT, model["trust_remote_code"])
     if model["hub"]:
-        hub.note(model)
+        hub.write_source(model)
 
 
 if __name__ == "__main__":

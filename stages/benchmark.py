@@ -1,10 +1,10 @@
-"""benchmark: the items of the suite, each in its part; nothing of them is trained on. `python -m stages.benchmark`"""
+"""benchmark: list the suite's items, each in its part; none of them is trained on. `python -m stages.benchmark`"""
 
 from pathlib import Path
 
-from stages.core.errors import run
-from stages.core.params import declared
-from stages.core.progress import quiet_transformers, say
+from stages.core.command import run
+from stages.core.params import read_params
+from stages.core.progress import prepare_transformers, say
 from stages.core.records import write
 from stages.evaluation import suite
 
@@ -12,8 +12,9 @@ OUT = Path("iterations/0/benchmark.jsonl")
 
 
 def main() -> None:
-    quiet_transformers()
-    name = declared("benchmark")["evaluate.suite"]
+    """List the suite's items."""
+    prepare_transformers()
+    name = read_params("benchmark")["evaluate.suite"]
     settings = suite.load(name)
     items = suite.items(settings, suite.load_tasks(name, settings))
     write(OUT, items)

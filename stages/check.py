@@ -1,59 +1,56 @@
-"""check: look at all of params.yaml before anything runs. `python -m stages.check`
+"""check: read all of params.yaml, and the files it names, before anything runs. `python -m stages.check`
 
-Depends on every parameter and every prompt, but its out never changes: a valid change reruns nothing by itself, an
-invalid one stops the run before any work is done. dvc drops integer iteration keys silently; here they are an error.
+It depends on every parameter and every prompt, but its out never changes: a valid change reruns nothing, an invalid one
+stops the run before any work is done. Integer keys of iterations, which dvc silently drops, are an error here.
 """
 
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml.error import YAMLError
-
 from stages.core import prompts
-from stages.core.errors import UserError, run
+from stages.core.command import run
+from stages.core.errors import UserError
 from stages.core.params import PARAMS_FILE, load
-from stages.core.schema import check
+from stages.core.schema import check_params
 from stages.evaluation import suite
 from stages.inference import engines
 from stages.models import hub
 
 OUT = Path("iterations/params.valid")
+MICROWORLD = Path("stages/microworld")  # its data and model are made by stages
 
 
-def valid() -> dict[str, Any]:
-    """All of params.yaml; raises `UserError` where it cannot be run."""
-    try:
-        values: dict[str, Any] = load(PARAMS_FILE)
-    except YAMLError as error:
-        raise UserError(f"params.yaml is not YAML: {error}") from None
-    check(values)
-    check_files(values)
-    prompts.check(values["prompts"], values["review"]["estimator"])
-    suite.load(values["evaluate"]["suite"])
-    engines.chosen(values["runtime"]["engine"])
-    if values["model"]["hub"] and not hub.made(values["model"]):
-        hub.look(values["model"])
-    return values
+def read_valid_params() -> dict[str, Any]:
+    """All of params.yaml. Raises `UserError` if anything in it, or in what it names, would stop a run."""
+    params: dict[str, Any] = load(PARAMS_FILE)
+    check_params(params)
+    check_files(params)
+    prompts.check(params["prompts"], params["review"]["estimator"])
+    suite.load(params["evaluate"]["suite"])
+    engines.resolve(params["runtime"]["engine"])
+    if params["model"]["hub"] and not hub.is_materialised(params["model"]):
+        hub.check_available(params["model"])
+    return params
+
+
+def check_files(params: dict[str, Any]) -> None:
+    """Raise `UserError` if a file or folder that a parameter names does not exist; one that a stage makes need not."""
+    paths = {
+        "prompts": Path("prompts", params["prompts"]),
+        "seed.path": Path(params["seed"]["path"]),
+        "seed.reviews": Path(params["seed"]["reviews"]),
+        "model.name": Path(params["model"]["name"]),
+    }
+    for name, path in paths.items():
+        if not path.exists() and MICROWORLD not in path.parents:
+            raise UserError(f"params.yaml: {name}: {path} does not exist; create it or correct the path")
 
 
 def main() -> None:
-    valid()
+    """Check the parameters."""
+    read_valid_params()
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text("valid\n", encoding="utf-8")
-
-
-def check_files(values: dict[str, dict[str, str]]) -> None:
-    """The files and folders that the parameters name; those that a stage makes need not be there yet."""
-    named = {
-        "prompts": Path("prompts", str(values["prompts"])),
-        "seed.path": Path(values["seed"]["path"]),
-        "seed.reviews": Path(values["seed"]["reviews"]),
-        "model.name": Path(values["model"]["name"]),
-    }
-    made = Path("stages/microworld")
-    for name, path in named.items():
-        if not path.exists() and made not in path.parents:
-            raise UserError(f"params.yaml: {name}: {path} does not exist; create it or correct the path")
 
 
 if __name__ == "__main__":

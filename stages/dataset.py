@@ -7,13 +7,14 @@ leads back to its seed: seed → new instruction → response → verdicts → p
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from stages.core.errors import run
-from stages.core.params import declared
+from stages.core.command import run
+from stages.core.params import read_params
 from stages.core.progress import say
-from stages.core.prompts import system
+from stages.core.prompts import read_system_prompt
 from stages.core.records import Record, read, write, write_json
+from stages.core.rows import Lineage, PreferencePair, SeedRow, SftRow
 from stages.reporting import card
 from stages.reporting.summary import collect
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from datasets import Features
 
 OUT = Path("dataset")
+Side = Literal["chosen", "rejected"]
 ORIGIN = ("seed", "instruction", "response")  # of a text: the seed that it was made from, and the draws that made it
 JUDGED = (*ORIGIN, "score", "verdicts")
 
@@ -77,16 +79,16 @@ def said(response: str) -> list[Record]:
     return [{"role": "assistant", "content": response}]
 
 
-def whole(lineage: Record, fields: Iterable[str]) -> Record:
+def whole(lineage: Lineage, fields: Iterable[str]) -> Record:
     """A lineage with all of these fields."""
     return {field: lineage.get(field) for field in fields}
 
 
-def sft_row(row: Record, asked: str) -> Record:
-    lineage = {"seed": row["seed"]} if row["kind"] == "seed" else row["lineage"]
+def sft_row(row: SftRow, asked: str) -> Record:
+    lineage = row["lineage"]
     return {
-        "id": row.get("id") or row["seed"],
-        "iteration": row.get("iteration", "0"),
+        "id": row["id"],
+        "iteration": row["iteration"],
         "kind": row["kind"],
         "score": lineage.get("score"),
         **conversation(row["prompt"], asked),
@@ -96,10 +98,12 @@ def sft_row(row: Record, asked: str) -> Record:
     }
 
 
-def preference_row(pair: Record, asked: str) -> Record:
-    sides = ("chosen", "rejected")
+def preference_row(pair: PreferencePair, asked: str) -> Record:
+    sides: tuple[Side, Side] = ("chosen", "rejected")
     return {
-        **{field: pair[field] for field in ("id", "iteration", "margin")},
+        "id": pair["id"],
+        "iteration": pair["iteration"],
+        "margin": pair["margin"],
         **conversation(pair["prompt"], asked),
         **{side: said(pair[side]) for side in sides},
         **{f"{side}_response": pair[side] for side in sides},
@@ -107,9 +111,9 @@ def preference_row(pair: Record, asked: str) -> Record:
     }
 
 
-def seed_row(row: Record) -> Record:
+def seed_row(row: SeedRow) -> Record:
     fields = ("id", "iteration", "prompt", "response", "score", "judge", "verdicts")
-    lineage = row.get("lineage", {"seed": row["id"]})
+    lineage: Lineage = row["lineage"] if "lineage" in row else {"seed": row["id"]}
     return {**{field: row.get(field) for field in fields}, "lineage": whole(lineage, ORIGIN)}
 
 
@@ -124,13 +128,15 @@ def together(found: dict[str, list[Record]]) -> list[Record]:
 
 
 def main() -> None:
-    params = declared("dataset")
+    params = read_params("dataset")
     summary, scores = collect(params["iterations"])
-    path, asked = scores.path(summary["best"]), system(params["prompts"])
+    path, asked = scores.path(summary["best"]), read_system_prompt(params["prompts"])
     here = {key: Path("iterations", key) for key in path}
-    sft = {key: [sft_row(row, asked) for row in read(here[key] / "sft.jsonl")] for key in path}
-    pairs = {key: [preference_row(pair, asked) for pair in read(here[key] / "pairs.jsonl")] for key in path}
-    seed = [seed_row(row) for row in reversed(read(here[path[-1]] / "seed.jsonl"))]
+    sft = {key: [sft_row(row, asked) for row in read(here[key] / "sft.jsonl", SftRow)] for key in path}
+    pairs = {
+        key: [preference_row(pair, asked) for pair in read(here[key] / "pairs.jsonl", PreferencePair)] for key in path
+    }
+    seed = [seed_row(row) for row in reversed(read(here[path[-1]] / "seed.jsonl", SeedRow))]
     rows = {"sft": together(sft), "preference": together(pairs), "seed": seed}
     for name in rows:
         if rows[name]:  # a file without rows would not load

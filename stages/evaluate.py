@@ -1,106 +1,160 @@
-"""evaluate: lm-eval on the suite's tasks, with its standard errors, in the chat format of training and generation.
+"""evaluate: lm-eval on the suite's benchmarks, with standard errors, in the chat format of training and generation.
 
-`python -m stages.evaluate evaluate 1 0`   stage, iteration, parent
+    python -m stages.evaluate --model iterations/1/model --parent iterations/0
 
-A suite is a folder of evaluation/. Its items are in two parts: the validation part chooses the best iteration, the test
-part is reported. Each item's score is kept, so that two iterations can be compared on the same items. An iteration that
-is worse than the best one before it may stop the chain (`evaluate.stop_on`): what follows then has nothing to do.
+The validation part of the items chooses the best iteration, and the test part is reported; the paper chooses on what it
+reports. Every item's score is kept, to compare iterations on the same items. An iteration that is worse than the best
+one before it can stop the chain (`evaluate.stop_on`): the stages after it then have nothing to do.
 """
 
 import json
 from itertools import chain
 from pathlib import Path
+from typing import Annotated, TypedDict
+
+from typer import Option
 
 from stages.core import cost
-from stages.core.errors import run
-from stages.core.params import declared
+from stages.core.command import run
+from stages.core.params import read_params, read_runtime
 from stages.core.progress import say
-from stages.core.prompts import system
-from stages.core.records import Record, read, write, write_json
-from stages.evaluation import evaluator, suite
-from stages.evaluation.comparison import difference, mean_score
+from stages.core.prompts import read_system_prompt
+from stages.core.records import Record, counts_file, read, write, write_json
+from stages.core.rows import BenchmarkItem, ItemScore
+from stages.evaluation import harness, suite
+from stages.evaluation.bootstrap import difference, mean_score
+
+BENCHMARK = Path("iterations/0/benchmark.jsonl")
 
 
-def chosen(items: list[Record], limit: int | None) -> dict[str, list[int]]:
-    """{task: the indices of its items}: all of them, or the first `limit` of each part."""
-    found: dict[str, dict[str, list[int]]] = {}
+class Score(TypedDict):
+    """A mean over items, in percent, with its standard error."""
+
+    score: float
+    stderr: float
+    items: int
+
+
+class Summary(Score):
+    """The mean over several benchmarks, and the score of each of them."""
+
+    benchmarks: dict[str, Score]
+
+
+class SuiteSummary(TypedDict):
+    """What results/ITERATION/evaluate.json holds."""
+
+    validation: Summary
+    test: Summary
+    judging: Summary | None  # over both parts; None if the suite has no such benchmarks
+    apart: Summary | None  # the suite's `reported_only`, likewise
+
+
+def select_samples(items: list[BenchmarkItem], limit: int | None) -> dict[str, list[int]]:
+    """The items to evaluate, {task: indices}: all of them, or the first `limit` of each task's parts."""
+    indices: dict[str, dict[str, list[int]]] = {}  # by task and part
     for item in items:
-        found.setdefault(item["task"], {}).setdefault(item["part"], []).append(item["index"])
-    return {task: sorted(chain.from_iterable(each[:limit] for each in parts.values())) for task, parts in found.items()}
+        indices.setdefault(item["task"], {}).setdefault(item["part"], []).append(item["index"])
+    return {
+        task: sorted(chain.from_iterable(part[:limit] for part in parts.values())) for task, parts in indices.items()
+    }
 
 
-def scores(items: list[Record], results: Record, benchmarks: dict[str, suite.Benchmark]) -> list[Record]:
-    """Each evaluated item's score in lm-eval's metric, between 0 and 1 and the higher the better."""
-    found = []
-    place = {(item["task"], item["index"]): item for item in items}
+def item_scores(items: list[BenchmarkItem], results: Record, benchmarks: dict[str, suite.Benchmark]) -> list[ItemScore]:
+    """The score of each evaluated item, from 0 to 1: lm-eval's metric, or one minus it if lower is better. `results`:
+    lm-eval's."""
+    scores: list[ItemScore] = []
+    by_position = {(item["task"], item["index"]): item for item in items}
     for task, samples in results["samples"].items():
         for sample in samples:
-            item = place[task, sample["doc_id"]]
-            metric, by = benchmarks[item["benchmark"]].metric.split(",")
-            if sample["filter"] == by:
-                up = results["higher_is_better"][task][metric]
-                value = float(sample[metric]) if up else 1 - float(sample[metric])
-                found.append({**{key: item[key] for key in ("id", "group", "benchmark", "part")}, "score": value})
-    return found
+            item = by_position[task, sample["doc_id"]]
+            metric, filter_name = benchmarks[item["benchmark"]].metric.split(",")
+            if sample["filter"] == filter_name:
+                higher_is_better = results["higher_is_better"][task][metric]
+                score = float(sample[metric]) if higher_is_better else 1 - float(sample[metric])
+                scores.append(
+                    {
+                        "id": item["id"],
+                        "group": item["group"],
+                        "benchmark": item["benchmark"],
+                        "part": item["part"],
+                        "score": score,
+                    }
+                )
+    return scores
 
 
-def summary(rows: list[Record], benchmarks: dict[str, suite.Benchmark]) -> Record:
-    """The mean over the benchmarks and each one's own, in percent, with lm-eval's standard errors."""
+def summarise(scores: list[ItemScore], benchmarks: dict[str, suite.Benchmark]) -> Summary:
+    """The mean over benchmarks and each benchmark's own mean, in percent, with lm-eval's standard errors."""
     from lm_eval.api.metrics import mean_stderr
 
-    each = {}
+    summaries: dict[str, Score] = {}
     for benchmark in benchmarks:
-        values = [row["score"] for row in rows if row["benchmark"] == benchmark]
+        values = [row["score"] for row in scores if row["benchmark"] == benchmark]
         mean, stderr = 100 * sum(values) / len(values), 100 * mean_stderr(values)
-        each[benchmark] = {"score": round(mean, 4), "stderr": round(stderr, 4), "items": len(values)}
-    mean = sum(value["score"] for value in each.values()) / len(each)
-    stderr = sum(value["stderr"] ** 2 for value in each.values()) ** 0.5 / len(each)
-    items = sum(value["items"] for value in each.values())
-    return {"score": round(mean, 4), "stderr": round(stderr, 4), "items": items, "benchmarks": each}
+        summaries[benchmark] = {"score": round(mean, 4), "stderr": round(stderr, 4), "items": len(values)}
+    mean = sum(summary["score"] for summary in summaries.values()) / len(summaries)
+    stderr = sum(summary["stderr"] ** 2 for summary in summaries.values()) ** 0.5 / len(summaries)
+    items = sum(summary["items"] for summary in summaries.values())
+    return {"score": round(mean, 4), "stderr": round(stderr, 4), "items": items, "benchmarks": summaries}
 
 
-def follow(here: Path, before: Path | None, own: list[Record], stop_on: str | None, confidence: float) -> None:
-    """Write the validation scores of the best iteration so far on this path, and whether the chain ends here."""
-    best, stopped = own, False
-    if before:
-        best = read(before / "best.jsonl")
-        stopped = json.loads((before / "stop.json").read_text(encoding="utf-8"))["stopped"]
-    declined = stop_on == "decline" and difference(own, best, confidence).high < 0
-    write(here / "best.jsonl", own if mean_score(own) > mean_score(best) else best)
-    write_json(here / "stop.json", {"stopped": stopped or declined})
-    if declined and not stopped:
-        say(f"{here}: worse than the best iteration before it; the chain is stopped (evaluate.stop_on: decline)")
+def summarise_suite(scores: list[ItemScore], settings: suite.Suite) -> SuiteSummary:
+    """The suite's score in each part, and its other benchmarks over both parts."""
+    validation, test = ([row for row in scores if row["part"] == part] for part in suite.PARTS)
+    return {
+        "validation": summarise(validation, settings.tasks),
+        "test": summarise(test, settings.tasks),
+        "judging": summarise(scores, settings.judging) if settings.judging else None,
+        "apart": summarise(scores, settings.reported_only) if settings.reported_only else None,
+    }
 
 
-def main(stage: str, iteration: str, parent: str | None = None) -> None:
-    params = declared(stage)
-    here, before = Path("iterations", iteration), Path("iterations", parent) if parent else None
+def update_best(
+    folder: Path, parent: Path | None, scores: list[ItemScore], stop_on: str | None, confidence: float
+) -> bool:
+    """Write the best validation scores of this iteration and its ancestors (best.jsonl), and whether the chain stops
+    here or stopped before (stop.json). Returns whether it stops here, because this iteration is worse than the best one
+    before it, with the given confidence."""
+    best, stopped = scores, False
+    if parent:
+        best = read(parent / "best.jsonl", ItemScore)
+        stopped = json.loads((parent / "stop.json").read_text(encoding="utf-8"))["stopped"]
+    declined = stop_on == "decline" and difference(scores, best, confidence).high < 0
+    write(folder / "best.jsonl", scores if mean_score(scores) > mean_score(best) else best)
+    write_json(folder / "stop.json", {"stopped": stopped or declined})
+    return declined and not stopped
+
+
+def main(
+    model: Annotated[Path, Option(help="model folder, iterations/ITERATION/model; the results are written beside it")],
+    parent: Annotated[Path | None, Option(help="the parent's folder, iterations/PARENT; none for iteration 0")] = None,
+) -> None:
+    """Evaluate a model on the suite."""
+    folder, iteration, runtime = model.parent, model.parent.name, read_runtime()
+    params = read_params("evaluate" if parent else "evaluate-0")
     settings = suite.load(params["evaluate.suite"])
     tasks = suite.load_tasks(params["evaluate.suite"], settings)
-    items = read(Path("iterations/0/benchmark.jsonl"))
-    samples = chosen(items, params["evaluate.limit"])
-    results, used = evaluator.ask(
-        f"evaluate@{iteration}", here / "model", list(tasks.values()), samples, system(params["prompts"])
-    )
-    cost.write("evaluate", iteration, cost.of_completions(used, evaluator.gpus()))
-    rows = scores(items, results, settings.all)
-    own = [row for row in rows if row["part"] == "validation" and row["benchmark"] in settings.tasks]
-    follow(here, before, own, params["evaluate.stop_on"], params["evaluate.stop_confidence"])
-    evaluator.write(here / "evaluation", results)
-    write(Path("results", iteration, "scores.jsonl"), rows)
-    found: Record = {
-        part: summary([row for row in rows if row["part"] == part], settings.tasks) for part in suite.PARTS
-    }
-    for kind, benchmarks in (("judging", settings.judging), ("apart", settings.apart)):
-        found[kind] = summary(rows, benchmarks) if benchmarks else None
-    write_json(Path("results", iteration, "evaluate.json"), found)
-    judged = found["judging"]
-    judging = f", judging {judged['score']:.1f} ± {judged['stderr']:.1f} %" if judged else ""
-    test = found["test"]
-    say(f"evaluate@{iteration}: test {test['score']:.1f} ± {test['stderr']:.1f} %{judging}")
+    items, system_prompt = read(BENCHMARK, BenchmarkItem), read_system_prompt(params["prompts"])
+    samples = select_samples(items, params["evaluate.limit"])
+
+    name = f"evaluate@{iteration}"
+    results, answers = harness.evaluate_model(name, model, list(tasks.values()), samples, system_prompt, runtime)
+    scores = item_scores(items, results, settings.all)
+    summary = summarise_suite(scores, settings)
+    validation = [row for row in scores if row["part"] == "validation" and row["benchmark"] in settings.tasks]
+    stops = update_best(folder, parent, validation, params["evaluate.stop_on"], params["evaluate.stop_confidence"])
+
+    harness.write_results(folder / "evaluation", results)
+    write(counts_file("evaluate", iteration).with_name("scores.jsonl"), scores)
+    write_json(counts_file("evaluate", iteration), summary)
+    cost.write("evaluate", iteration, cost.of_completions(answers, harness.gpus(runtime)))
+    test, judging = summary["test"], summary["judging"]
+    judged = f", judging {judging['score']:.1f} ± {judging['stderr']:.1f} %" if judging else ""
+    say(f"{name}: test {test['score']:.1f} ± {test['stderr']:.1f} %{judged}")
+    if stops:
+        say(f"{name}: worse than the best iteration before it; the chain is stopped (evaluate.stop_on: decline)")
 
 
 if __name__ == "__main__":
-    import sys
-
-    run(main, *sys.argv[1:])
+    run(main)

@@ -1,59 +1,66 @@
 """filter: keep what is of a sensible length, new, and not in the benchmark (paper, section 3.3; the last two are ours).
 
-`python -m stages.filter 1 0`   iteration, parent
+    python -m stages.filter --rows iterations/1/generated.jsonl --seed iterations/0/seed.jsonl
+        --out iterations/1/filtered.jsonl
 
-A new instruction falls with all its responses. A text falls that the judge would not read as it is, since a tag of its
-prompt or a verdict stands in it (the prompt set's review/). Each drop keeps its reason, in dropped.jsonl and in the
-counts.
+A new instruction is dropped with all its responses. A text that holds a tag of the judge's prompt or a verdict is
+dropped too, since the judge would not read it as it is (the prompt set's review/). Every dropped row keeps its reason,
+in dropped.jsonl and in the counts.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from stages.core.errors import run
-from stages.core.params import declared
+from typer import Option
+
+from stages.core.command import run
+from stages.core.counts import Diversity, FilterCounts
+from stages.core.params import read_params
 from stages.core.progress import progress, say
-from stages.core.prompts import Review
-from stages.core.records import Record, Tally, read, write, write_json
-from stages.data import examples
+from stages.core.prompts import ReviewPrompt
+from stages.core.records import Tally, counts_file, read, write, write_json
+from stages.core.rows import BenchmarkItem, Candidate, DroppedCandidate, SeedRow
+from stages.data import lineage
 from stages.data.similarity import Benchmark, distinct, duplicates, embed, mean_distance, mean_words, rouge_l
 
-Settings = dict[str, Any]
+BASE, BENCHMARK = Path("iterations/0/base"), Path("iterations/0/benchmark.jsonl")
+Settings = dict[str, Any]  # the section `filter` of params.yaml
+Kind = Literal["instruction", "response"]
 
 
-def own_fault(text: str, what: str, settings: Settings, review: Review) -> str | None:
-    """What is wrong with a text whatever the others are."""
-    count = len(text.split())
-    if count < settings[f"min_{what}_words"]:
-        return f"{what} too short"
-    if count > settings[f"max_{what}_words"]:
-        return f"{what} too long"
-    return f"{what} speaks for the judge" if review.plain(text) != text else None
+def own_fault(text: str, kind: Kind, settings: Settings, review: ReviewPrompt) -> str | None:
+    """What is wrong with a text by itself: its length in words, or words that would speak for the judge."""
+    words = len(text.split())
+    if words < settings[f"min_{kind}_words"]:
+        return f"{kind} too short"
+    if words > settings[f"max_{kind}_words"]:
+        return f"{kind} too long"
+    return f"{kind} speaks for the judge" if review.sanitise(text) != text else None
 
 
-def likeness_fault(text: str, what: str, source: str, siblings: list[str], limit: float) -> str | None:
-    """Whether a text repeats its source or a sibling: ROUGE-L above `limit`, or the same text."""
-    if text == source or rouge_l(text, source) > limit:
-        return f"{what} like its source"
-    if any(text == sibling or rouge_l(text, sibling) > limit for sibling in siblings):
-        return f"{what} like a sibling"
+def likeness_fault(text: str, kind: Kind, source: str, siblings: list[str], max_rouge_l: float) -> str | None:
+    """Whether a text repeats its source or a sibling: the same text, or ROUGE-L above `max_rouge_l`."""
+    if text == source or rouge_l(text, source) > max_rouge_l:
+        return f"{kind} like its source"
+    if any(text == sibling or rouge_l(text, sibling) > max_rouge_l for sibling in siblings):
+        return f"{kind} like a sibling"
     return None
 
 
 def instruction_faults(
-    instructions: dict[str, Record], settings: Settings, review: Review, benchmark: Benchmark
+    instructions: dict[str, Candidate], settings: Settings, review: ReviewPrompt, benchmark: Benchmark
 ) -> dict[str, str]:
-    """Why new instructions fall: {instruction: reason}; siblings are the kept ones of the same seed."""
+    """{new instruction: why it is dropped}. `instructions` has a candidate of each; siblings are the kept ones of the
+    same seed."""
     faults: dict[str, str] = {}
     kept: dict[str, list[str]] = {}
     with progress("filter instructions", len(instructions)) as advance:
-        for instruction, record in instructions.items():
-            siblings = kept.setdefault(record["seed"]["id"], [])
+        for instruction, candidate in instructions.items():
+            siblings = kept.setdefault(candidate["seed"]["id"], [])
+            source, max_rouge_l = candidate["seed"]["prompt"], settings["max_instruction_rouge_l"]
             fault = own_fault(instruction, "instruction", settings, review)
-            fault = fault or likeness_fault(
-                instruction, "instruction", record["seed"]["prompt"], siblings, settings["max_instruction_rouge_l"]
-            )
+            fault = fault or likeness_fault(instruction, "instruction", source, siblings, max_rouge_l)
             if not fault and benchmark.overlap(instruction) >= settings["ngram_overlap"]:
                 fault = "in the benchmark"
             if fault:
@@ -64,21 +71,23 @@ def instruction_faults(
     return faults
 
 
-def response_faults(records: list[Record], settings: Settings, review: Review) -> Iterator[str | None]:
-    """Why each record's response falls, or None. A flawed response must differ from the original and its siblings by
-    ROUGE-L; the responses to one new instruction need only be different texts: a right and a wrong answer may differ in
-    a single word, and their pair is what DPO learns from."""
+def response_faults(candidates: list[Candidate], settings: Settings, review: ReviewPrompt) -> Iterator[str | None]:
+    """Why each candidate's response is dropped; None: it is kept.
+
+    A flawed response must differ from the original and its siblings by ROUGE-L. Responses to one new instruction only
+    have to be different texts: a right and a wrong answer may differ in a single word, and DPO learns from their pair.
+    """
     kept: dict[str, list[str]] = {}
-    with progress("filter responses", len(records)) as advance:
-        for record in records:
-            siblings = kept.setdefault(record["prompt"], [])
-            response = record["response"]
+    with progress("filter responses", len(candidates)) as advance:
+        for candidate in candidates:
+            siblings = kept.setdefault(candidate["prompt"], [])
+            response = candidate["response"]
             fault = own_fault(response, "response", settings, review)
             if not fault and response in siblings:
                 fault = "response like a sibling"
-            if not fault and record["route"] == "flawed":
-                source, limit = record["seed"]["response"], settings["max_response_rouge_l"]
-                fault = likeness_fault(response, "response", source, siblings, limit)
+            if not fault and candidate["route"] == "flawed":
+                original, max_rouge_l = candidate["seed"]["response"], settings["max_response_rouge_l"]
+                fault = likeness_fault(response, "response", original, siblings, max_rouge_l)
             if not fault:
                 siblings.append(response)
             yield fault
@@ -86,72 +95,97 @@ def response_faults(records: list[Record], settings: Settings, review: Review) -
 
 
 def embedding_faults(
-    instructions: list[str], earlier: list[str], model: Path, cosine: float
+    instructions: list[str], earlier: list[str], model: Path, max_cosine: float
 ) -> tuple[set[str], float | None]:
-    """The new instructions that repeat an earlier one, of the seed set or of another record; and the mean distance of
-    those that do not."""
+    """The new instructions whose embedding is closer than `max_cosine` to an earlier one, of the seed set or of another
+    candidate; and the mean cosine distance of the others, None for fewer than two."""
     if not instructions:
         return set(), None
     with progress("filter embeddings", len(earlier) + len(instructions)) as advance:
         vectors = embed(earlier + instructions, model)
         advance(len(vectors))
-    found = duplicates(vectors, len(earlier), cosine) if cosine < 1 else set()
-    repeated = {row - len(earlier) for row in found}
-    fresh = [len(earlier) + row for row in range(len(instructions)) if row not in repeated]
-    return {instructions[row] for row in repeated}, mean_distance(vectors[fresh])
+    rows = duplicates(vectors, len(earlier), max_cosine) if max_cosine < 1 else set()
+    repeated = {row - len(earlier) for row in rows}
+    fresh = [len(earlier) + number for number in range(len(instructions)) if number not in repeated]
+    return {instructions[number] for number in repeated}, mean_distance(vectors[fresh])
 
 
-def diversity(instructions: list[str], distance: float | None, near: int, of: int) -> Record:
-    """How different the kept new instructions are, and which share of the compared ones repeats an earlier one."""
-    shares = {f"distinct_{size}": distinct(instructions, size) for size in (1, 2)}
-    known = {"distance": distance, **shares, "near_duplicates": near / of if of else None}
-    return {key: None if value is None else round(value, 4) for key, value in known.items()}
+def diversity(instructions: list[str], distance: float | None, repeated: int, compared: int) -> Diversity:
+    """The diversity of the kept instructions, of which `repeated` of `compared` repeated an earlier one."""
 
+    def rounded(value: float | None) -> float | None:
+        return None if value is None else round(value, 4)
 
-def main(iteration: str, parent: str) -> None:
-    params = declared("filter")
-    settings, review = params["filter"], Review(params["prompts"])
-    records = read(Path("iterations", iteration, "generated.jsonl"))
-    seed = read(Path("iterations", parent, "seed.jsonl"))
-    items = [item["text"] for item in read(Path("iterations/0/benchmark.jsonl"))]
-    instructions = {record["prompt"]: record for record in reversed(records) if record["route"] == "new"}
-    instructions = dict(reversed(instructions.items()))
-    faults = instruction_faults(instructions, settings, review, Benchmark(items, settings["ngram"]))
-    standing = [each for each in instructions if each not in faults]
-    earlier = list(dict.fromkeys(row["prompt"] for row in seed))
-    repeated, distance = embedding_faults(standing, earlier, Path("iterations/0/base"), settings["max_cosine"])
-    faults |= dict.fromkeys(repeated, "instruction like an earlier one")
-
-    tally, dropped = Tally(len(records)), []
-    candidates = []
-    for record in records:
-        if record["route"] == "new" and record["prompt"] in faults:
-            dropped.append({**record, "reason": faults[record["prompt"]]})
-        else:
-            candidates.append(record)
-    kept = []
-    for record, fault in zip(candidates, response_faults(candidates, settings, review), strict=True):
-        if fault:
-            dropped.append({**record, "reason": fault})
-        else:
-            kept.append(record)
-    for record in dropped:
-        tally.drop(record["reason"])
-    write(Path("iterations", iteration, "filtered.jsonl"), kept)
-    write(Path("iterations", iteration, "dropped.jsonl"), dropped)
-    new = [each for each in instructions if each not in faults]
-    counts = {
-        "rows": tally.counts(len(kept)),
-        "diversity": diversity(new, distance, len(repeated), len(standing)),
-        "words": {"instruction": mean_words(new), "response": mean_words([record["response"] for record in kept])},
-        "examples": examples.dropped(dropped),
+    return {
+        "distance": rounded(distance),
+        "distinct_1": rounded(distinct(instructions, 1)),
+        "distinct_2": rounded(distinct(instructions, 2)),
+        "near_duplicates": rounded(repeated / compared if compared else None),
     }
-    write_json(Path("results", iteration, "filter.json"), counts)
-    warning = "; nothing is left, training passes its input on" if not kept else ""
-    say(f"filter@{iteration}: {len(kept):,} of {len(records):,} rows kept{warning}")
+
+
+def new_instructions(candidates: list[Candidate]) -> dict[str, Candidate]:
+    """{new instruction: its first candidate}, in the order of their last ones."""
+    first = {row["prompt"]: row for row in reversed(candidates) if row["route"] == "new"}
+    return dict(reversed(first.items()))
+
+
+def split(
+    candidates: list[Candidate], faults: dict[str, str], settings: Settings, review: ReviewPrompt
+) -> tuple[list[Candidate], list[DroppedCandidate]]:
+    """The candidates kept, and those dropped: first for their instruction (`faults`), then for their response."""
+    dropped: list[DroppedCandidate] = []
+    standing: list[Candidate] = []
+    for candidate in candidates:
+        if candidate["route"] == "new" and candidate["prompt"] in faults:
+            dropped.append({**candidate, "reason": faults[candidate["prompt"]]})
+        else:
+            standing.append(candidate)
+    kept: list[Candidate] = []
+    for candidate, fault in zip(standing, response_faults(standing, settings, review), strict=True):
+        if fault:
+            dropped.append({**candidate, "reason": fault})
+        else:
+            kept.append(candidate)
+    return kept, dropped
+
+
+def main(
+    rows: Annotated[Path, Option(help="generated pairs")],
+    seed: Annotated[Path, Option(help="the seed set that they were generated from")],
+    out: Annotated[
+        Path, Option(help="pairs kept, iterations/ITERATION/filtered.jsonl; the others go to dropped.jsonl")
+    ],
+) -> None:
+    """Keep what is of a sensible length, new, and not in the benchmark."""
+    iteration, params = out.parent.name, read_params("filter")
+    settings, review = params["filter"], ReviewPrompt(params["prompts"])
+    candidates = read(rows, Candidate)
+    items = [item["text"] for item in read(BENCHMARK, BenchmarkItem)]
+    instructions = new_instructions(candidates)
+    faults = instruction_faults(instructions, settings, review, Benchmark(items, settings["ngram"]))
+    standing = [instruction for instruction in instructions if instruction not in faults]
+    earlier = list(dict.fromkeys(row["prompt"] for row in read(seed, SeedRow)))
+    repeated, distance = embedding_faults(standing, earlier, BASE, settings["max_cosine"])
+    faults |= dict.fromkeys(repeated, "instruction like an earlier one")
+    kept, dropped = split(candidates, faults, settings, review)
+
+    tally = Tally(len(candidates))
+    for row in dropped:
+        tally.drop(row["reason"])
+    write(out, kept)
+    write(out.with_name("dropped.jsonl"), dropped)
+    fresh = [instruction for instruction in instructions if instruction not in faults]
+    counts: FilterCounts = {
+        "rows": tally.counts(len(kept)),
+        "diversity": diversity(fresh, distance, len(repeated), len(standing)),
+        "words": {"instruction": mean_words(fresh), "response": mean_words([row["response"] for row in kept])},
+        "examples": lineage.dropped(dropped),
+    }
+    write_json(counts_file("filter", iteration), counts)
+    warning = "" if kept else "; nothing is left, so training copies its input model"
+    say(f"filter@{iteration}: {len(kept):,} of {len(candidates):,} rows kept{warning}")
 
 
 if __name__ == "__main__":
-    import sys
-
-    run(main, *sys.argv[1:])
+    run(main)

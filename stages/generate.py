@@ -1,62 +1,96 @@
-"""generate: from the reviewed seed set, what the model can still learn from (paper, section 3.3).
+"""generate: new pairs from the reviewed seed set, where the model can still learn (paper, section 3.3).
 
-`python -m stages.generate 1 0`   iteration, parent
+    python -m stages.generate --rows iterations/1/review.jsonl --model iterations/0/model
+        --out iterations/1/generated.jsonl
 
-A seed scored ≤ V gives K new instructions and K responses to each; one scored above V gives K deliberately flawed
-responses to its own instruction.
+A seed scored V or less yields K new instructions and K responses to each; one scored above V yields K deliberately
+flawed responses to its own instruction.
 """
 
 import re
 from pathlib import Path
 from string import Template
+from typing import Annotated, Generic, NamedTuple, TypeVar
+
+from typer import Option
 
 from stages.core import cost
-from stages.core.errors import run
-from stages.core.params import Params, declared
+from stages.core.command import run
+from stages.core.counts import Counts, GenerateCounts, SampleCounts
+from stages.core.params import Params, read_params, read_runtime
 from stages.core.progress import say
-from stages.core.prompts import answer, fill, system, writing
-from stages.core.records import Record, Tally, content_id, read, write, write_json
-from stages.inference.completions import Model
+from stages.core.prompts import answer_pattern, fill, generation_templates, read_system_prompt
+from stages.core.records import Tally, content_id, counts_file, read, write, write_json
+from stages.core.rows import Candidate, Draw, Lineage, ReviewedSeed, Route, ScoredSeed
+from stages.inference.client import Client
 from stages.inference.engines import Sampling
+
+Source = TypeVar("Source")
+
+
+class Text(NamedTuple, Generic[Source]):
+    """A text that the model wrote, what it was written for, and the sample that it is."""
+
+    source: Source
+    text: str
+    draw: Draw
+
+
+Instruction = Text[ScoredSeed]
+Response = Text[Instruction]
+
+
+class Generated(NamedTuple):
+    """What the model wrote: responses to new instructions, flawed responses to seeds, and the counts of each step."""
+
+    responses: list[Response]
+    flawed: list[Text[ScoredSeed]]
+    counts: SampleCounts
 
 
 def route(
-    reviewed: list[Record], threshold: float, max_low: int, max_high: int, parent: str, tally: Tally
-) -> tuple[list[Record], list[Record]]:
-    """The low and the high seeds to generate from, chosen by the hash of their content and of the parent's name: a
-    changed threshold or a grown seed set keeps the choice, and the next iteration makes another."""
-    by_content = sorted(reviewed, key=lambda row: content_id(parent, row["id"]))
-    scored = [row for row in by_content if row["score"] is not None]
-    low = [row for row in scored if row["score"] <= threshold]
-    high = [row for row in scored if row["score"] > threshold]
+    reviewed: list[ReviewedSeed], threshold: float, max_low: int, max_high: int, parent: str, tally: Tally
+) -> tuple[list[ScoredSeed], list[ScoredSeed]]:
+    """The low and the high seeds to generate from, chosen by the hash of their content and of the parent's name: they
+    stay the same for another threshold or a grown seed set, and differ in the next iteration."""
+    by_content = sorted(reviewed, key=lambda seed: content_id(parent, seed["id"]))
+    scored: list[ScoredSeed] = [
+        {"id": seed["id"], "prompt": seed["prompt"], "response": seed["response"], "score": seed["score"]}
+        for seed in by_content
+        if seed["score"] is not None
+    ]
+    low = [seed for seed in scored if seed["score"] <= threshold]
+    high = [seed for seed in scored if seed["score"] > threshold]
     tally.drop("unscored", len(reviewed) - len(scored))
     tally.drop("over generate.max_low", max(0, len(low) - max_low))
     tally.drop("over generate.max_high", max(0, len(high) - max_high))
     return low[:max_low], high[:max_high]
 
 
-def final_answer(completion: str, answer: re.Pattern[str]) -> str | None:
-    """The text that the model was asked for, without what it wrote around it; None where it is not there."""
-    found = answer.search(completion)
-    return found["answer"].strip() or None if found else None
+def final_answer(completion: str, pattern: re.Pattern[str]) -> str | None:
+    """The text the model was asked for, without what it wrote around it; None if it is not there."""
+    match = pattern.search(completion)
+    return match["answer"].strip() or None if match else None
 
 
 class Writer:
-    """Ask the model one kind of text for many records, and keep what can be read."""
+    """Has the model write texts of one kind for many sources, and keeps those that can be read."""
 
-    def __init__(self, model: Model, prompt_set: str, samples: int, sampling: Sampling) -> None:
-        self.model, self.samples, self.sampling = model, samples, sampling
-        self.prompt_set, self.system = prompt_set, system(prompt_set)
+    def __init__(self, client: Client, prompt_set: str, samples: int, sampling: Sampling) -> None:
+        self.client, self.samples, self.sampling = client, samples, sampling
+        self.prompt_set, self.system_prompt = prompt_set, read_system_prompt(prompt_set)
 
-    def ask(self, name: str, kind: str, sources: list[Record], prompts: list[str]) -> tuple[list[Record], Record]:
-        """`samples` texts for each source, as {source, prompt_hash, draw, text}, and their tally."""
-        rule = answer(self.prompt_set, kind)
+    def write(
+        self, task: str, kind: str, sources: list[Source], prompts: list[str]
+    ) -> tuple[list[Text[Source]], Counts]:
+        """`samples` texts for each source by its prompt, read by the set's pattern `kind`, and their counts."""
+        pattern = answer_pattern(self.prompt_set, kind)
         tally = Tally(len(sources) * self.samples)
-        drawn = self.model.complete(name, prompts, self.system, self.samples, self.sampling)
+        samples = self.client.complete(task, prompts, self.system_prompt, self.samples, self.sampling)
         texts = []
-        for source, prompt, completions in zip(sources, prompts, drawn, strict=True):
-            for draw, completion in enumerate(completions):
-                text = final_answer(completion.text, rule)
+        for source, prompt, completions in zip(sources, prompts, samples, strict=True):
+            for number, completion in enumerate(completions):
+                text = final_answer(completion.text, pattern)
                 if completion.finish == "too long":
                     tally.drop("does not fit the context")
                 elif completion.finish == "length":
@@ -64,85 +98,86 @@ class Writer:
                 elif text is None:
                     tally.drop("unreadable")
                 else:
-                    texts.append({"source": source, "prompt_hash": content_id(prompt), "draw": draw, "text": text})
+                    texts.append(Text(source, text, {"prompt_hash": content_id(prompt), "draw": number}))
         return texts, tally.counts(len(texts))
 
 
-def new_record(response: Record) -> Record:
+def new_candidate(response: Response) -> Candidate:
     """A response to a new instruction, with the lineage of both."""
-    instruction = response["source"]
-    seed = instruction["source"]
-    made = {"instruction": _draw(instruction), "response": _draw(response)}
-    return _record("new", instruction["text"], response["text"], seed, made)
+    instruction = response.source
+    lineage: Lineage = {"seed": instruction.source["id"], "instruction": instruction.draw, "response": response.draw}
+    return candidate("new", instruction.text, response.text, instruction.source, lineage)
 
 
-def flawed_record(response: Record) -> Record:
+def flawed_candidate(response: Text[ScoredSeed]) -> Candidate:
     """A flawed response to a seed's own instruction."""
-    seed = response["source"]
-    return _record("flawed", seed["prompt"], response["text"], seed, {"response": _draw(response)})
+    seed = response.source
+    return candidate("flawed", seed["prompt"], response.text, seed, {"seed": seed["id"], "response": response.draw})
 
 
-def _draw(text: Record) -> Record:
-    return {"prompt_hash": text["prompt_hash"], "draw": text["draw"]}
-
-
-def _record(kind: str, prompt: str, response: str, seed: Record, made: Record) -> Record:
+def candidate(route: Route, prompt: str, response: str, seed: ScoredSeed, lineage: Lineage) -> Candidate:
+    """A generated pair with its identity."""
     return {
         "id": content_id(prompt, response),
-        "route": kind,
+        "route": route,
         "prompt": prompt,
         "response": response,
-        "seed": {field: seed[field] for field in ("id", "prompt", "response", "score")},
-        "lineage": {"seed": seed["id"], **made},
+        "seed": seed,
+        "lineage": lineage,
     }
 
 
-def filled(template: Template, rows: list[Record]) -> list[str]:
-    return [fill(template, instruction=row["prompt"], response=row["response"]) for row in rows]
+def filled(template: Template, seeds: list[ScoredSeed]) -> list[str]:
+    """A prompt for each seed."""
+    return [fill(template, instruction=seed["prompt"], response=seed["response"]) for seed in seeds]
 
 
-def ask(
-    model: Model, name: str, params: Params, low: list[Record], high: list[Record]
-) -> tuple[list[Record], list[Record], Record]:
-    """Responses to new instructions from the low seeds, flawed responses to the high ones, and how many of each."""
+def generate(client: Client, name: str, params: Params, low: list[ScoredSeed], high: list[ScoredSeed]) -> Generated:
+    """New instructions from the low seeds and responses to them, and flawed responses to the high ones."""
     settings, prompt_set = params["generate"], params["prompts"]
     sampling = Sampling(settings["temperature"], settings["top_p"], settings["max_tokens"], params["random_state"])
-    instruction_prompt, flawed_prompt = writing(prompt_set)
-    writer = Writer(model, prompt_set, params["samples"], sampling)
+    instruction_template, flawed_template = generation_templates(prompt_set)
+    writer = Writer(client, prompt_set, params["samples"], sampling)
 
-    instructions, instruction_counts = writer.ask(
-        f"{name} new instructions", "instruction", low, filled(instruction_prompt, low)
+    instructions, instruction_counts = writer.write(
+        f"{name} new instructions", "instruction", low, filled(instruction_template, low)
     )
-    responses, response_counts = writer.ask(
-        f"{name} responses", "response", instructions, [each["text"] for each in instructions]
+    responses, response_counts = writer.write(
+        f"{name} responses", "response", instructions, [instruction.text for instruction in instructions]
     )
-    flawed, flawed_counts = writer.ask(f"{name} flawed responses", "flawed", high, filled(flawed_prompt, high))
-    counts = {
+    flawed, flawed_counts = writer.write(f"{name} flawed responses", "flawed", high, filled(flawed_template, high))
+    counts: SampleCounts = {
         "new_instructions": instruction_counts,
         "responses": response_counts,
         "flawed_responses": flawed_counts,
     }
-    return responses, flawed, counts
+    return Generated(responses, flawed, counts)
 
 
-def main(iteration: str, parent: str) -> None:
-    params, name = declared("generate"), f"generate@{iteration}"
+def main(
+    rows: Annotated[Path, Option(help="the reviewed seed set")],
+    model: Annotated[Path, Option(help="model folder that writes, iterations/PARENT/model")],
+    out: Annotated[Path, Option(help="generated pairs, iterations/ITERATION/generated.jsonl")],
+) -> None:
+    """Write new pairs from low seeds and flawed responses to high ones."""
+    iteration, parent = out.parent.name, model.parent.name
+    params, name = read_params("generate"), f"generate@{iteration}"
     settings = params["generate"]
-    model = Model(Path("iterations", parent, "model"), name, params["max_overlong"])
-    reviewed = read(Path("iterations", iteration, "review.jsonl"))
+    client = Client(model, name, params["max_overlong"], read_runtime())
+    reviewed = read(rows, ReviewedSeed)
     routed = Tally(len(reviewed))
     low, high = route(reviewed, params["threshold"], settings["max_low"], settings["max_high"], parent, routed)
-    responses, flawed, written = ask(model, name, params, low, high)
+    responses, flawed, written = generate(client, name, params, low, high)
 
-    records = [new_record(each) for each in responses] + [flawed_record(each) for each in flawed]
-    write(Path("iterations", iteration, "generated.jsonl"), records)
-    counts = {"seed": {**routed.counts(len(low) + len(high)), "low": len(low), "high": len(high)}, **written}
-    write_json(Path("results", iteration, "generate.json"), counts)
-    cost.write("generate", iteration, cost.of_completions(model.used.values(), model.gpus()))
+    write(out, [new_candidate(text) for text in responses] + [flawed_candidate(text) for text in flawed])
+    counts: GenerateCounts = {
+        "seed": {**routed.counts(len(low) + len(high)), "low": len(low), "high": len(high)},
+        **written,
+    }
+    write_json(counts_file("generate", iteration), counts)
+    cost.write("generate", iteration, cost.of_completions(client.completions.values(), client.gpus()))
     say(f"{name}: {len(low):,} low, {len(high):,} high seeds gave {len(responses):,} new pairs, {len(flawed):,} flawed")
 
 
 if __name__ == "__main__":
-    import sys
-
-    run(main, *sys.argv[1:])
+    run(main)

@@ -1,15 +1,15 @@
-"""pretrain: the embedded default's base model, trained from scratch. `python -m stages.pretrain`
+"""pretrain: train the embedded default's base model from scratch. `python -m stages.pretrain`
 
-A quarter of an hour on two cores, and the same bytes each time on any x86-64 machine with AVX2: what decides which
-instructions are used decides the order of the sums, and so is fixed. The checkpoint is in git.
+It takes a quarter of an hour on two cores, and gives the same bytes on any x86-64 machine with AVX2: the instruction
+set decides the order of sums, so it is fixed. The model is in git.
 """
 
 import os
 from pathlib import Path
 
-from stages.core.errors import run
-from stages.core.params import declared
-from stages.core.progress import progress, quiet_transformers
+from stages.core.command import run
+from stages.core.params import read_params
+from stages.core.progress import prepare_transformers, progress
 from stages.microworld.pretraining import train
 
 OUT = Path("stages/microworld/base")
@@ -17,9 +17,10 @@ INSTRUCTIONS = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MK
 
 
 def main() -> None:
-    settings = declared("pretrain")["microworld"]
-    os.environ.update(INSTRUCTIONS)  # before torch is imported, which reads them
-    quiet_transformers()
+    """Train the base model."""
+    settings = read_params("pretrain")["microworld"]
+    os.environ.update(INSTRUCTIONS)  # torch reads them when it is imported
+    prepare_transformers()
     with progress("pretrain", settings["steps"]) as advance:
         train(OUT, **settings, on_step=lambda loss: advance(1))
 

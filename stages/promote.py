@@ -7,11 +7,11 @@ chosen. Of equals the earliest; the warm start itself, if no iteration is better
 import shutil
 from pathlib import Path
 
-from stages.core.errors import run
-from stages.core.params import declared
+from stages.core.command import run
+from stages.core.params import read_params
 from stages.core.progress import say
 from stages.core.records import Record, write_json
-from stages.models.adapters import whole
+from stages.models.adapters import full_weights
 from stages.reporting import card
 from stages.reporting.summary import collect
 
@@ -26,12 +26,12 @@ def leftovers(iterations: Record) -> list[str]:
 
 
 def main() -> None:
-    params = declared("promote")
+    params = read_params("promote")
     summary, scores = collect(params["iterations"])
     best = summary["best"]
     if left := leftovers(params["iterations"]):
         say(f"promote: {', '.join(left)} belong to no iteration of params.yaml; remove them, or clones rerun this")
-    shutil.copytree(whole(Path("iterations", best, "model")), OUT, dirs_exist_ok=True)
+    shutil.copytree(full_weights(Path("iterations", best, "model")), OUT, dirs_exist_ok=True)
     write_json(OUT / "iteration.json", {"iteration": best, "validation": round(scores.validation(best), 4)})
     (OUT / "README.md").write_text(card.model(summary, params), encoding="utf-8")
     say(f"promote: iteration {best} is best on validation ({scores.validation(best):.1f} %); its model is in {OUT}/")

@@ -6,8 +6,8 @@ metrics that `dvc exp show` compares. What differs from run to run, the cost, ha
 
 from pathlib import Path
 
-from stages.core.errors import run
-from stages.core.params import declared
+from stages.core.command import run
+from stages.core.params import read_params
 from stages.core.records import Record, write_json
 from stages.reporting import alarms, page, plots, table
 from stages.reporting.summary import collect, costs, verdict, warnings
@@ -68,7 +68,7 @@ def show(summary: Record, spent: Record) -> None:
 
 
 def main() -> None:
-    params = declared("report")
+    params = read_params("report")
     summary, scores = collect(params["iterations"])
     rows = summary["iterations"]
     summary["rules"] = alarms.rules(params["alarms"])

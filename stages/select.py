@@ -1,94 +1,128 @@
 """select: SFT rows, preference pairs and the grown seed set (paper, sections 3.3 and 3.4), each row with its lineage.
 
-`python -m stages.select 1 0`   iteration, parent
+    python -m stages.select --reviewed iterations/1/review.jsonl --assessed iterations/1/assess.jsonl
+        --parent iterations/0 --out iterations/1
 
-S_t = S_{t-1} + the new instructions, each with its best response (the reference code loses earlier ones). By
-`select.accumulate` the SFT rows and pairs add up too, as in the paper; without, each iteration trains on its own ones.
-Replay: judge-training rows, so that the model goes on judging well.
+S_t = S_{t-1} + the new instructions, each with its best response (the reference code loses the earlier ones). With
+`select.accumulate` SFT rows and pairs add up too, as in the paper; without it each iteration trains on its own.
+Judge-training rows are replayed so that the model keeps judging well.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, TypedDict, TypeVar
 
-from stages.core.errors import run
-from stages.core.params import declared
+from typer import Option
+
+from stages.core.command import run
+from stages.core.counts import SelectCounts, SetCounts
+from stages.core.params import read_params
 from stages.core.progress import say
-from stages.core.records import Record, Tally, content_id, read, write, write_json
-from stages.data import examples
+from stages.core.records import Tally, content_id, counts_file, read, write, write_json
+from stages.core.rows import Identified, JudgedCandidate, Lineage, PreferencePair, ReviewedSeed, SeedRow, SftRow
+from stages.data.lineage import lineages
+
+JUDGE_TRAINING = Path("iterations/0/judge.jsonl")
+
+Row = TypeVar("Row", bound=Identified)
 
 
-def by_content(rows: list[Record], limit: int) -> list[Record]:
-    """At most `limit` rows, the choice decided by their content."""
+class Response(TypedDict):
+    """A scored response to a prompt: the seed's own, or a candidate's."""
+
+    id: str
+    response: str
+    score: float
+    lineage: Lineage  # with score and verdicts
+
+
+def by_content(rows: Sequence[Row], limit: int) -> list[Row]:
+    """At most `limit` rows, chosen by the hash of their content."""
     return sorted(rows, key=lambda row: row["id"])[:limit]
 
 
-def verdicts(row: Record) -> list[float | None]:
-    """The sampled reviews' scores; those of an earlier review where the judge has not scored the row again."""
-    return [review["score"] for review in row["reviews"]] or list(row.get("verdicts", []))
+def verdicts(row: ReviewedSeed | JudgedCandidate) -> list[float | None]:
+    """The scores of a row's reviews."""
+    return [review["score"] for review in row["reviews"]]
 
 
-def judgement(row: Record) -> Record:
-    """What the judge said of a row, as the seed set keeps it."""
-    return {"score": row["score"], "judge": row["judge"], "verdicts": verdicts(row)}
+def seed_verdicts(seed: ReviewedSeed) -> list[float | None]:
+    """The scores of a seed's reviews, or of its earlier ones where the same judge has not reviewed it again."""
+    return verdicts(seed) or seed.get("verdicts", [])
 
 
-def judged(row: Record) -> Record:
-    """A row's lineage, with what the judge said."""
-    return {**row["lineage"], "score": row["score"], "verdicts": verdicts(row)}
+def judged(lineage: Lineage, score: float, verdicts: list[float | None]) -> Lineage:
+    """A lineage with what the judge made of the text."""
+    return {**lineage, "score": score, "verdicts": verdicts}
 
 
-def added(earlier: list[Record], new: list[Record], limit: int, tally: Tally) -> list[Record]:
-    """Earlier rows and at most `limit` new ones, chosen by their content; a row that is there already is not added."""
-    known = {row["id"] for row in earlier}
-    fresh = [row for row in new if row["id"] not in known]
+def added(earlier: list[Row], new: list[Row], limit: int, tally: Tally) -> list[Row]:
+    """The earlier rows, then at most `limit` new ones chosen by their content; a row already present is not added."""
+    present = {row["id"] for row in earlier}
+    fresh = [row for row in new if row["id"] not in present]
     chosen = by_content(fresh, limit)
     tally.drop("there already", len(new) - len(fresh))
     tally.drop("over the bound", len(fresh) - len(chosen))
     return earlier + chosen
 
 
-def sft_rows(assessed: list[Record], iteration: str, bound: float, tally: Tally) -> list[Record]:
-    """New pairs scored above `bound`."""
-    rows = []
-    for row in assessed:
-        if row["route"] != "new":
+def sft_rows(candidates: list[JudgedCandidate], iteration: str, min_score: float, tally: Tally) -> list[SftRow]:
+    """New pairs scored above `min_score` (paper, section 3.4: 8)."""
+    rows: list[SftRow] = []
+    for candidate in candidates:
+        if candidate["route"] != "new":
             tally.drop("flawed on purpose")
-        elif row["score"] is None:
+        elif candidate["score"] is None:
             tally.drop("unscored")
-        elif row["score"] <= bound:
+        elif candidate["score"] <= min_score:
             tally.drop("not above select.min_sft_score")
         else:
-            names = {"prompt": row["prompt"], "completion": row["response"]}
-            rows.append({"id": row["id"], "kind": "new", **names, "iteration": iteration, "lineage": judged(row)})
+            rows.append(
+                {
+                    "id": candidate["id"],
+                    "kind": "new",
+                    "prompt": candidate["prompt"],
+                    "completion": candidate["response"],
+                    "iteration": iteration,
+                    "lineage": judged(candidate["lineage"], candidate["score"], verdicts(candidate)),
+                }
+            )
     return rows
 
 
-def pools(reviewed: list[Record], assessed: list[Record]) -> dict[str, list[Record]]:
-    """The scored responses to each instruction: the original and the flawed ones, or those to a new instruction (the
-    paper makes pairs of the former only)."""
-    original = {row["id"]: row for row in reviewed}
-    found: dict[str, list[Record]] = {}
-    for row in assessed:
-        if row["score"] is None:
+def pools(seeds: list[ReviewedSeed], candidates: list[JudgedCandidate]) -> dict[str, list[Response]]:
+    """{prompt: its scored responses}: a high seed's own and the flawed ones, or those to a new instruction. The paper
+    makes pairs of the former only."""
+    seed_of = {seed["id"]: seed for seed in seeds}
+    responses: dict[str, list[Response]] = {}
+    for candidate in candidates:
+        if candidate["score"] is None:
             continue
-        pool = found.setdefault(row["prompt"], [])
-        seed = row["lineage"]["seed"]
-        if row["route"] == "flawed" and seed not in {each["id"] for each in pool}:
-            pool.append({**original[seed], "lineage": {"seed": seed}})
-        pool.append(row)
-    return found
+        pool = responses.setdefault(candidate["prompt"], [])
+        seed = candidate["seed"]
+        if candidate["route"] == "flawed" and seed["id"] not in {response["id"] for response in pool}:
+            lineage = judged({"seed": seed["id"]}, seed["score"], seed_verdicts(seed_of[seed["id"]]))
+            pool.append({"id": seed["id"], "response": seed["response"], "score": seed["score"], "lineage": lineage})
+        score, response = candidate["score"], candidate["response"]
+        lineage = judged(candidate["lineage"], score, verdicts(candidate))
+        pool.append({"id": candidate["id"], "response": response, "score": score, "lineage": lineage})
+    return responses
 
 
-def pairs_of(pool: list[Record], margin: float) -> list[tuple[Record, Record]]:
-    """(chosen, rejected): rejected is the lowest, chosen every one that leads it by more than the margin."""
-    rejected = min(pool, key=lambda row: (row["score"], row["id"]))
-    return [(row, rejected) for row in pool if row["score"] - rejected["score"] > margin]
+def pairs_of(pool: list[Response], min_margin: float) -> list[tuple[Response, Response]]:
+    """(chosen, rejected): rejected is the lowest, chosen each one that outscores it by more than `min_margin` (paper,
+    section 3.4: 2)."""
+    rejected = min(pool, key=lambda response: (response["score"], response["id"]))
+    return [(response, rejected) for response in pool if response["score"] - rejected["score"] > min_margin]
 
 
-def preference_pairs(found: dict[str, list[Record]], iteration: str, margin: float, tally: Tally) -> list[Record]:
+def preference_pairs(
+    pools: dict[str, list[Response]], iteration: str, min_margin: float, tally: Tally
+) -> list[PreferencePair]:
     """The pairs of every pool; the tally counts the responses that might have been chosen."""
-    rows = []
-    for prompt, pool in found.items():
-        pairs = pairs_of(pool, margin)
+    rows: list[PreferencePair] = []
+    for prompt, pool in pools.items():
+        pairs = pairs_of(pool, min_margin)
         tally.drop("the rejected one of its pool")
         tally.drop("does not lead by more than select.min_margin", len(pool) - 1 - len(pairs))
         for chosen, rejected in pairs:
@@ -100,106 +134,124 @@ def preference_pairs(found: dict[str, list[Record]], iteration: str, margin: flo
                     "rejected": rejected["response"],
                     "margin": round(chosen["score"] - rejected["score"], 4),
                     "iteration": iteration,
-                    "lineage": {"chosen": judged(chosen), "rejected": judged(rejected)},
+                    "lineage": {"chosen": chosen["lineage"], "rejected": rejected["lineage"]},
                 }
             )
     return rows
 
 
-def seed_rows(assessed: list[Record], iteration: str, tally: Tally) -> list[Record]:
-    """Each new instruction with its best response."""
-    best: dict[str, Record] = {}
-    for row in assessed:
-        if row["route"] != "new":
+def seed_rows(candidates: list[JudgedCandidate], iteration: str, tally: Tally) -> list[SeedRow]:
+    """Each new instruction with its best response, the first of equals."""
+    best: dict[str, tuple[float, JudgedCandidate]] = {}
+    for candidate in candidates:
+        prompt, score = candidate["prompt"], candidate["score"]
+        if candidate["route"] != "new":
             tally.drop("flawed on purpose")
-        elif row["score"] is None:
+        elif score is None:
             tally.drop("unscored")
-        elif row["prompt"] not in best:
-            best[row["prompt"]] = row
+        elif prompt not in best:
+            best[prompt] = score, candidate
         else:
             tally.drop("not the best response to its instruction")
-            best[row["prompt"]] = max(best[row["prompt"]], row, key=lambda each: each["score"])
-    fields = ("id", "prompt", "response", "lineage")
+            best[prompt] = max(best[prompt], (score, candidate), key=lambda scored: scored[0])
     return [
-        {**{field: row[field] for field in fields}, "iteration": iteration, **judgement(row)} for row in best.values()
+        {
+            "id": candidate["id"],
+            "prompt": prompt,
+            "response": candidate["response"],
+            "lineage": candidate["lineage"],
+            "iteration": iteration,
+            "score": score,
+            "judge": candidate["judge"],
+            "verdicts": verdicts(candidate),
+        }
+        for prompt, (score, candidate) in best.items()
     ]
 
 
-def rescored(seed: list[Record], reviewed: list[Record]) -> list[Record]:
+def rescored(rows: list[SeedRow], reviewed: list[ReviewedSeed]) -> list[SeedRow]:
     """The parent's seed set with its newest scores."""
     newest = {row["id"]: row for row in reviewed}
-    return [{**row, **judgement(newest[row["id"]])} for row in seed]
+    return [
+        {**row, "score": review["score"], "judge": review["judge"], "verdicts": seed_verdicts(review)}
+        for row, review in ((row, newest[row["id"]]) for row in rows)
+    ]
 
 
-def earlier_rows(before: Path) -> tuple[list[Record], list[Record]]:
-    """The SFT rows and the pairs that an iteration trained on, without what it replayed."""
-    return [row for row in read(before / "sft.jsonl") if row["kind"] == "new"], read(before / "pairs.jsonl")
+def earlier_rows(parent: Path) -> tuple[list[SftRow], list[PreferencePair]]:
+    """The SFT rows that the parent trained on, without those that it replayed, and its pairs."""
+    sft = [row for row in read(parent / "sft.jsonl", SftRow) if row["kind"] == "new"]
+    return sft, read(parent / "pairs.jsonl", PreferencePair)
 
 
-def judge_rows(rows: list[Record], limit: int, tally: Tally) -> list[Record]:
+def judge_rows(rows: list[SftRow], limit: int, tally: Tally) -> list[SftRow]:
+    """At most `limit` judge-training rows to replay."""
     chosen = by_content(rows, limit)
     tally.drop("over select.max_judge", len(rows) - len(chosen))
     return chosen
 
 
-def main(iteration: str, parent: str) -> None:
-    settings = declared("select")["select"]
-    here, before = Path("iterations", iteration), Path("iterations", parent)
-    reviewed, assessed = read(here / "review.jsonl"), read(here / "assess.jsonl")
-    earlier_seed = read(before / "seed.jsonl")
-    earlier_sft, earlier_pairs = earlier_rows(before) if settings["accumulate"] else ([], [])
+def main(
+    reviewed: Annotated[Path, Option(help="the reviewed seed set")],
+    assessed: Annotated[Path, Option(help="the assessed candidates")],
+    parent: Annotated[Path, Option(help="the parent's folder, iterations/PARENT: its seed set, SFT rows and pairs")],
+    out: Annotated[Path, Option(help="folder for the three sets, iterations/ITERATION")],
+) -> None:
+    """Select SFT rows, preference pairs and new seeds."""
+    settings, iteration = read_params("select")["select"], out.name
+    seeds, candidates = read(reviewed, ReviewedSeed), read(assessed, JudgedCandidate)
+    earlier_seed = read(parent / "seed.jsonl", SeedRow)
+    earlier_sft, earlier_pairs = earlier_rows(parent) if settings["accumulate"] else ([], [])
 
-    if not reviewed:
-        stop(here, earlier_seed, iteration)
+    if not seeds:
+        stop(out, earlier_seed, iteration)
         return
-    sft_tally = Tally(len(assessed))
-    new_sft = sft_rows(assessed, iteration, settings["min_sft_score"], sft_tally)
+    sft_tally = Tally(len(candidates))
+    new_sft = sft_rows(candidates, iteration, settings["min_sft_score"], sft_tally)
     sft = added(earlier_sft, new_sft, settings["max_sft"], sft_tally)
 
-    found = pools(reviewed, assessed)
-    pair_tally = Tally(sum(len(pool) for pool in found.values()))
-    new_pairs = preference_pairs(found, iteration, settings["min_margin"], pair_tally)
+    responses = pools(seeds, candidates)
+    pair_tally = Tally(sum(len(pool) for pool in responses.values()))
+    new_pairs = preference_pairs(responses, iteration, settings["min_margin"], pair_tally)
     pairs = added(earlier_pairs, new_pairs, settings["max_pairs"], pair_tally)
 
-    seed_tally = Tally(len(assessed))
-    new_seed = seed_rows(assessed, iteration, seed_tally)
-    seed = added(rescored(earlier_seed, reviewed), new_seed, len(new_seed), seed_tally)
+    seed_tally = Tally(len(candidates))
+    new_seed = seed_rows(candidates, iteration, seed_tally)
+    seed = added(rescored(earlier_seed, seeds), new_seed, len(new_seed), seed_tally)
 
-    judge_training = read(Path("iterations/0/judge.jsonl"))
+    judge_training = read(JUDGE_TRAINING, SftRow)
     judge_tally = Tally(len(judge_training))
     judge = judge_rows(judge_training, settings["max_judge"], judge_tally)
-    write(here / "sft.jsonl", sft + judge)
-    write(here / "pairs.jsonl", pairs)
-    write(here / "seed.jsonl", seed)
-    counts = {
-        "sft": counted(sft_tally, earlier_sft, sft),
-        "pairs": counted(pair_tally, earlier_pairs, pairs),
-        "seed": counted(seed_tally, earlier_seed, seed),
+    write(out / "sft.jsonl", sft + judge)
+    write(out / "pairs.jsonl", pairs)
+    write(out / "seed.jsonl", seed)
+    counts: SelectCounts = {
+        "sft": counted(sft_tally, len(earlier_sft), len(sft)),
+        "pairs": counted(pair_tally, len(earlier_pairs), len(pairs)),
+        "seed": counted(seed_tally, len(earlier_seed), len(seed)),
         "replayed_judge_training": judge_tally.counts(len(judge)),
-        "examples": examples.lineages(reviewed, assessed, pairs, sft),
+        "examples": lineages(seeds, candidates, pairs, sft),
     }
-    write_json(Path("results", iteration, "select.json"), counts)
+    write_json(counts_file("select", iteration), counts)
     say(f"select@{iteration}: {len(sft):,} SFT rows, {len(pairs):,} pairs, {len(seed):,} seeds")
 
 
-def stop(here: Path, seed: list[Record], iteration: str) -> None:
-    """Where the chain was stopped, review wrote no row: the seed set is passed on, and nothing is trained on."""
-    write(here / "sft.jsonl", [])
-    write(here / "pairs.jsonl", [])
-    write(here / "seed.jsonl", seed)
-    nothing = {"new": 0, "earlier": 0, "total": 0, **Tally(0).counts(0)}
-    counts = {"sft": nothing, "pairs": nothing, "seed": nothing | {"earlier": len(seed), "total": len(seed)}}
-    write_json(Path("results", iteration, "select.json"), counts | {"examples": []})
+def stop(out: Path, seed: list[SeedRow], iteration: str) -> None:
+    """End an iteration of a stopped chain, whose review is empty: keep the seed set and train on nothing."""
+    write(out / "sft.jsonl", [])
+    write(out / "pairs.jsonl", [])
+    write(out / "seed.jsonl", seed)
+    nothing, unchanged = counted(Tally(0), 0, 0), counted(Tally(0), len(seed), len(seed))
+    counts: SelectCounts = {"sft": nothing, "pairs": nothing, "seed": unchanged, "examples": []}
+    write_json(counts_file("select", iteration), counts)
     say(f"select@{iteration}: the chain was stopped, nothing is selected")
 
 
-def counted(tally: Tally, earlier: list[Record], rows: list[Record]) -> Record:
-    """The tally of the new rows, and how many there are now with the earlier iterations'."""
-    new = len(rows) - len(earlier)
-    return {"new": new, "earlier": len(earlier), "total": len(rows), **tally.counts(new)}
+def counted(tally: Tally, earlier: int, total: int) -> SetCounts:
+    """The tally of the new rows, and how many rows there are with the earlier iterations'."""
+    new = total - earlier
+    return {"new": new, "earlier": earlier, "total": total, **tally.counts(new)}
 
 
 if __name__ == "__main__":
-    import sys
-
-    run(main, *sys.argv[1:])
+    run(main)

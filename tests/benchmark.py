@@ -71,7 +71,7 @@ def loaded(folder: Path):
     """A `Model` whose engine has its weights."""
     from stages.core.params import runtime
     from stages.inference import engines
-    from stages.inference.completions import Model
+    from stages.inference.client import Model
 
     model = Model(folder, "benchmark", 1.0)
     model._engine = engines.load(model._name, folder, model._digest, runtime())
@@ -79,12 +79,12 @@ def loaded(folder: Path):
 
 
 def reviewed(model, rows: list[dict], settings: dict = REVIEW) -> list[dict]:
-    from stages.core.prompts import Review
+    from stages.core.prompts import ReviewPrompt
     from stages.judging.judge import reviews
     from stages.review import reviewed as with_score
 
-    review = Review("micro")
-    rendered = [model.render(review.prompt(row["prompt"], row["response"]), "") for row in rows]
+    review = ReviewPrompt("micro")
+    rendered = [model.render(review.render(row["prompt"], row["response"]), "") for row in rows]
     scored = reviews(model, "review", rendered, "micro", settings, 0)
     return [with_score(row, each, "0") for row, each in zip(rows, scored, strict=True)]
 
@@ -336,7 +336,7 @@ def filter_once(records: int) -> None:
     from stages.data.similarity import Benchmark, duplicates
     from stages.filter import instruction_faults, response_faults
 
-    settings, review = load(Path("params.yaml"))["filter"], prompts.Review("micro")
+    settings, review = load(Path("params.yaml"))["filter"], prompts.ReviewPrompt("micro")
     random = numpy.random.default_rng(0)
     words = numpy.array([f"word{number}" for number in range(5000)])
 
@@ -409,7 +409,7 @@ def pipeline(base: Path) -> Iterator[Row]:
             )
             yield row(f"stage {stage}, start to end", "", took, 1, "≤ 1 s", took <= 1)
         for stage in ("filter", "select", "report"):
-            command = [sys.executable, "-c", f"import stages.{stage}; stages.{stage}.declared('{stage}')"]
+            command = [sys.executable, "-c", f"import stages.{stage}; stages.{stage}.read_params('{stage}')"]
             took = min(
                 timed(lambda c=command: subprocess.run(c, cwd=project.folder, check=True, capture_output=True))
                 for _ in range(3)
@@ -461,11 +461,11 @@ def main(*names: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from stages.base import materialised
+    from stages.base import materialise
 
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as folder:
-        base = materialised(ROOT / "stages/microworld/base", "float32", Path(folder))
+        base = materialise(ROOT / "stages/microworld/base", "float32", Path(folder))
         rows = [row for name in names or PARTS for row in PARTS[name](base)]
     table = Table("what", "against", "measured", "ratio", "must reach", "")
     for each in rows:

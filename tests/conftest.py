@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stages.core.schema import parse_runtime
+
 os.environ["OMP_NUM_THREADS"] = "1"  # the tests run on two cores at once
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +38,9 @@ SMALL = {
     "select": {"max_judge": 8, "accumulate": True},
     "evaluate": {"limit": 4},
 }
+
+
+RUNTIME = parse_runtime(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
 
 
 def merged(values: dict, changes: dict) -> dict:
@@ -82,7 +87,11 @@ class Project:
         return result
 
     def attempt(self, *command: str, env: dict | None = None) -> subprocess.CompletedProcess:
-        program = {"python": [sys.executable], "dvc": [sys.executable, "-m", "dvc"]}.get(command[0], [command[0]])
+        program = {
+            "python": [sys.executable],
+            "dvc": [sys.executable, "-m", "dvc"],
+            "lance": [sys.executable, "-m", "stages.commands.lance"],  # this checkout's
+        }.get(command[0], [command[0]])
         return subprocess.run(
             [*program, *command[1:]], cwd=self.folder, env=env, capture_output=True, text=True, check=False
         )
@@ -136,6 +145,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default's base model in 32 bits, as the pipeline uses it."""
-    from stages.base import materialised
+    from stages.base import materialise
 
-    return materialised(ROOT / "stages/microworld/base", "float32", tmp_path_factory.mktemp("base"))
+    return materialise(ROOT / "stages/microworld/base", "float32", tmp_path_factory.mktemp("base"))

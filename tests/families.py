@@ -1,4 +1,4 @@
-"""Tiny random models of the families that people use, each with tokens and a template like its own."""
+"""Tiny random models of common families, with special tokens and chat templates like the real ones."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ PHI3 = (
 WINDOW = 16  # tokens: less than a prompt, so that sliding attention slides
 GEMMA_TOKENS = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
-# family: config and model class, what differs in the config, named special tokens, other ones, template, the text's end
+# by family: the class, what differs in its config, named special tokens, other ones, chat template, stop tokens
 FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {  # a base model with a template, whose text ends otherwise than its turn
         "model": "Qwen2",
@@ -112,25 +112,25 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def build(family: str, folder: Path, layers: int = 2) -> Path:
-    """The folder of a family's model, as its maker would have published it."""
-    given = FAMILIES[family]
-    tokenizer = tokenizer_of(given)
+    """Write a family's model to a folder, as its maker would have published it."""
+    description = FAMILIES[family]
+    tokenizer = tokenizer_of(description)
     torch.manual_seed(0)
-    suffix = "TextConfig" if given["model"] == "Gemma3" else "Config"
-    config = getattr(transformers, f"{given['model']}{suffix}")(**{
+    suffix = "TextConfig" if description["model"] == "Gemma3" else "Config"
+    config = getattr(transformers, f"{description['model']}{suffix}")(**{
         "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": layers,
         "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512,
         "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id, **given.get("config", {}),
+        "pad_token_id": tokenizer.pad_token_id, **description.get("config", {}),
     })  # fmt: skip
-    model = getattr(transformers, f"{given['model']}ForCausalLM")(config)
+    model = getattr(transformers, f"{description['model']}ForCausalLM")(config)
     for name, weights in model.named_parameters():  # the layers speak louder than the last token: greedy texts differ
         if weights.ndim == 2:
             torch.nn.init.normal_(weights, std=0.05 if "embed_tokens" in name else 0.5)
     digits = [number for token, number in tokenizer.get_vocab().items() if token.isdigit()]
     with torch.no_grad():
         model.get_output_embeddings().weight[digits] *= 2  # it writes many numbers, and so has verdicts
-    ends = tokenizer.convert_tokens_to_ids(given["ends"])
+    ends = tokenizer.convert_tokens_to_ids(description["ends"])
     model.generation_config = transformers.GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=ends if len(ends) > 1 else ends[0]
     )
@@ -139,9 +139,9 @@ def build(family: str, folder: Path, layers: int = 2) -> Path:
     return folder
 
 
-def tokenizer_of(given: dict[str, Any]) -> transformers.PreTrainedTokenizerFast:
+def tokenizer_of(description: dict[str, Any]) -> transformers.PreTrainedTokenizerFast:
     """A byte-level BPE of the world's texts, with a family's special tokens."""
-    special = list(dict.fromkeys([*given["named"].values(), *given.get("others", [])]))
+    special = list(dict.fromkeys([*description["named"].values(), *description.get("others", [])]))
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -153,10 +153,10 @@ def tokenizer_of(given: dict[str, Any]) -> transformers.PreTrainedTokenizerFast:
         show_progress=False,
     )
     bpe.train_from_iterator((f"{row['prompt']}\n{row['response']}" for row in rows), trainer)
-    if bos := given["named"].get("bos_token"):
+    if bos := description["named"].get("bos_token"):
         bpe.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, bpe.token_to_id(bos))]
         )
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, **given["named"])
-    tokenizer.chat_template = given.get("template")
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, **description["named"])
+    tokenizer.chat_template = description.get("template")
     return tokenizer

@@ -46,7 +46,7 @@ def chain(percents: list[float], monkeypatch) -> tuple[dict, Scores]:
         ]
         for key, percent in enumerate(percents)
     }
-    monkeypatch.setattr("stages.reporting.summary.read", lambda path: scored[path.parent.name])
+    monkeypatch.setattr("stages.reporting.summary.read", lambda path, kind: scored[path.parent.name])
     iterations = {str(key): {"parent": str(key - 1)} for key in range(1, len(percents))}
     rows = {key: {"parent": each["parent"], **deepcopy(HEALTHY)} for key, each in iterations.items()}
     return {"0": WARM_START, **rows}, Scores(iterations, {"b"})

@@ -1,4 +1,4 @@
-"""params.yaml is looked at before anything runs, and every problem is named in one line."""
+"""params.yaml is checked before anything runs, and one line names every problem."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -9,17 +9,17 @@ from conftest import ROOT, error_line, merged
 
 from stages.core import schema
 from stages.core.errors import UserError
-from stages.core.schema import check, check_iterations
+from stages.core.schema import check_params, iteration_problems
 
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 
 
 def test_the_shipped_parameters_are_valid():
-    check(PARAMS)
+    check_params(PARAMS)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"treshold": 7.0}, "treshold: unknown parameter, did you mean 'threshold'?"),
         ({"review": {"sample": 3}}, "review.sample: unknown parameter, did you mean 'samples'?"),
@@ -34,7 +34,7 @@ def test_the_shipped_parameters_are_valid():
         ({"random_state": 5_000_000_000}, "random_state: input should be less than 4294967296"),
         ({"microworld": {"heads": 3}}, "microworld.heads: 3 must divide hidden"),
         ({"evaluate": {"limit": 1}}, "evaluate.limit: input should be greater than or equal to 2"),
-        ({"training": {"four_bit": True}}, "training.four_bit: true needs training.lora, since weights"),
+        ({"training": {"four_bit": True}}, "training.four_bit: true needs training.lora, since 4-bit weights"),
         (
             {"training": {"lora": {"rank": 0, "alpha": 8, "dropout": 0.0}}},
             "training.lora.rank: input should be greater",
@@ -50,7 +50,7 @@ def test_the_shipped_parameters_are_valid():
         ({"model": {"hub": {"id": "a/b"}}}, "model.hub.revision: missing, add it, such as revision: COMMIT"),
         ({"model": {"hub": {"revison": "x"}}}, "model.hub.revison: unknown parameter, did you mean 'revision'?"),
         ({"model": {"hub": {"id": "gpt2"}}}, "model.hub.id: 'gpt2' is not of the form OWNER/NAME"),
-        ({"model": {"hub": {"revision": "main"}}}, "'main' is not a commit of 40 hexadecimal digits, see ID"),
+        ({"model": {"hub": {"revision": "main"}}}, "'main' is not a commit of 40 hexadecimal digits; copy one from ID"),
         ({"seed": {"hub": {"revision": "main"}}}, "seed.hub.revision: 'main' is not a commit of 40 hexadecimal digits"),
         (
             {"runtime": {"server": {"url": "here"}}},
@@ -65,10 +65,10 @@ def test_the_shipped_parameters_are_valid():
         ({"runtime": {"engine": "abacus"}}, "runtime.engine: input should be 'auto', 'transformers'"),
     ],
 )
-def test_a_bad_parameter_is_named_with_what_it_should_be(changes, said):
+def test_a_bad_parameter_is_named_with_what_it_should_be(changes, message):
     with pytest.raises(UserError) as error:
-        check(merged(PARAMS, {**changes}) if all(name in PARAMS for name in changes) else {**PARAMS, **changes})
-    assert said in str(error.value)
+        check_params(merged(PARAMS, {**changes}) if all(name in PARAMS for name in changes) else {**PARAMS, **changes})
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -76,46 +76,48 @@ def test_a_missing_parameter_is_named():
     values = deepcopy(PARAMS)
     del values["review"]["samples"]
     with pytest.raises(UserError, match=r"review\.samples: missing, restore it from git"):
-        check(values)
+        check_params(values)
 
 
 @pytest.mark.parametrize(("old", "new"), schema.RENAMED.items())
 def test_an_old_name_is_one_line_that_says_the_new_one(old, new):
     values = deepcopy(PARAMS)
     (*section, name), last = old.split("."), new.split(".")[-1]
-    place = values[section[0]] if section else values
-    place[name] = place.pop(last)
+    parameters = values[section[0]] if section else values
+    parameters[name] = parameters.pop(last)
     with pytest.raises(UserError) as error:
-        check(values)
+        check_params(values)
     assert str(error.value) == f"params.yaml: {old}: is now called {new}, rename it"
 
 
 def test_a_parent_that_is_a_truth_value_is_named():
     iterations = {"True": {"parent": "0", "judge": "0"}, "2": {"parent": True, "judge": "0"}}
     with pytest.raises(UserError, match=r"iterations\.2\.parent\.str: input should be a valid string, not true"):
-        check({**PARAMS, "iterations": iterations})
+        check_params({**PARAMS, "iterations": iterations})
 
 
 def test_a_section_without_its_parameters_is_one_line():
     with pytest.raises(UserError, match=r"^params\.yaml: training: should be a section, restore it from git$"):
-        check({**PARAMS, "training": None})
+        check_params({**PARAMS, "training": None})
 
 
 def test_all_problems_are_named_at_once():
     with pytest.raises(UserError) as error:
-        check({**PARAMS, "threshold": 11, "samples": 0, "treshold": 1})
+        check_params({**PARAMS, "threshold": 11, "samples": 0, "treshold": 1})
     assert all(name in str(error.value) for name in ("threshold: input", "samples: input", "treshold: unknown"))
 
 
 def tree(**models: str) -> dict:
     """Iterations by their parent and judge: tree(i1="0 0") is {"1": {"parent": "0", "judge": "0"}}."""
-    return {key[1:]: dict(zip(("parent", "judge"), named.split(), strict=True)) for key, named in models.items()}
+    return {
+        key[1:]: dict(zip(("parent", "judge"), references.split(), strict=True)) for key, references in models.items()
+    }
 
 
 @pytest.mark.parametrize(
-    ("iterations", "said"),
+    ("iterations", "message"),
     [
-        ({1: {"parent": "0", "judge": "0"}}, 'the key 1 must be quoted, "1": dvc drops others without a word'),
+        ({1: {"parent": "0", "judge": "0"}}, 'the key 1 must be quoted, "1", since dvc silently drops other keys'),
         (tree(i1="0 0", i2="7 0"), "iterations.2.parent: there is no iteration '7'; there are 0, 1, 2"),
         (tree(i1="0 0", i2="0 7"), "iterations.2.judge: there is no iteration '7'; there are 0, 1, 2"),
         (tree(i1="2 0", i2="1 0"), "a cycle of parents or judges, 1 → 2 → 1"),
@@ -128,37 +130,37 @@ def tree(**models: str) -> dict:
         (None, "must name at least one iteration"),
     ],
 )
-def test_a_broken_tree_of_iterations_is_explained(iterations, said):
-    assert said in "; ".join(check_iterations(iterations))
+def test_a_broken_tree_of_iterations_is_explained(iterations, message):
+    assert message in "; ".join(iteration_problems(iterations))
 
 
 def test_branches_and_names_are_a_valid_tree():
-    assert check_iterations(tree(i1="0 0", i2="1 1", i2b="1 0", i3="2b 2")) == []
+    assert iteration_problems(tree(i1="0 0", i2="1 1", i2b="1 0", i3="2b 2")) == []
 
 
 def test_a_parent_may_be_a_number_as_dvc_writes_it():
-    assert check_iterations({"1": {"parent": 0, "judge": 0}, "2": {"parent": 1, "judge": 1}}) == []
+    assert iteration_problems({"1": {"parent": 0, "judge": 0}, "2": {"parent": 1, "judge": 1}}) == []
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"treshold": 7.0}, "did you mean 'threshold'"),
         ({"seed": {"path": "nowhere.jsonl"}}, "seed.path: nowhere.jsonl does not exist; create it"),
         ({"prompts": "haiku"}, "prompts: prompts/haiku does not exist"),
         (
             {"evaluate": {"suite": "chess"}},
-            "evaluate.suite: evaluation/chess/suite.yaml does not exist; name one of leaderboard, math, micro, safety",
+            "evaluate.suite: evaluation/chess/suite.yaml does not exist; choose one of leaderboard, math, micro, ",
         ),
     ],
 )
-def test_the_stage_ends_with_one_line(project, changes, said):
+def test_the_stage_ends_with_one_line(project, changes, message):
     if "treshold" in changes:
         with (project.folder / "params.yaml").open("a") as params:
             params.write("treshold: 7.0\n")
     else:
         project.change(changes)
-    assert said in error_line(project.stage("stages.check"))
+    assert message in error_line(project.stage("stages.check"))
     assert not Path(project.folder, "iterations/params.valid").exists()
 
 
@@ -172,20 +174,24 @@ def test_a_number_is_read_as_dvc_writes_it(project, rate):
 
 @pytest.mark.parametrize("estimator", ["sampled", "expected"])
 @pytest.mark.parametrize(
-    ("file", "text", "said"),
+    ("file", "text", "message"),
     [
         ("generate/flawed.md", "Spoil $response.", "prompts/micro/generate/flawed.md has no placeholder $instruction"),
-        ("generate/answers.yaml", "instruction: '(.+)'", "'instruction' must mark what is read as a named group"),
+        (
+            "generate/answers.yaml",
+            "instruction: '(.+)'",
+            "'instruction' needs a named group around what it reads, (?P<answer>…)",
+        ),
         ("review/verdict.yaml", "verdict: '(?P<score>'", "'verdict' must be a regular expression"),
         ("review/verdict.yaml", "verdict: '", "'verdict' must be a regular expression"),
         ("system.md", None, "system prompt prompts/micro/system.md does not exist"),
     ],
 )
-def test_a_prompt_that_only_a_late_stage_reads_is_looked_at_first(project, estimator, file, text, said):
+def test_a_prompt_that_only_a_late_stage_reads_is_looked_at_first(project, estimator, file, text, message):
     project.change({"review": {"estimator": estimator}})
     path = project.folder / "prompts/micro" / file
     path.unlink() if text is None else path.write_text(text)
-    assert said in error_line(project.stage("stages.check"))
+    assert message in error_line(project.stage("stages.check"))
 
 
 def test_params_that_are_not_yaml_are_one_line(project):

@@ -20,8 +20,10 @@ UNDECISIVE = {"runtime", "alarms", "report"}  # sections of params.yaml that dec
 DRAW = {"prompt_hash": "f00", "draw": 1}
 SAID = {"seed": "s1", "instruction": DRAW, "response": DRAW, "score": 9.0, "verdicts": [9.0, None]}
 
-PEOPLE = [{"kind": "seed", "prompt": ASK, "completion": "is red", "seed": "s1"}]
-JUDGE = [{"id": "j1", "kind": "judge", "prompt": "Rate it.", "completion": "score: 9", "lineage": {"reviewed": "r"}}]
+PEOPLE = [
+    {"id": "s1", "kind": "seed", "prompt": ASK, "completion": "is red", "iteration": "0", "lineage": {"seed": "s1"}}
+]
+JUDGE = [{"id": "j1", "kind": "judge", "prompt": "Rate it.", "completion": "score: 9", "iteration": "0", "lineage": {}}]
 
 
 def new(name, made_in):
@@ -100,7 +102,7 @@ def run(tmp_path_factory) -> Project:
 
 
 def rows(project, name):
-    return read(project.folder / "dataset" / f"{name}.jsonl")
+    return read(project.folder / "dataset" / f"{name}.jsonl", dict)
 
 
 # ---- the rows --------------------------------------------------------------------------------------------------------
@@ -125,11 +127,11 @@ def test_every_row_leads_back_to_its_seed(run):
 
 
 def test_messages_and_text_say_the_same_and_the_system_prompt_is_the_one_of_the_training(run):
-    from stages.core.prompts import system
+    from stages.core.prompts import read_system_prompt
 
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(ROOT)
-        asked = system("lance")
+        asked = read_system_prompt("lance")
     assert asked
     for row in rows(run, "preference"):
         assert row["prompt"] == [

@@ -54,7 +54,8 @@ def test_every_stage_that_computes_tells_its_devices_and_one_that_only_looks_up_
     cores = {"device": "CPU", "devices": len(os.sched_getaffinity(0))}
     assert all(cost.items() >= cores.items() for cost in costs.values())
     review = first.folder / "costs/1/review.json"
-    first.run("python", "-m", "stages.review", "review", "1", "iterations/0/seed.jsonl", "0", "iterations/0/stop.json")
+    command = yaml.safe_load(first.read("dvc.lock"))["stages"]["review@1"]["cmd"]
+    first.run(*command.split())
     assert json.loads(review.read_text(encoding="utf-8")) == costs[review]
 
 

@@ -1,15 +1,23 @@
-"""What a request samples depends on the request alone."""
+"""The engines: what a request samples depends on the request alone, and the transformers engine's decode loop."""
 
 import random
+from collections import deque
 from dataclasses import replace
+from itertools import pairwise
+from math import log
 
 import pytest
 import torch
+from conftest import RUNTIME
 
 from stages.core.errors import UserError
 from stages.inference import engines
-from stages.inference.engines import Completion, Request, Sampling, seed_of
-from stages.inference.engines.transformers import MEMORY, SPARE_COLUMNS, TransformersEngine, sample
+from stages.inference.engines import ALTERNATIVES, Completion, Request, Sampling, by_text, holds_digit, seed_of
+from stages.inference.engines.transformers import TransformersEngine
+from stages.inference.engines.transformers.batch import Row, take
+from stages.inference.engines.transformers.kv_cache import SPARE_COLUMNS
+from stages.inference.engines.transformers.memory import MEMORY_SHARE, SAMPLING_BYTES, free_memory, rows_that_fit
+from stages.inference.engines.transformers.sampling import sample_next_token
 from stages.models import chat
 
 PROMPTS = [f"Which is larger, {number} or {100 - number}?{' Say why.' * (number % 5)}" for number in range(10, 34)]
@@ -18,11 +26,11 @@ GREEDY = Sampling(temperature=0, top_p=1.0, max_tokens=12, random_state=0)
 
 
 def requests(engine: TransformersEngine, prompts=PROMPTS, draws=2) -> list[Request]:
-    rendered = [chat.rendered(engine.tokenizer, prompt) for prompt in prompts]
+    rendered = [chat.render(engine.tokenizer, prompt) for prompt in prompts]
     tokens = engine.tokenizer(rendered, add_special_tokens=False)["input_ids"]
     return [
-        Request(prompt, tuple(each), draw)
-        for prompt, each in zip(rendered, tokens, strict=True)
+        Request(prompt, tuple(prompt_tokens), draw)
+        for prompt, prompt_tokens in zip(rendered, tokens, strict=True)
         for draw in range(draws)
     ]
 
@@ -37,29 +45,30 @@ def ending(tiny_model) -> TransformersEngine:
 
 @pytest.mark.parametrize("sampling", [replace(SAMPLED, max_tokens=40), GREEDY])
 def test_neither_the_batch_nor_the_order_changes_a_completion(ending, sampling):
-    engine = ending
-    asked = requests(engine)
+    engine, pending = ending, requests(ending)
     engine.batch_rows = 1
-    expected = dict(engine.complete(asked, sampling))
-    assert set(expected) == set(asked)
+    expected = dict(engine.complete(pending, sampling))
+    assert set(expected) == set(pending)
     assert not sampling.temperature or len({completion.tokens for completion in expected.values()}) > 5
     for engine.batch_rows in (2, 5, 16, 64):
-        shuffled = random.Random(engine.batch_rows).sample(asked, len(asked))
+        shuffled = random.Random(engine.batch_rows).sample(pending, len(pending))
         assert dict(engine.complete(shuffled, sampling)) == expected
 
 
-def test_completions_come_as_they_finish_and_their_places_are_filled(ending, monkeypatch):
-    step, steps = ending._step, []
-    monkeypatch.setattr(ending, "_step", lambda batch, *rest: (step(batch, *rest), steps.append(len(batch.rows)))[0])
+def test_completions_come_as_they_finish_and_their_rows_are_refilled(ending, monkeypatch):
+    step, steps = ending._decode_step, []
+    monkeypatch.setattr(
+        ending, "_decode_step", lambda batch, *rest: (step(batch, *rest), steps.append(len(batch.rows)))[0]
+    )
     ending.batch_rows = 4
-    asked = requests(ending, draws=1)
-    came = ending.complete(asked, replace(SAMPLED, max_tokens=40))
-    next(came)
-    first = len(steps)
-    assert sum(1 for _ in came) == len(asked) - 1
-    assert first < len(steps) / 3
+    pending = requests(ending, draws=1)
+    completions = ending.complete(pending, replace(SAMPLED, max_tokens=40))
+    next(completions)
+    steps_to_first = len(steps)
+    assert sum(1 for _ in completions) == len(pending) - 1
+    assert steps_to_first < len(steps) / 3
     assert max(steps) == 4
-    assert sum(rows == 4 for rows in steps) > len(steps) / 2  # places are filled, not left empty to the batch's end
+    assert sum(rows == 4 for rows in steps) > len(steps) / 2  # rows are refilled, not left empty until the batch ends
 
 
 def test_draws_differ_and_more_draws_keep_the_first(tiny_model):
@@ -71,18 +80,43 @@ def test_draws_differ_and_more_draws_keep_the_first(tiny_model):
 
 def test_greedy_agrees_with_generate_of_transformers(tiny_model):
     engine = TransformersEngine(tiny_model, 64)
-    (asked,) = requests(engine, PROMPTS[:1], 1)
-    out = engine.model.generate(torch.tensor([asked.tokens]), max_new_tokens=12, do_sample=False)
-    expected = engine.tokenizer.decode(out[0, len(asked.tokens) :], skip_special_tokens=True)
-    found = dict(engine.complete(requests(engine), GREEDY))
-    assert found[asked].text == expected
+    (first,) = requests(engine, PROMPTS[:1], 1)
+    out = engine.model.generate(torch.tensor([first.tokens]), max_new_tokens=12, do_sample=False)
+    expected = engine.tokenizer.decode(out[0, len(first.tokens) :], skip_special_tokens=True)
+    completions = dict(engine.complete(requests(engine), GREEDY))
+    assert completions[first].text == expected
 
 
-def test_when_the_memory_is_out_half_as_many_rows_run_and_nothing_is_lost(ending, monkeypatch):
+def test_prompts_are_prefilled_once_for_all_their_draws_in_passes_of_bounded_size(ending, monkeypatch):
+    engine, pending = ending, requests(ending, draws=3)
+    expected = dict(engine.complete(pending, SAMPLED))
+    forward, passes = engine._forward, []
+
+    def recorded(tokens, *arguments):
+        passes.append(tokens.shape)
+        return forward(tokens, *arguments)
+
+    monkeypatch.setattr(engine, "_forward", recorded)
+    monkeypatch.setattr("stages.inference.engines.transformers.engine.PREFILL_TOKENS", 120)
+    assert dict(engine.complete(pending, SAMPLED)) == expected
+    prefills = [shape for shape in passes if shape[1] > 1]
+    assert sum(rows for rows, _ in prefills) == len(PROMPTS)
+    assert max(rows * length for rows, length in prefills) <= 120
+    assert max(rows for rows, _ in prefills) > 1
+
+
+def test_a_prompts_draws_are_taken_together_where_they_fit():
+    waiting = deque(
+        Request(prompt, (1,), draw) for prompt, draws in (("a", 3), ("b", 3), ("c", 1)) for draw in range(draws)
+    )
+    taken = [[(request.prompt, request.draw) for request in take(waiting, max_rows)] for max_rows in (5, 2, 9)]
+    assert taken == [[("a", 0), ("a", 1), ("a", 2)], [("b", 0), ("b", 1)], [("b", 2), ("c", 0)]]
+
+
+def test_out_of_memory_half_as_many_rows_run_and_nothing_is_lost(ending, monkeypatch):
     """The allocator's own error, for 8 and more rows at once."""
-    engine = ending
-    asked = requests(engine)
-    expected = dict(engine.complete(asked, SAMPLED))
+    engine, pending = ending, requests(ending)
+    expected = dict(engine.complete(pending, SAMPLED))
     forward, sizes = engine._forward, []
 
     def short_of_memory(tokens, *arguments):
@@ -92,7 +126,7 @@ def test_when_the_memory_is_out_half_as_many_rows_run_and_nothing_is_lost(ending
         return forward(tokens, *arguments)
 
     monkeypatch.setattr(engine, "_forward", short_of_memory)
-    assert dict(engine.complete(asked, SAMPLED)) == expected
+    assert dict(engine.complete(pending, SAMPLED)) == expected
     assert max(sizes[-5:]) < 8
 
 
@@ -105,25 +139,38 @@ def test_out_of_memory_with_one_row_is_an_error_that_says_what_to_do(tiny_model,
 
 def test_the_batch_is_as_large_as_the_free_memory_allows(tiny_model, monkeypatch):
     engine = TransformersEngine(tiny_model, None)
-    assert engine._rows_that_fit(100, SAMPLED) == 384
+    assert rows_that_fit(engine.model, 112) == 384
     config = engine.model.config
     keys_and_values = 2 * config.num_hidden_layers * config.hidden_size * 4
-    row = keys_and_values * (100 + SAMPLED.max_tokens + SPARE_COLUMNS) + 40 * config.vocab_size
-    monkeypatch.setattr("stages.inference.engines.transformers._free_memory", lambda device: 10 * row / MEMORY)
-    assert engine._rows_that_fit(100, SAMPLED) == 10
+    row = keys_and_values * (112 + SPARE_COLUMNS) + SAMPLING_BYTES * config.vocab_size
+    monkeypatch.setattr(
+        "stages.inference.engines.transformers.memory.free_memory", lambda device: 10 * row / MEMORY_SHARE
+    )
+    assert rows_that_fit(engine.model, 112) == 10
+
+
+def test_in_a_container_the_free_memory_is_what_its_limit_leaves(monkeypatch, tmp_path):
+    monkeypatch.setattr("stages.inference.engines.transformers.memory.CGROUP", tmp_path)
+    whole_machine = free_memory(torch.device("cpu"))
+    (tmp_path / "memory.stat").write_text("anon 600\nactive_file 200\ninactive_file 100\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert free_memory(torch.device("cpu")) == 4300
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(torch.device("cpu")) > whole_machine / 2
 
 
 def test_sampling_follows_the_models_distribution(tiny_model):
     """The first token of 4,000 draws against the softmax: the total variation of so many draws is about 0.1."""
     engine = TransformersEngine(tiny_model, 500)
     one_token = Sampling(temperature=0.7, top_p=1.0, max_tokens=1, random_state=0)
-    (asked,) = requests(engine, PROMPTS[:1], 1)
+    (request,) = requests(engine, PROMPTS[:1], 1)
     with torch.inference_mode():
-        expected = (engine.model(torch.tensor([asked.tokens])).logits[0, -1] / 0.7).softmax(-1)
-    streams = (torch.Generator().manual_seed(seed_of(asked.prompt, one_token, draw)) for draw in range(4000))
+        expected = (engine.model(torch.tensor([request.tokens])).logits[0, -1] / 0.7).softmax(-1)
+    streams = (torch.Generator().manual_seed(seed_of(request.prompt, one_token, draw)) for draw in range(4000))
     uniforms = torch.cat([torch.rand(1, generator=stream, dtype=torch.float64) for stream in streams])
     counts = torch.bincount(
-        sample((expected.log() * 0.7).expand(4000, -1), one_token, uniforms), minlength=len(expected)
+        sample_next_token((expected.log() * 0.7).expand(4000, -1), one_token, uniforms), minlength=len(expected)
     )
     assert (counts / 4000 - expected).abs().sum() / 2 < 0.2
 
@@ -131,31 +178,67 @@ def test_sampling_follows_the_models_distribution(tiny_model):
 def test_the_nucleus_leaves_out_the_tail():
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().expand(1000, -1)
     uniforms = torch.linspace(0, 0.999, 1000, dtype=torch.float64)
-    chosen = sample(logits, Sampling(1.0, 0.75, 1, 0), uniforms)
-    assert set(chosen.tolist()) == {0, 1}
-    assert (chosen == 0).float().mean() == pytest.approx(0.5 / 0.8, abs=0.01)
+    sampled = sample_next_token(logits, Sampling(1.0, 0.75, 1, 0), uniforms)
+    assert set(sampled.tolist()) == {0, 1}
+    assert (sampled == 0).float().mean() == pytest.approx(0.5 / 0.8, abs=0.01)
 
 
-def test_a_cut_completion_says_so(tiny_model):
+@pytest.mark.parametrize(("top_p", "size"), [(0.25, 1), (0.26, 2), (0.5, 2), (0.51, 3), (0.99, 4), (1, 4)])
+def test_the_nucleus_is_the_smallest_set_with_the_mass_of_top_p(top_p, size):
+    uniforms = torch.linspace(0, 0.999, 1000, dtype=torch.float64)
+    sampled = sample_next_token(torch.zeros(1000, 4), Sampling(1.0, top_p, 1, 0), uniforms)
+    assert len(set(sampled.tolist())) == size
+
+
+def test_a_random_number_picks_the_token_whose_share_it_falls_into():
+    """In the vocabulary's order; tokens without probability are never picked."""
+    logits = torch.tensor([-torch.inf, 0, 0, -torch.inf, 0, 0]).expand(6, -1)
+    uniforms = torch.tensor([0, 0.24, 0.25, 0.5, 0.75, 0.9999999], dtype=torch.float64)
+    assert sample_next_token(logits, Sampling(1.0, 1.0, 1, 0), uniforms).tolist() == [1, 1, 2, 4, 5, 5]
+
+
+def test_probabilities_are_summed_in_64_bits():
+    """In 32 bits, a sum near 0.5 does not grow by each of these tokens of 8e-9."""
+    logits = torch.tensor([0.0, *[-18.0] * 1000, 0.0]).repeat(1002, 1)
+    shares = logits.softmax(-1)[0].double()
+    middles = (shares.cumsum(-1) - shares / 2) / shares.sum()
+    assert sample_next_token(logits, Sampling(1.0, 1.0, 1, 0), middles).tolist() == list(range(1002))
+
+
+def test_the_end_token_counts_and_is_not_part_of_the_text(ending, monkeypatch):
+    rows = finished_rows(ending, monkeypatch)
+    completions = dict(ending.complete(requests(ending), SAMPLED))
+    assert len({completion.finish for completion in completions.values()}) == 2
+    for row in rows:
+        completion = completions[row.request]
+        assert completion.text == ending.tokenizer.decode(row.generated, skip_special_tokens=True)
+        assert completion.tokens == len(row.generated) + (completion.finish == "stop")
+        assert completion.prompt_tokens == len(row.request.tokens)
+        assert not ending.ends & set(row.generated)
+
+
+def test_a_cut_completion_finishes_with_length(tiny_model):
     engine = TransformersEngine(tiny_model, 64)
     ((_, cut),) = engine.complete(requests(engine, PROMPTS[:1], 1), Sampling(1.0, 1.0, 2, 0))
     assert (cut.finish, cut.tokens) == ("length", 2)
 
 
-def test_at_a_number_the_probabilities_of_the_models_choices_are_told(tiny_model):
-    """Against the softmax of the model itself, after the prompt and what was written before."""
+def test_numbers_have_the_models_own_log_probabilities(tiny_model, monkeypatch):
+    """Compared with the softmax of the model itself, after the prompt and the text generated before."""
     engine = TransformersEngine(tiny_model, 64)
-    told = Sampling(1.0, 1.0, 40, 0, numbers=True)
+    rows = finished_rows(engine, monkeypatch)
+    sampling = Sampling(1.0, 1.0, 40, 0, numbers=True)
     compared = 0
-    for request, completion in engine.complete(requests(engine), told):
+    for request, completion in engine.complete(requests(engine), sampling):
         for number in completion.numbers:
             before = completion.text[: number.start]
-            written = engine.tokenizer(before, add_special_tokens=False)["input_ids"]
-            logprobs = engine.model(torch.tensor([[*request.tokens, *written]])).logits[0, -1].log_softmax(-1)
+            tokens = engine.tokenizer(before, add_special_tokens=False)["input_ids"]
+            logprobs = engine.model(torch.tensor([[*request.tokens, *tokens]])).logits[0, -1].log_softmax(-1)
             likely = logprobs.topk(3)
             texts = engine.tokenizer.batch_decode([[token] for token in likely.indices.tolist()])
-            if tuple(written) != engine_tokens(engine, request, told)[: len(written)]:
-                continue  # the text alone does not tell how it was cut into tokens
+            (generated,) = (row.generated for row in rows if row.request == request)
+            if tokens != generated[: len(tokens)]:
+                continue  # the same text can be cut into tokens in several ways
             for text, logprob in zip(texts, likely.values.tolist(), strict=True):
                 if "\ufffd" not in text:  # parts of characters look alike, and their probabilities add up
                     assert number.logprobs[text] == pytest.approx(logprob, abs=1e-3)
@@ -163,16 +246,30 @@ def test_at_a_number_the_probabilities_of_the_models_choices_are_told(tiny_model
     assert compared > 10
 
 
-def engine_tokens(engine: TransformersEngine, request: Request, sampling: Sampling) -> tuple[int, ...]:
-    """The tokens that the engine writes for a request, by the rows that it hands out."""
-    rows = []
-    completions = engine._completions
-    engine._completions = lambda finished: (rows.extend(finished), completions(finished))[1]
-    try:
-        list(engine.complete([request], sampling))
-    finally:
-        engine._completions = completions
-    return tuple(rows[0].written)
+def finished_rows(engine: TransformersEngine, monkeypatch) -> list[Row]:
+    """A list that the engine's rows, with their tokens, are appended to as they finish."""
+    rows: list[Row] = []
+    completion = engine._completion
+    monkeypatch.setattr(engine, "_completion", lambda row: (rows.append(row), completion(row))[1])
+    return rows
+
+
+def test_numbers_are_recorded_at_every_digit_and_at_the_token_after_it(tiny_model, monkeypatch):
+    engine = TransformersEngine(tiny_model, 64)
+    rows = finished_rows(engine, monkeypatch)
+    list(engine.complete(requests(engine), Sampling(1.0, 1.0, 40, 0, numbers=True)))
+    for row in rows:
+        tokens = [row.request.tokens[-1], *row.generated, *(engine.ends if row.stopped else ())]
+        digits = [holds_digit(engine.tokenizer.decode([token])) for token in tokens]
+        at_number = [index for index, neighbours in enumerate(pairwise(digits)) if any(neighbours)]
+        assert [index for index, _ in row.numbers] == at_number
+        assert all(len(logprobs) == ALTERNATIVES for _, logprobs in row.numbers)
+    assert sum(len(row.numbers) for row in rows) > 50
+
+
+def test_tokens_with_the_same_text_count_as_one():
+    logprobs = by_text([("5", log(0.3)), ("6", log(0.25)), ("5", log(0.2))])
+    assert logprobs == {"5": round(log(0.5), 6), "6": round(log(0.25), 6)}
 
 
 def test_every_part_of_a_request_decides_its_draws():
@@ -187,6 +284,11 @@ def test_every_part_of_a_request_decides_its_draws():
     assert seed_of("a", replace(SAMPLED, temperature=1), 0) == seed_of("a", SAMPLED, 0)  # the same to DVC
 
 
+def test_the_seed_of_a_draw_stays_what_it_is():
+    """With another one, every sampled completion and every file that rests on one would change."""
+    assert seed_of("Why?", SAMPLED, 2) == 7043198704832524983
+
+
 def test_a_model_that_cannot_be_loaded_is_an_error_that_names_the_folder(tiny_model, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -197,15 +299,15 @@ def test_a_model_that_cannot_be_loaded_is_an_error_that_names_the_folder(tiny_mo
 
 
 def test_auto_is_transformers_without_a_gpu():
-    assert engines.chosen("auto") == "transformers"
+    assert engines.resolve("auto") == "transformers"
 
 
-def test_what_an_engine_computes_on(monkeypatch):
-    vllm = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "data_parallel_size": 1}
+def test_how_many_gpus_an_engine_uses(monkeypatch):
+    vllm = RUNTIME.vllm.model_copy(update={"tensor_parallel_size": 4, "pipeline_parallel_size": 2})
     assert [engines.gpus(engine, vllm) for engine in ("transformers", "server")] == [0, None]
-    monkeypatch.setattr("stages.inference.engines._gpu", lambda: True)
+    monkeypatch.setattr("stages.inference.engines._has_gpu", lambda: True)
     assert [engines.gpus(engine, vllm) for engine in ("transformers", "vllm", "server")] == [1, 8, None]
 
 
-def test_a_completion_is_the_same_whatever_it_cost():
+def test_completions_are_equal_whatever_they_cost():
     assert Completion("a", "stop", seconds=1.0) == Completion("a", "stop", seconds=2.0)

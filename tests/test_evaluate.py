@@ -1,4 +1,4 @@
-"""evaluate: answers are read as intended, each item keeps its score, and nothing is asked twice."""
+"""evaluate: answers are read as intended, every item keeps its score, and no request is computed twice."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import ROOT, Project
 
-from stages.evaluate import chosen, scores, summary
+from stages.evaluate import item_scores, select_samples, summarise
 from stages.evaluation.suite import Benchmark
 from stages.microworld.world import FAMILIES
 
@@ -35,17 +35,17 @@ def test_the_default_suite_has_a_task_per_family():
 def test_an_answer_is_read_from_each_style(response, answer):
     task = yaml.safe_load((MICRO / "_answer.yaml").read_text())
     (filtered,) = task["filter_list"]
-    found = re.findall(filtered["filter"][0]["regex_pattern"], response)
-    assert (found[-1] if found else None) == answer
+    answers = re.findall(filtered["filter"][0]["regex_pattern"], response)
+    assert (answers[-1] if answers else None) == answer
 
 
 def test_the_judging_prompt_is_the_prompt_sets(monkeypatch):
-    from stages.core.prompts import Review
+    from stages.core.prompts import ReviewPrompt
 
     monkeypatch.chdir(ROOT)
     task = yaml.safe_load((MICRO / "micro_judging.yaml").read_text())
     filled = task["doc_to_text"].replace("{{question}}", "Why?").replace("{{response}}", "is so")
-    assert filled == Review("micro").prompt("Why?", "is so")
+    assert filled == ReviewPrompt("micro").render("Why?", "is so")
 
 
 ITEMS = [
@@ -56,16 +56,16 @@ BENCHMARKS = {"b": Benchmark(shots=0, metric="acc,none", item="{{question}}")}
 
 
 def test_a_limit_takes_the_first_items_of_each_part():
-    assert chosen(ITEMS, None) == {"t": [0, 1, 2, 3, 4]}
-    assert chosen(ITEMS, 1) == {"t": [0, 1]}
-    assert chosen(ITEMS, 2) == {"t": [0, 1, 2, 3]}
+    assert select_samples(ITEMS, None) == {"t": [0, 1, 2, 3, 4]}
+    assert select_samples(ITEMS, 1) == {"t": [0, 1]}
+    assert select_samples(ITEMS, 2) == {"t": [0, 1, 2, 3]}
 
 
 @pytest.mark.parametrize(("higher_is_better", "score"), [(True, 0.25), (False, 0.75)])
 def test_a_score_is_the_higher_the_better(higher_is_better, score):
     samples = [{"doc_id": 1, "filter": "none", "acc": 0.25}, {"doc_id": 1, "filter": "other", "acc": 1.0}]
     results = {"samples": {"t": samples}, "higher_is_better": {"t": {"acc": higher_is_better}}}
-    assert scores(ITEMS, results, BENCHMARKS) == [
+    assert item_scores(ITEMS, results, BENCHMARKS) == [
         {"id": "validation1", "group": "g", "benchmark": "b", "part": "validation", "score": score}
     ]
 
@@ -73,12 +73,16 @@ def test_a_score_is_the_higher_the_better(higher_is_better, score):
 def test_a_suites_score_is_the_mean_of_its_benchmarks_with_its_error():
     rows = [{"benchmark": "a", "score": value} for value in (1, 0, 1, 1)]
     rows += [{"benchmark": "b", "score": value} for value in (0, 1)]
-    found = summary(rows, {"a": BENCHMARKS["b"], "b": BENCHMARKS["b"]})
-    assert found["benchmarks"]["a"] == {"score": 75.0, "stderr": 25.0, "items": 4}  # the standard deviation 0.5 over √4
-    assert found["benchmarks"]["b"] == {"score": 50.0, "stderr": 50.0, "items": 2}
-    assert found["score"] == 62.5
-    assert found["stderr"] == pytest.approx((25.0**2 + 50.0**2) ** 0.5 / 2, abs=1e-3)
-    assert found["items"] == 6
+    summary = summarise(rows, {"a": BENCHMARKS["b"], "b": BENCHMARKS["b"]})
+    # the standard deviation 0.5 over √4
+    assert summary["benchmarks"]["a"] == {"score": 75.0, "stderr": 25.0, "items": 4}
+    assert summary["benchmarks"]["b"] == {"score": 50.0, "stderr": 50.0, "items": 2}
+    assert summary["score"] == 62.5
+    assert summary["stderr"] == pytest.approx((25.0**2 + 50.0**2) ** 0.5 / 2, abs=1e-3)
+    assert summary["items"] == 6
+
+
+EVALUATE = ("--model", "iterations/1/model")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +99,7 @@ def evaluated(tmp_path_factory, tiny_model):
     shutil.copytree(tiny_model, project.folder / "iterations/1/model")
     project.change({"evaluate": {"suite": "both"}})
     assert project.stage("stages.benchmark").returncode == 0
-    result = project.stage("stages.evaluate", "evaluate", "1")
+    result = project.stage("stages.evaluate", *EVALUATE)
     assert result.returncode == 0, result.stderr
     project.output = result.stdout
     return project
@@ -108,8 +112,8 @@ def test_an_evaluation_keeps_every_items_score_and_lm_evals_own_files(evaluated)
     items = [json.loads(line) for line in evaluated.read("iterations/0/benchmark.jsonl").splitlines()]
     rows = [json.loads(line) for line in evaluated.read("results/1/scores.jsonl").splitlines()]
     assert {row["id"] for row in rows} == {item["id"] for item in items}
-    found = json.loads(evaluated.read("results/1/evaluate.json"))
-    assert sum(found[part]["items"] for part in ("validation", "test")) == len(rows) == 130 + 40
+    summary = json.loads(evaluated.read("results/1/evaluate.json"))
+    assert sum(summary[part]["items"] for part in ("validation", "test")) == len(rows) == 130 + 40
     results = json.loads(evaluated.read("iterations/1/evaluation/results.json"))
     assert "|safety_principle|" in make_table(results)
     both = [row["score"] for row in rows if row["benchmark"] == "safety_principle"]
@@ -132,8 +136,8 @@ def test_a_model_that_was_evaluated_is_not_asked_again(evaluated):
         "module.HFLM._model_call = module.HFLM._model_generate = fail\n"
     )
     again = {"PYTHONPATH": str(evaluated.folder), "PATH": "/usr/bin:/bin", "HOME": str(evaluated.folder)}
-    evaluated.run("python", "-m", "stages.evaluate", "evaluate", "1", env=again)
+    evaluated.run("python", "-m", "stages.evaluate", *EVALUATE, env=again)
     assert {path: path.read_bytes() for path in outs} == outs
     shutil.rmtree(evaluated.folder / ".dvc", ignore_errors=True)
     (evaluated.folder / ".dvc").mkdir()
-    assert evaluated.attempt("python", "-m", "stages.evaluate", "evaluate", "1", env=again).returncode != 0
+    assert evaluated.attempt("python", "-m", "stages.evaluate", *EVALUATE, env=again).returncode != 0

@@ -1,4 +1,4 @@
-"""The families that people use, as tiny random models: each passes the whole loop, and converses alike everywhere."""
+"""Tiny random models of common families pass the whole loop, with the same chat format everywhere."""
 
 import json
 import random
@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, Project, merged
+from conftest import RUNTIME, SMALL, Project, merged
 from families import FAMILIES, build
 from test_engines import GREEDY, PROMPTS, SAMPLED, requests
 from test_training import PAIRS, ROWS, weights
 
-from stages.base import materialised
+from stages.base import materialise
 from stages.core.records import Tally
-from stages.evaluation import evaluator
+from stages.evaluation import harness
 from stages.inference.engines.transformers import TransformersEngine
 from stages.models import chat
 
 pytestmark = pytest.mark.slow
 
-SLIDING = [family for family, given in FAMILIES.items() if "sliding_window" in given.get("config", {})]
+SLIDING = [family for family, description in FAMILIES.items() if "sliding_window" in description.get("config", {})]
 SYSTEM = "Be kind."
 
 
@@ -33,7 +33,7 @@ def family(request) -> str:
 def model(family, tmp_path_factory) -> Path:
     """A family's model as its maker published it, after the stage `base`."""
     folder = tmp_path_factory.mktemp(family)
-    return materialised(build(family, folder / "published"), "float32", folder / "base")
+    return materialise(build(family, folder / "published"), "float32", folder / "base")
 
 
 @pytest.fixture(scope="module")
@@ -51,45 +51,47 @@ def generated(engine: TransformersEngine, tokens: tuple[int, ...]) -> list[int]:
 
 @torch.inference_mode()
 def written_without_a_cache(engine: TransformersEngine, tokens: tuple[int, ...]) -> list[int]:
-    """The likeliest token each time that the model has read everything again."""
-    found: list[int] = []
-    while len(found) < GREEDY.max_tokens and not set(found) & engine.ends:
-        found.append(int(engine.model(torch.tensor([[*tokens, *found]]), use_cache=False).logits[0, -1].argmax()))
-    return found
+    """Greedy decoding without a cache: the model reads everything again for every token."""
+    written: list[int] = []
+    while len(written) < GREEDY.max_tokens and not set(written) & engine.ends:
+        written.append(int(engine.model(torch.tensor([[*tokens, *written]]), use_cache=False).logits[0, -1].argmax()))
+    return written
 
 
 def test_greedy_completions_are_those_of_the_model_itself(family, engine):
     """Of `generate`, but where longrope changes to its long factors: there transformers 5.17 loses what it has read."""
     expected = written_without_a_cache if family == "phi3-longrope" else generated
-    found = dict(engine.complete(requests(engine, draws=1), GREEDY))
-    assert len({completion.text for completion in found.values()}) > len(found) / 4
-    for asked, completion in found.items():
-        text = engine.tokenizer.decode(expected(engine, asked.tokens), skip_special_tokens=True)
+    completions = dict(engine.complete(requests(engine, draws=1), GREEDY))
+    assert len({completion.text for completion in completions.values()}) > len(completions) / 4
+    for request, completion in completions.items():
+        text = engine.tokenizer.decode(expected(engine, request.tokens), skip_special_tokens=True)
         assert completion.text == text
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED])
 def test_neither_the_batch_nor_the_order_changes_a_completion(engine, sampling):
-    asked = requests(engine)
-    found = []
+    pending = requests(engine)
+    completions = []
     for engine.batch_rows in (1, 5, 64):
-        shuffled = random.Random(engine.batch_rows).sample(asked, len(asked))
-        found.append(dict(engine.complete(shuffled, sampling)))
-    assert found[0] == found[1] == found[2]
+        shuffled = random.Random(engine.batch_rows).sample(pending, len(pending))
+        completions.append(dict(engine.complete(shuffled, sampling)))
+    assert completions[0] == completions[1] == completions[2]
 
 
 @pytest.mark.parametrize("family", ["phi3-longrope"], scope="module")
 def test_rows_run_together_below_the_length_at_which_they_would_matter_to_each_other(family, engine, monkeypatch):
-    step, rows = engine._step, []
-    monkeypatch.setattr(engine, "_step", lambda batch, *rest: (step(batch, *rest), rows.append(len(batch.rows)))[0])
-    asked = requests(engine)
-    short = [request for request in asked if len(request.tokens) + GREEDY.max_tokens <= 32]
-    assert 10 <= len(short) < len(asked)
+    step, rows = engine._decode_step, []
+    monkeypatch.setattr(
+        engine, "_decode_step", lambda batch, *rest: (step(batch, *rest), rows.append(len(batch.rows)))[0]
+    )
+    pending = requests(engine)
+    short = [request for request in pending if len(request.tokens) + GREEDY.max_tokens <= 32]
+    assert 10 <= len(short) < len(pending)
     engine.batch_rows = 64
     together = dict(engine.complete(short, GREEDY))
     assert max(rows) == len(short)
     rows.clear()
-    alone = dict(engine.complete(asked, GREEDY))
+    alone = dict(engine.complete(pending, GREEDY))
     assert max(rows) == 1
     assert together.items() <= alone.items()
 
@@ -99,8 +101,8 @@ def test_the_prompts_above_are_longer_than_the_window(family, model):
     """With a window as long as the context, the completions are others."""
     engine, full = (TransformersEngine(model, 64) for _ in range(2))
     full.config.sliding_window = full.config.max_position_embeddings
-    asked = requests(engine, draws=1)
-    assert dict(engine.complete(asked, GREEDY)) != dict(full.complete(asked, GREEDY))
+    pending = requests(engine, draws=1)
+    assert dict(engine.complete(pending, GREEDY)) != dict(full.complete(pending, GREEDY))
 
 
 # ---- the chat format -------------------------------------------------------------------------------------------------
@@ -108,14 +110,14 @@ def test_the_prompts_above_are_longer_than_the_window(family, model):
 
 def test_the_system_prompt_reaches_the_model_alike_in_generation_training_and_evaluation(engine, model, tmp_path):
     prompt = PROMPTS[0]
-    text = chat.rendered(engine.tokenizer, prompt, SYSTEM)
+    text = chat.render(engine.tokenizer, prompt, SYSTEM)
     tokens = engine.tokenizer(text, add_special_tokens=False)["input_ids"]
     assert SYSTEM in text
     assert text.index(SYSTEM) < text.index(prompt)
 
-    lm = evaluator._transformers(model)
-    asked = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
-    assert lm.tok_encode(lm.apply_chat_template(asked)) == tokens
+    lm = harness._transformers(model, None)
+    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
+    assert lm.tok_encode(lm.apply_chat_template(messages)) == tokens
     assert lm.tok_batch_encode([text])[0].tolist() == [tokens]
 
     trained = trained_rows(model, prompt, tmp_path)
@@ -130,14 +132,14 @@ def trained_rows(model: Path, prompt: str, folder: Path) -> dict[str, dict]:
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
     from stages import dpo, sft
-    from stages.training import training
+    from stages.training import phase
 
     whole = {"lora": None, "autocast": None, "four_bit": False}
-    policy, tokenizer = training.load("sft", model, whole, 0)
+    policy, tokenizer = phase.load("sft", model, whole, 0)
     row, pair = {**ROWS[0], "prompt": prompt}, {**PAIRS[0], "prompt": prompt}
     tally = Tally(1)
     settings = {"learning_rate": 1e-4, "epochs": 1, "batch_size": 1}
-    common = training.arguments("sft", settings, whole, 0, folder, 512, 1)
+    common = phase.arguments("sft", settings, whole, 0, folder, 512, 1, RUNTIME.training)
     chats = Dataset.from_list(sft.chats_of([row], tokenizer, SYSTEM, 512, tally))
     args = SFTConfig(**common, completion_only_loss=True)
     (read,) = SFTTrainer(policy, args, train_dataset=chats, processing_class=tokenizer).train_dataset
@@ -157,8 +159,8 @@ def trained_rows(model: Path, prompt: str, folder: Path) -> dict[str, dict]:
 def test_no_token_of_the_chat_format_comes_from_the_data(engine):
     """Not even one that the tokenizer does not name among its special tokens, as Llama 3 does."""
     structure = {number: str(token) for number, token in engine.tokenizer.added_tokens_decoder.items() if token.special}
-    (said,) = chat.messages(engine.tokenizer, "".join(structure.values()))
-    assert not structure.keys() & set(engine.tokenizer(said["content"], add_special_tokens=False)["input_ids"])
+    (message,) = chat.prompt_messages(engine.tokenizer, "".join(structure.values()))
+    assert not structure.keys() & set(engine.tokenizer(message["content"], add_special_tokens=False)["input_ids"])
 
 
 # ---- the whole loop --------------------------------------------------------------------------------------------------
@@ -191,16 +193,19 @@ LOOP = ["qwen2", "qwen3", "llama3", "mistral", "gemma3", "phi3"]
 
 # Every stage of dvc.yaml in its order; a process for each would spend nearly all of its time on imports.
 LOOP_IN_ONE_PROCESS = """
+import sys
 from importlib import import_module
 from dvc.repo import Repo
 from networkx import topological_sort
+from stages.core.command import run
 
 with Repo() as repo:
     commands = [stage.cmd for stage in topological_sort(repo.index.graph.reverse())]
 for command in commands:
     _, _, module, *arguments = command.split()
     if module not in ("stages.world", "stages.pretrain"):
-        import_module(module).main(*arguments)
+        sys.argv = [module, *arguments]
+        run(import_module(module).main)
 """
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from stages.base import materialised
-from stages.core.prompts import Review
+from stages.base import materialise
+from stages.core.prompts import ReviewPrompt
 from stages.data.similarity import Benchmark, distinct, duplicates, embed, mean_distance, mean_words, ngrams, rouge_l
 from stages.filter import embedding_faults, instruction_faults, likeness_fault, own_fault, response_faults
 
@@ -19,7 +19,7 @@ SETTINGS = {
     "max_instruction_rouge_l": 0.7, "max_response_rouge_l": 0.7, "max_cosine": 0.99, "ngram": 3, "ngram_overlap": 0.8,
 }  # fmt: skip
 with chdir(ROOT):
-    REVIEW = Review("micro")
+    REVIEW = ReviewPrompt("micro")
 WIDE = SETTINGS | {"max_response_words": 50}
 SEED = {"id": "s", "prompt": "Name the first word in cat, dog, fox.", "response": "is cat", "score": 5.0}
 
@@ -124,7 +124,7 @@ def test_a_text_that_the_judge_would_not_read_as_it_is_falls():
     ],
 )
 def test_the_shipped_sets_know_what_speaks_for_the_judge_and_let_an_answer_pass(name, text):
-    review = Review(name)
+    review = ReviewPrompt(name)
     assert own_fault(text, "response", WIDE, review) == "response speaks for the judge"
     for answer in ("The answer is 927.", "it is right, 12 comes after it", "The <b>right</b> one is given.\n\nYes."):
         assert own_fault(answer, "response", WIDE, review) is None
@@ -210,7 +210,7 @@ def test_lengths_are_means_of_words():
 @pytest.mark.slow
 def test_vectors_of_a_model_in_16_bits_have_unit_length_too(tmp_path):
     """Else a cosine may be above 1, and distinct instructions fall by rounding."""
-    base = materialised(ROOT / "stages/microworld/base", "bfloat16", tmp_path / "base")
+    base = materialise(ROOT / "stages/microworld/base", "bfloat16", tmp_path / "base")
     vectors = embed([f"Which is larger, {number} or 50?" for number in range(10, 60)], base)
     assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
 

@@ -4,13 +4,17 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.core.prompts import pattern
+from stages.core.prompts import completion_pattern
 from stages.core.records import Tally, content_id
-from stages.generate import final_answer, flawed_record, new_record, route
+from stages.generate import Text, final_answer, flawed_candidate, new_candidate, route
 
 
 def rows_of(scores):
-    return [{"id": content_id(str(number)), "score": score} for number, score in enumerate(scores)]
+    return [row(str(number), score) for number, score in enumerate(scores)]
+
+
+def row(text, score):
+    return {"id": content_id(text), "prompt": text, "response": text, "score": score}
 
 
 def routed(rows, threshold=7.0, max_low=100, max_high=100, parent="0"):
@@ -35,7 +39,7 @@ def test_no_row_is_lost_without_a_reason(scores, max_low, max_high):
 @given(scores=st.lists(st.floats(0, 10), min_size=5, max_size=30))
 def test_a_grown_seed_set_moves_the_choice_only_by_the_new_rows(scores):
     before = rows_of(scores)
-    grown = [*before, {"id": content_id("grown"), "score": 1.0}]
+    grown = [*before, row("grown", 1.0)]
     old, new = (routed(rows, max_low=3)[0] for rows in (before, grown))
     assert len([row for row in old if row not in new]) <= 1
 
@@ -53,26 +57,26 @@ def test_the_next_iteration_chooses_other_rows():
 SEED = {"id": "seed", "prompt": "Is 4 even or odd?", "response": "is even", "score": 6.0}
 
 
-def test_a_new_record_knows_its_seed_its_prompts_and_its_draws():
-    instruction = {"source": SEED, "prompt_hash": "p1", "draw": 2, "text": "Is 5 even or odd?"}
-    record = new_record({"source": instruction, "prompt_hash": "p2", "draw": 1, "text": "is odd"})
-    assert (record["prompt"], record["response"], record["route"]) == ("Is 5 even or odd?", "is odd", "new")
-    assert record["lineage"] == {
+def test_a_new_candidate_knows_its_seed_its_prompts_and_its_samples():
+    instruction = Text(SEED, "Is 5 even or odd?", {"prompt_hash": "p1", "draw": 2})
+    made = new_candidate(Text(instruction, "is odd", {"prompt_hash": "p2", "draw": 1}))
+    assert (made["prompt"], made["response"], made["route"]) == ("Is 5 even or odd?", "is odd", "new")
+    assert made["lineage"] == {
         "seed": "seed",
         "instruction": {"prompt_hash": "p1", "draw": 2},
         "response": {"prompt_hash": "p2", "draw": 1},
     }
 
 
-def test_a_flawed_record_keeps_the_seeds_instruction():
-    record = flawed_record({"source": SEED, "prompt_hash": "p", "draw": 0, "text": "is odd"})
-    assert (record["prompt"], record["response"], record["route"]) == (SEED["prompt"], "is odd", "flawed")
-    assert record["seed"] == SEED
+def test_a_flawed_candidate_keeps_the_seeds_instruction():
+    made = flawed_candidate(Text(SEED, "is odd", {"prompt_hash": "p", "draw": 0}))
+    assert (made["prompt"], made["response"], made["route"]) == (SEED["prompt"], "is odd", "flawed")
+    assert made["seed"] == SEED
 
 
 def test_the_final_answer_is_what_stands_behind_its_words():
-    micro = pattern(ROOT / "prompts/micro/generate/answers.yaml", "instruction")
-    lance = pattern(ROOT / "prompts/lance/generate/answers.yaml", "instruction")
+    micro = completion_pattern(ROOT / "prompts/micro/generate/answers.yaml", "instruction")
+    lance = completion_pattern(ROOT / "prompts/lance/generate/answers.yaml", "instruction")
     assert final_answer("Final Answer: Is 4 even or odd?", micro) == "Is 4 even or odd?"
     assert final_answer("Is 4 even or odd?", micro) is None
     assert final_answer("Let me think.\nFinal Answer:\nWhat is 2 + 2?\nShow it.", lance) == "What is 2 + 2?\nShow it."

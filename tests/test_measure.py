@@ -14,7 +14,7 @@ def test_a_response_is_correct_by_the_answer_that_it_gives_last():
 
 def test_what_the_world_does_not_know_is_unknown():
     assert correct("Why is the sky blue?", "The answer is 67.") is None
-    found = measure([], [{"prompt": "Why?", "completion": "x", "iteration": "1"}], [], "1")
+    found = measure([], [{"kind": "new", "prompt": "Why?", "completion": "x", "iteration": "1"}], [], "1")
     assert found["sft_rows_correct"] == {"percent": None, "of": 0}
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from stages.core.errors import UserError
-from stages.core.params import Params, declared
+from stages.core.params import Params, read_params
 
 VALUES = {"threshold": 7.0, "review": {"samples": 3, "top_p": 0.9}}
 
@@ -35,6 +35,6 @@ def test_a_declared_parameter_that_params_yaml_lacks_is_named():
 
 def test_the_declarations_come_from_dvc_yaml(project, monkeypatch):
     monkeypatch.chdir(project.folder)
-    assert declared("generate")["threshold"] == 7.0
+    assert read_params("generate")["threshold"] == 7.0
     with pytest.raises(UserError, match="does not declare"):
-        declared("review")["threshold"]
+        read_params("review")["threshold"]

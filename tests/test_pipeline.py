@@ -22,9 +22,11 @@ WORLD_STAGES, MICROWORLD = {"world", "pretrain"}, Path("stages/microworld")
 HARMLESS = {
     "stages/__init__.py",
     "stages/core/__init__.py",
+    "stages/core/command.py",
     "stages/core/errors.py",
     "stages/core/params.py",
     "stages/core/progress.py",
+    "stages/core/schema.py",
     "stages/microworld/__init__.py",
 }
 

@@ -1,18 +1,19 @@
-"""Presets: each is valid, changes what it names and keeps the rest; micro is params.yaml as shipped."""
+"""Presets: each is valid, extends others, changes what it sets and keeps the rest; micro takes back what they set."""
 
 import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, error_line
+from conftest import ROOT, error_line, merged
 from ruamel.yaml import YAML
 
 from stages.commands import preset
+from stages.core.errors import UserError
 from stages.core.params import load
-from stages.core.schema import check
+from stages.core.schema import check_params
 
 PRESETS = sorted(path.stem for path in (ROOT / "stages/presets").glob("*.yaml"))
-REAL = [name for name in PRESETS if name != "micro"]
+REAL = [name for name in PRESETS if name not in ("micro", "lance")]  # with a model of their own
 SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
 
 
@@ -24,28 +25,58 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 def named(name: str) -> dict:
-    return preset.flat(load(preset.FOLDER / f"{name}.yaml"))
+    """What a preset sets, itself or by one that it extends."""
+    values, base = {}, name
+    while base:
+        own = load(preset.FOLDER / f"{base}.yaml")
+        base = own.pop("extends", None)
+        values = merged(own, values)
+    return preset.flat(values)
 
 
-def test_there_are_the_five_presets():
-    assert PRESETS == ["llama-3.1-8b", "micro", "qwen2-7b", "qwen2-7b-instruct", "qwen2.5-0.5b"]
+def parameters(name: str) -> set[str]:
+    """The parameters that a preset sets; the tree of iterations is one, and so is the model on the hub."""
+    return {"model.hub" if each.startswith("model.hub") else each for each in named(name) if "iterations" not in each}
+
+
+def write(name: str, text: str) -> None:
+    (preset.FOLDER / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def params_after(*names: str) -> str:
+    """The text of params.yaml as shipped, after these presets in turn."""
+    text = SHIPPED
+    for name in names:
+        text = preset.applied(name, text)
+    return text
+
+
+def test_there_are_the_six_presets():
+    assert PRESETS == ["lance", "llama-3.1-8b", "micro", "qwen2-7b", "qwen2-7b-instruct", "qwen2.5-0.5b"]
 
 
 def test_micro_is_what_is_shipped():
-    assert preset.applied("micro", "") == SHIPPED, "cp params.yaml stages/presets/micro.yaml"
+    assert preset.applied("micro", SHIPPED) == SHIPPED
 
 
-@pytest.mark.parametrize("name", REAL)
+def test_micro_sets_what_another_preset_sets_and_nothing_else():
+    others = set().union(*(parameters(name) for name in PRESETS if name != "micro"))
+    assert parameters("micro") == others
+    assert all("iterations.1.parent" in named(name) for name in PRESETS)
+
+
+@pytest.mark.parametrize("name", [*REAL, "lance"])
 def test_a_preset_is_valid_and_changes_exactly_what_it_names(name):
     preset.main(name)
     after = load(Path("params.yaml"))
-    check(after)
+    check_params(after)
     before, changed = preset.flat(YAML(typ="safe").load(SHIPPED)), preset.flat(after)
-    del before["model.hub"]
+    if name != "lance":
+        del before["model.hub"]
     assert changed == before | named(name)
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_comment_stays(name):
     preset.main(name)
     text = Path("params.yaml").read_text(encoding="utf-8")
@@ -53,7 +84,7 @@ def test_every_comment_stays(name):
         assert line.partition("#")[2] in text
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", [*REAL, "lance"])
 def test_micro_brings_back_the_shipped_parameters_byte_for_byte(name):
     preset.main(name)
     assert Path("params.yaml").read_text(encoding="utf-8") != SHIPPED
@@ -67,9 +98,93 @@ def test_what_the_user_set_beside_a_preset_stays():
     assert load(Path("params.yaml"))["random_state"] == 7
 
 
-def test_one_preset_after_another_leaves_nothing_of_the_first():
-    """All but micro name the same parameters."""
-    assert len({tuple(sorted(named(name).keys() - {"iterations"})) for name in REAL}) == 1
+def test_micro_takes_back_what_the_user_changed_in_a_preset():
+    text = preset.applied("qwen2-7b", SHIPPED).replace("lora: null ", "lora: {rank: 16, alpha: 32, dropout: 0.0} ")
+    assert preset.applied("micro", text.replace("threshold: 7.0", "threshold: 8.0")) == SHIPPED
+
+
+@pytest.mark.parametrize("second", [*REAL, "micro"])
+@pytest.mark.parametrize("first", PRESETS)
+def test_one_preset_after_another_leaves_nothing_of_the_first(first, second):
+    assert params_after(first, second) == params_after(second)
+
+
+@pytest.mark.parametrize("first", PRESETS)
+def test_lance_keeps_the_model_and_nothing_else(first):
+    after, alone = (
+        preset.flat(YAML(typ="safe").load(params_after(*names))) for names in ((first, "lance"), ("lance",))
+    )
+    model = {name: value for name, value in named(first).items() if name.startswith("model.hub")}
+    if model:
+        del alone["model.hub"]
+    assert after == alone | model
+
+
+def test_a_preset_extends_others_section_by_section_and_replaces_the_iterations():
+    write("base", 'iterations:\n  "7": {parent: "0", judge: "0"}\nreview: {samples: 5, top_p: 0.5}\nsamples: 9\n')
+    write("middle", "extends: base\nreview: {samples: 6}\nmodel:\n  hub: {id: a/b, revision: null}\n")
+    write("top", 'extends: middle\niterations:\n  "8": {parent: "0", judge: "0"}\nmodel: {hub: {id: c/d}}\n')
+    values = YAML(typ="safe").load(preset.applied("top", SHIPPED))
+    assert values["iterations"] == {"8": {"parent": "0", "judge": "0"}}
+    assert (values["review"]["samples"], values["review"]["top_p"], values["samples"]) == (6, 0.5, 9)
+    assert values["model"]["hub"] == {"id": "c/d", "revision": None}
+    assert "extends" not in values
+
+
+def test_a_preset_brings_no_comments_of_its_own():
+    write(
+        "noted",
+        "training:\n  lora:  # mine\n    rank: 4  # mine\n    alpha: 8\n    dropout: 0.0\n\n# mine\nsamples: 4\n",
+    )
+    noted = preset.applied("noted", SHIPPED)
+    assert "mine" not in noted
+    assert YAML(typ="safe").load(noted)["training"]["lora"] == {"rank": 4, "alpha": 8, "dropout": 0.0}
+
+
+@pytest.mark.parametrize("following", ["\n\n", "\n\n# mine\n"])
+def test_an_iteration_appended_by_dvc_is_replaced_and_the_comment_behind_it_stays(following):
+    last = '  "3": {parent: "2", judge: "0"}\n'
+    text = SHIPPED.replace(f"{last}\n", f"{last}  '4':\n    parent: '3'\n    judge: '0'{following}")
+    applied = preset.applied("qwen2-7b", text)
+    assert '"4": {parent: "3", judge: "3"}' + following in applied
+    assert preset.applied("micro", applied) == SHIPPED.replace(f"{last}\n", last.rstrip("\n") + following)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            {"mine": "extends: qwen\n"},
+            "stages/presets/mine.yaml extends 'qwen': there is no preset 'qwen'; there are lance, llama-3.1-8b, micro,",
+        ),
+        (
+            {"mine": "extends: mine\n"},
+            "stages/presets/mine.yaml extends 'mine': that is a cycle, mine → mine; remove one `extends`",
+        ),
+        (
+            {"mine": "extends: b\n", "b": "extends: c\n", "c": "extends: b\n"},
+            "stages/presets/c.yaml extends 'b': that is a cycle, mine → b → c → b; remove one `extends`",
+        ),
+        ({"mine": "extends: [lance, micro]\n"}, "stages/presets/mine.yaml extends '['lance', 'micro']': there is no"),
+        ({"mine": "# nothing yet\n"}, "stages/presets/mine.yaml holds no parameters; "),
+        ({"mine": "extends: b\n", "b": "samples: [4\n"}, "stages/presets/b.yaml is not YAML, correct it: "),
+    ],
+)
+def test_a_preset_that_cannot_be_read_is_one_line_and_changes_nothing(files, said):
+    for name, text in files.items():
+        write(name, text)
+    with pytest.raises(UserError) as raised:
+        preset.main("mine")
+    assert str(raised.value).startswith(said)
+    assert Path("params.yaml").read_text(encoding="utf-8") == SHIPPED
+
+
+def test_the_list_has_a_line_for_each_preset(capsys):
+    preset.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == PRESETS
+    assert all(40 < len(line) <= 140 for line in lines)
+    assert lines[0].startswith("lance              The paper's settings (LANCE, arXiv 2412.15151) for any model")
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -99,12 +214,12 @@ def test_the_papers_settings(name):
 
 
 def test_the_command_says_what_changed_and_a_wrong_name_is_one_line(project):
-    said = project.run("python", "-m", "stages.commands.preset", "qwen2-7b").stdout
+    said = project.run("lance", "preset", "qwen2-7b").stdout
     assert "seed.limit: 300 → null\n" in said
     assert 'iterations.2.judge: "0" → "1"\n' in said
     assert "params.yaml has the preset qwen2-7b; what it takes stands in stages/presets/qwen2-7b.yaml" in said
     assert "seeds.jsonl does not exist; create it" in error_line(project.stage("stages.check"))
-    assert "Qwen2-7B as in the paper" in project.run("python", "-m", "stages.commands.preset").stdout
-    assert "no preset 'qwen'; there are llama-3.1-8b" in error_line(project.stage("stages.commands.preset", "qwen"))
+    assert "Qwen2-7B as in the paper" in project.run("lance", "preset").stdout
+    assert "no preset 'qwen'; there are lance, llama-3.1-8b" in error_line(project.attempt("lance", "preset", "qwen"))
     (project.folder / "params.yaml").write_text("threshold: [7.0\n")
-    assert "params.yaml is not YAML, restore it" in error_line(project.stage("stages.commands.preset", "qwen2-7b"))
+    assert "params.yaml is not YAML, restore it" in error_line(project.attempt("lance", "preset", "qwen2-7b"))

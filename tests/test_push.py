@@ -119,7 +119,7 @@ def push(made, hub, tmp_path):
         clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         settings = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": ""}
         env = clean | settings | ({"HF_TOKEN": token} if token else {})
-        return made.attempt("python", "-m", "stages.commands.push", *arguments, env=env)
+        return made.attempt("lance", "push", *arguments, env=env)
 
     return run
 
@@ -182,6 +182,5 @@ def test_what_the_hub_refuses_is_one_line_in_its_words(push, hub):
 
 
 def test_a_command_that_is_not_understood_is_one_line(project):
-    said = error_line(project.stage("stages.commands.push", "modle", "user/name"))
-    assert "invalid choice: 'modle'" in said
-    assert "usage: python -m stages.commands.push" in said
+    said = error_line(project.attempt("lance", "push", "modle", "user/name"))
+    assert said == "error: 'modle' cannot be pushed; choose model or dataset, as in: lance push model user/name"

@@ -25,4 +25,4 @@ json_text = st.text(st.characters(codec="utf-8"))
 def test_what_is_written_is_read_back(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     write(path, rows)
-    assert read(path) == rows
+    assert read(path, dict) == rows

@@ -4,7 +4,7 @@ import pytest
 from conftest import ROOT
 
 from stages.core.errors import UserError
-from stages.core.prompts import verdict
+from stages.core.prompts import verdict_pattern
 from stages.inference.engines import Completion
 from stages.judging.judge import sampled
 from stages.review import count, distribution, need_readable, reviewed, shuffle_scores, to_review
@@ -13,7 +13,7 @@ from stages.review import count, distribution, need_readable, reviewed, shuffle_
 @pytest.fixture
 def rule(monkeypatch):
     monkeypatch.chdir(ROOT)
-    return verdict("micro")
+    return verdict_pattern("micro")
 
 
 def test_a_judge_scores_what_it_has_not_scored_before():
@@ -40,7 +40,7 @@ def test_a_pair_that_does_not_fit_the_context_is_dropped_with_that_reason(rule):
         reviewed({"id": "b"}, [sampled(Completion("no verdict", "stop"), rule)], "0"),
         reviewed({"id": "c"}, [sampled(Completion("It is correct. score: 7", "stop"), rule)], "0"),
     ]
-    counts = count(rows, asked=3, samples=1)
+    counts = count(rows, reviewed=3, samples=1)
     assert counts["rows"] == {"in": 3, "out": 1, "dropped": {"does not fit the context": 1, "no readable verdict": 1}}
     assert counts["verdicts"] == {"asked": 3, "written": 2, "readable": 1}
 

@@ -189,7 +189,7 @@ def test_a_csv_file_may_have_another_separator_in_a_columns_name(tmp_path):
     ("name", "content", "said"),
     [
         ("rows.json", b"[1, 2", "rows.json is not a json file"),
-        ("rows.json", b'{"prompt": "x"}', "it holds no list of rows"),
+        ("rows.json", b'{"prompt": "x"}', "it does not hold a list of rows"),
         ("rows.parquet", b"not parquet", "rows.parquet is not a parquet file"),
         ("rows.csv", b'prompt,response\n"open', "rows.csv is not a csv file: line 2: "),
         ("rows.xlsx", b"", "rows.xlsx is none of .jsonl, .json, .csv, .parquet"),

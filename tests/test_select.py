@@ -5,15 +5,18 @@ import pytest
 from stages.core.records import Tally
 from stages.select import added, pairs_of, pools, preference_pairs, rescored, seed_rows, sft_rows
 
+ORIGINAL = {"id": "s", "prompt": "Is 4 even or odd?", "response": "is even", "score": 9.0}
+
 
 def assessed(name, score, route="new", prompt="Is 5 even or odd?"):
     return {
         "id": name, "route": route, "prompt": prompt, "response": f"response {name}", "score": score, "judge": "0",
-        "lineage": {"seed": "s"}, "reviews": [{"text": f"score: {score}", "score": score, "written": score}] * 3,
+        "seed": ORIGINAL, "lineage": {"seed": "s"},
+        "reviews": [{"text": f"score: {score}", "score": score, "written": score}] * 3,
     }  # fmt: skip
 
 
-SEED = {"id": "s", "prompt": "Is 4 even or odd?", "response": "is even", "score": None, "iteration": "0"}
+SEED = {**ORIGINAL, "score": None, "iteration": "0"}
 REVIEWED = {**SEED, "score": 9.0, "judge": "0", "reviews": [{"text": "score: 9", "score": 9.0, "written": 9.0}]}
 
 
@@ -52,8 +55,9 @@ def test_an_unscored_row_is_in_no_pool():
 def test_two_seeds_of_one_instruction_both_bring_their_original():
     other = {**REVIEWED, "id": "s2", "response": "is odd", "score": 1.0}
     flawed = [
-        assessed(name, 5.0, "flawed", SEED["prompt"]) | {"lineage": {"seed": seed}}
-        for name, seed in (("f", "s"), ("g", "s2"))
+        assessed(name, 5.0, "flawed", SEED["prompt"])
+        | {"lineage": {"seed": seed["id"]}, "seed": {key: seed[key] for key in ORIGINAL}}
+        for name, seed in (("f", REVIEWED), ("g", other))
     ]
     (pool,) = pools([REVIEWED, other], flawed).values()
     assert [row["id"] for row in pool] == ["s", "f", "s2", "g"]

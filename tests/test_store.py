@@ -1,4 +1,4 @@
-"""The completion store: nothing is computed twice, nothing damaged is served, nothing finished is lost."""
+"""The completion store: nothing is computed twice, no damaged value is served, no finished completion is lost."""
 
 import os
 import random
@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Project
+from conftest import ROOT, RUNTIME, Project
 
 from stages.core.errors import UserError
 from stages.inference.engines import Completion, Number
-from stages.inference.store import Reader, Store, place
+from stages.inference.store import Reader, Store, store_file
 
 DONE = Completion("It is wrong. score: 2", "stop", 40, 9, (Number(20, {"2": -0.1, "3": -2.5}),), 0.25)
 
@@ -29,21 +29,26 @@ def key(number: int) -> bytes:
 
 def test_what_was_put_is_found_whole_by_another_process_too(path):
     Store(path, 1).put(key(1), DONE)
-    (found,) = Store(path, 1).find([key(1), key(2)]).values()
-    assert (found, found.numbers, found.seconds) == (DONE, DONE.numbers, 0.25)
+    (completion,) = Store(path, 1).find([key(1), key(2)]).values()
+    assert (completion, completion.numbers, completion.seconds) == (DONE, DONE.numbers, 0.25)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a folder, without the index of SQLite's journal, in which readers hold locks."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if not file.name.endswith("-shm")}
 
 
 @pytest.mark.parametrize("writing", [True, False])
-def test_a_reader_finds_what_is_whole_and_leaves_no_trace(path, writing):
+def test_a_reader_finds_undamaged_values_and_leaves_no_trace(path, writing):
     store = Store(path, 1)
     for number in range(3):
         store.put(key(number), DONE)
     store._db.execute("UPDATE completions SET value = ? WHERE key = ?", [b"{}", key(1)])
     if not writing:
         store.close()
-    before = {each.name: each.read_bytes() for each in path.parent.iterdir() if not each.name.endswith("-shm")}
+    before = contents(path.parent)
     assert Reader(path).find(map(key, range(4))) == {key(0): DONE, key(2): DONE}
-    assert before == {each.name: each.read_bytes() for each in path.parent.iterdir() if not each.name.endswith("-shm")}
+    assert contents(path.parent) == before
     assert Store(path, 1).totals()["served"] == 0
 
 
@@ -78,7 +83,7 @@ def test_a_torn_value_is_not_served(path, torn):
 
 
 @pytest.mark.parametrize("damage", [b"no database at all", None])
-def test_a_damaged_file_is_put_aside_and_the_run_goes_on(path, capsys, damage):
+def test_a_damaged_file_is_renamed_and_the_run_continues(path, capsys, damage):
     store = Store(path, 1)
     for number in range(2000):
         store.put(key(number), DONE)
@@ -106,17 +111,17 @@ def test_random_damage_is_never_served_and_never_ends_a_run(path):
             content[randomly.randrange(len(content))] = randomly.randrange(256)
         path.write_bytes(content)
         store = Store(path, 1)
-        for found, completion in store.find(map(key, range(300))).items():
-            assert completion.text == f"text {int.from_bytes(found, 'big')}"
+        for stored_key, completion in store.find(map(key, range(300))).items():
+            assert completion.text == f"text {int.from_bytes(stored_key, 'big')}"
         store.put(key(1), DONE)
         assert store.find([key(1)]) == {key(1): DONE}
         assert store.totals()["completions"] > 0
         store.close()
-        for left in path.parent.glob("completions.sqlite*"):
-            left.unlink()
+        for file in path.parent.glob("completions.sqlite*"):
+            file.unlink()
 
 
-def test_of_two_processes_that_meet_the_same_damage_the_second_keeps_the_firsts_new_store(path):
+def test_of_two_processes_with_the_same_damaged_file_the_second_keeps_the_new_store_of_the_first(path):
     Store(path, 1).put(key(0), DONE)
     first, second = Store(path, 1), Store(path, 1)
     damage = sqlite3.DatabaseError("database disk image is malformed")
@@ -129,7 +134,7 @@ def test_of_two_processes_that_meet_the_same_damage_the_second_keeps_the_firsts_
     assert len(Store(path, 1).find(map(key, range(1, 202)))) == 201
 
 
-def test_a_process_goes_over_to_the_new_store_that_another_one_has_begun(path):
+def test_a_process_switches_to_the_new_store_that_another_one_has_begun(path):
     first, second = Store(path, 1), Store(path, 1)
     first._replace_damaged(sqlite3.DatabaseError("database disk image is malformed"))
     for number in range(150):
@@ -156,9 +161,9 @@ def writer(path: Path, rows: int, **settings) -> subprocess.Popen:
 
 def test_several_processes_write_at_once(path):
     writers = [writer(path, 500) for _ in range(4)]
-    for each in writers:
-        _, errors = each.communicate()
-        assert each.returncode == 0, errors
+    for process in writers:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
     assert len(Store(path, 1).find(map(key, range(500)))) == 500
 
 
@@ -199,45 +204,46 @@ def test_the_least_recently_used_leave_first_and_the_bound_holds(path):
             with sqlite3.connect(path) as database:  # as if a day had passed
                 database.execute("UPDATE completions SET used = used - 86400")
             store.find([key(0)])
-    assert store.bytes() < 1.3 * bound
+    assert store.size_bytes() < 1.3 * bound
     assert key(0) in store.find([key(0)])
     assert not store.find(map(key, range(1, 500)))
 
 
-def test_it_lies_in_the_repository_that_a_temporary_copy_belongs_to(monkeypatch, tmp_path):
+def test_a_temporary_copy_uses_the_store_of_its_repository(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    assert place() == tmp_path / ".dvc/completions.sqlite"
+    assert store_file(RUNTIME.store) == tmp_path / ".dvc/completions.sqlite"
 
 
-def test_the_worktrees_of_a_repository_share_it(project: Project):
+def test_the_worktrees_of_a_repository_share_its_store(project: Project):
     project.run("git", "worktree", "add", "-q", "../other")
-    code = "from stages.inference.store import place; print(place())"
-    places = [
+    code = "from stages.core.params import read_runtime; from stages.inference.store import store_file;"
+    code += "print(store_file(read_runtime().store))"
+    files = [
         subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
         for folder in (project.folder, project.folder.parent / "other")
     ]
-    assert places[0] == places[1] == f"{project.folder.resolve() / '.dvc/completions.sqlite'}\n"
+    assert files[0] == files[1] == f"{project.folder.resolve() / '.dvc/completions.sqlite'}\n"
 
 
-def test_the_command_tells_what_it_holds_and_what_it_saved(project: Project):
-    assert "empty; dvc repro fills it" in project.stage("stages.inference.store").stdout
+def test_the_command_prints_what_the_store_holds_and_what_it_saved(project: Project):
+    assert "empty; dvc repro fills it" in project.attempt("lance", "store").stdout
     store = Store(project.folder / ".dvc/completions.sqlite", 1)
     store.put(key(1), DONE)
     store.find([key(1)])
     store.find([key(1)])
-    told = " ".join(project.stage("stages.inference.store").stdout.split())
-    assert "holds 1 completions 9 tokens 0.2 s of computing" in told
-    assert "saved 2 completions 18 tokens 0.5 s of computing" in told
+    output = " ".join(project.attempt("lance", "store").stdout.split())
+    assert "holds 1 completions 9 tokens 0.2 s of computing" in output
+    assert "saved 2 completions 18 tokens 0.5 s of computing" in output
 
 
-def test_a_place_that_cannot_be_written_is_an_error_of_the_user(tmp_path):
-    (tmp_path / "taken").write_text("")
-    with pytest.raises(UserError, match=r"completion store .*taken.*set runtime.store.path"):
-        Store(tmp_path / "taken/completions.sqlite", 1)
+def test_a_path_that_cannot_be_written_is_a_user_error(tmp_path):
+    (tmp_path / "a_file").write_text("")
+    with pytest.raises(UserError, match=r"completion store .*a_file.*set runtime.store.path"):
+        Store(tmp_path / "a_file/completions.sqlite", 1)
 
 
-def test_many_are_found_at_once_and_each_counts_as_served(path):
+def test_many_keys_are_found_at_once_and_all_count_as_served(path):
     store = Store(path, 1)
     for number in range(1200):
         store.put(key(number), DONE)

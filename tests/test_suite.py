@@ -25,7 +25,7 @@ def in_the_checkout(monkeypatch):
 @cache
 def index(name: str):
     with chdir(ROOT):
-        return suite.manager(name, suite.load(name))
+        return suite.task_manager(name, suite.load(name))
 
 
 def leaves(name: str, benchmark: str) -> list[dict]:
@@ -34,7 +34,7 @@ def leaves(name: str, benchmark: str) -> list[dict]:
     if entry.kind.name == "TASK":
         return [entry.cfg]
     if entry.kind.name == "TAG":
-        return [each.cfg for each in index(name).task_index.values() if benchmark in each.tags]
+        return [task.cfg for task in index(name).task_index.values() if benchmark in task.tags]
     return [leaf for child in entry.cfg["task"] for leaf in leaves(name, child)]
 
 
@@ -48,18 +48,18 @@ def test_every_task_metric_and_shot_count_is_known_to_the_installed_lm_eval(name
     """Without a network: from lm-eval's own configurations."""
     described = suite.load(name)
     for benchmark, settings in described.all.items():
-        metric, by = settings.metric.split(",")
+        metric, filter_name = settings.metric.split(",")
         configs = leaves(name, benchmark)
         assert configs
         for config in configs:
-            assert metric in {each["metric"] for each in config["metric_list"]}, benchmark
-            assert by in {each["name"] for each in config.get("filter_list", [{"name": "none"}])}, benchmark
+            assert metric in {entry["metric"] for entry in config["metric_list"]}, benchmark
+            assert filter_name in {entry["name"] for entry in config.get("filter_list", [{"name": "none"}])}, benchmark
             shots_from = config.get("fewshot_split") or config.get("training_split") or config.get("validation_split")
             assert not settings.shots or shots_from or config.get("fewshot_config"), benchmark
 
 
 def test_the_leaderboard_has_the_leaderboards_shots():
-    shots = {name: each.shots for name, each in suite.load("leaderboard").tasks.items()}
+    shots = {name: benchmark.shots for name, benchmark in suite.load("leaderboard").tasks.items()}
     assert shots == {
         "arc_challenge": 25, "hellaswag": 10, "mmlu": 5, "truthfulqa_mc2": 0, "gsm8k": 5, "winogrande": 5,
     }  # fmt: skip
@@ -105,16 +105,16 @@ def test_the_safety_principles_choices_are_its_two_responses():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"metric": "exact_match,none"}, "safety_principle has no metric 'exact_match,none'; metrics: acc_norm"),
         ({"metric": "acc_norm,strict"}, "safety_principle has no metric 'acc_norm,strict'; .*filters: none"),
         ({"item": "{{qestion}}"}, "safety_principle: '{{qestion}}': 'qestion' is undefined; .*question, safe, unsafe"),
     ],
 )
-def test_a_mistake_in_a_benchmark_is_found_before_anything_is_evaluated(change, said):
+def test_a_mistake_in_a_benchmark_is_found_before_anything_is_evaluated(change, message):
     described = principle(**change)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         items(described, load_tasks("safety", described))
 
 
@@ -125,26 +125,30 @@ def test_a_local_task_needs_no_network():
 
 def test_data_that_is_not_here_is_one_line_with_the_command_that_fetches_it(project):
     project.change({"evaluate": {"suite": "leaderboard"}})
-    said = error_line(project.stage("stages.benchmark"))
-    assert "the data of arc_challenge is not here" in said
-    assert "python -m stages.evaluation.suite leaderboard" in said
+    message = error_line(project.stage("stages.benchmark"))
+    assert "the data of arc_challenge is not here" in message
+    assert "lance suite leaderboard" in message
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("validation: 0.2\ntasks: {}\n", "tasks: dictionary should have at least 1 item"),
         ('validation: 2\ntasks: {a: {shots: 0, metric: "acc,none", item: x}}\n', "validation: input should be less"),
         ("validation: 0.2\ntasks: {a: {shots: 0, metric: acc, item: x}}\n", "tasks.a.metric: string should match"),
+        (
+            'validation: 0.2\ntasks: {a: {shots: 0, metric: "acc,none", item: x}}\napart: {}\n',
+            "mine/suite.yaml: apart: is now called reported_only, rename it",
+        ),
         ("validation: [0.2\n", "suite.yaml is not YAML"),
     ],
 )
-def test_a_suite_that_cannot_be_read_is_one_line(project, text, said):
+def test_a_suite_that_cannot_be_read_is_one_line(project, text, message):
     folder = project.folder / "evaluation/mine"
     folder.mkdir()
     (folder / "suite.yaml").write_text(text)
     project.change({"evaluate": {"suite": "mine"}})
-    assert said in error_line(project.stage("stages.check"))
+    assert message in error_line(project.stage("stages.check"))
 
 
 def test_a_task_that_lm_eval_does_not_have_is_named(project):

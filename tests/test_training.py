@@ -11,14 +11,14 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
-from conftest import Project, error_line
+from conftest import RUNTIME, Project, error_line
 from filelock import FileLock
 
 from stages.core.errors import UserError
 from stages.core.records import Tally, write
 from stages.training import checkpoints
-from stages.training.processes import CONFIGS
-from stages.training.training import curve, load, steps
+from stages.training.launch import CONFIGS
+from stages.training.phase import curve, load, steps
 
 ROWS = [
     {"kind": "new", "prompt": f"Which is larger, {number} or 50?", "completion": f"is {max(number, 50)}"}
@@ -42,11 +42,17 @@ def prepared(project, tiny_model):
     return project
 
 
-SFT = ("iterations/0/model", "iterations/1/sft.jsonl", "iterations/1/sft", "results/1/sft.json")
+def sft_command(model="iterations/0/model", rows="iterations/1/sft.jsonl", out="iterations/1/sft"):
+    return ("stages.sft", "--model", model, "--rows", rows, "--out", out)
+
+
+DPO_COMMAND = (
+    "stages.dpo", "--model", "iterations/1/sft", "--pairs", "iterations/1/pairs.jsonl", "--out", "iterations/1/model",
+)  # fmt: skip
 
 
 def sft(project, out="iterations/1/sft"):
-    return project.stage("stages.sft", "sft", "iterations/0/model", "iterations/1/sft.jsonl", out, "results/1/sft.json")
+    return project.stage(*sft_command(out=out))
 
 
 def weights(project, model):
@@ -78,11 +84,10 @@ def trained(project, changes, warm_start=False):
     write(project.folder / "iterations/1/pairs.jsonl", [*PAIRS[:8], *LONGER[8:15]])
     if warm_start:
         shutil.rmtree(project.folder / "iterations/0/model")  # as dvc does before a stage
-        rows, out = "iterations/1/sft.jsonl", "iterations/0/model"
-        project.run("python", "-m", "stages.sft", "sft-0", "iterations/0/base", rows, out, "results/0/sft.json")
+        project.run("python", "-m", *sft_command(model="iterations/0/base", out="iterations/0/model"))
     said = sft(project)
     assert said.returncode == 0, said.stderr
-    said = project.stage("stages.dpo", "1")
+    said = project.stage(*DPO_COMMAND)
     assert (said.returncode, said.stderr) == (0, "")
     return project
 
@@ -109,7 +114,7 @@ def test_training_changes_the_model_to_the_same_bytes_each_time_and_writes_nothi
     counts = json.loads(prepared.read("results/1/sft.json"))
     assert counts["rows"] == {"in": 16, "out": 16, "dropped": {}}
 
-    result = prepared.stage("stages.dpo", "1")
+    result = prepared.stage(*DPO_COMMAND)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert weights(prepared, "iterations/1/model") != weights(prepared, "iterations/1/sft")
@@ -138,9 +143,9 @@ def test_a_killed_training_goes_on_from_its_last_whole_checkpoint_to_the_same_by
     shutil.copytree(prepared.folder / "iterations/0/model", prepared.folder / "iterations/1/sft")
     if phase == "sft":
         out = "iterations/1/trained"
-        command = ["stages.sft", "sft", "iterations/0/model", "iterations/1/sft.jsonl", out, "results/1/sft.json"]
+        command = sft_command(out=out)
     else:
-        out, command = "iterations/1/model", ["stages.dpo", "1"]
+        out, command = "iterations/1/model", DPO_COMMAND
     assert "goes on" not in prepared.run("python", "-m", *command).stdout
     unbroken, counts = weights(prepared, out), prepared.read(f"results/1/{phase}.json")
     tokens = json.loads(prepared.read(f"costs/1/{phase}.json"))["tokens"]
@@ -164,14 +169,7 @@ def test_a_killed_training_goes_on_from_its_last_whole_checkpoint_to_the_same_by
 @pytest.mark.slow
 def test_a_killed_training_begins_anew_where_its_passes_are_others(prepared):
     """trl would go on with the rows of the old passes, and so with another batch."""
-    command = [
-        "stages.sft",
-        "sft",
-        "iterations/0/model",
-        "iterations/1/sft.jsonl",
-        "iterations/1/sft",
-        "results/1/sft.json",
-    ]
+    command = sft_command()
     prepared.change({"sft": {"epochs": 4, "batch_size": 2}, "runtime": {"training": {"rows_at_once": 1}}})
     prepared.run("python", "-m", *command)
     unbroken = weights(prepared, "iterations/1/sft")
@@ -185,7 +183,11 @@ def test_a_killed_training_begins_anew_where_its_passes_are_others(prepared):
 
 @pytest.mark.slow
 def test_another_process_at_the_same_training_leaves_its_checkpoints_alone(prepared):
-    with chdir(prepared.folder), checkpoints.folder("sft") as place, checkpoints.folder("sft") as other:
+    with (
+        chdir(prepared.folder),
+        checkpoints.folder(RUNTIME.training, "sft") as place,
+        checkpoints.folder(RUNTIME.training, "sft") as other,
+    ):
         assert place.parent == prepared.folder / ".dvc/checkpoints"
         assert other.is_dir()
         assert place != other
@@ -201,7 +203,7 @@ def test_checkpoints_of_a_training_that_nobody_goes_on_with_leave_after_a_month(
     with chdir(prepared.folder), FileLock(place / "under way/lock"):
         for name, age in ages.items():
             os.utime(place / name, (time.time() - age,) * 2)
-        with checkpoints.folder("sft"):
+        with checkpoints.folder(RUNTIME.training, "sft"):
             pass
     assert {path.name for path in place.iterdir()} == {"under way", "last month's"}
     said = capsys.readouterr().out
@@ -264,7 +266,7 @@ def test_dpo_without_work_passes_its_model_on(prepared, change, pairs, reason):
     prepared.change(change)
     shutil.copytree(prepared.folder / "iterations/0/model", prepared.folder / "iterations/1/sft")
     write(prepared.folder / "iterations/1/pairs.jsonl", pairs)
-    assert prepared.stage("stages.dpo", "1").returncode == 0
+    assert prepared.stage(*DPO_COMMAND).returncode == 0
     assert weights(prepared, "iterations/1/model") == weights(prepared, "iterations/0/model")
     assert json.loads(prepared.read("results/1/dpo.json")) == {"passed_on": reason}
 
@@ -338,7 +340,7 @@ def first_loss(project):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
-    from stages.models.adapters import whole
+    from stages.models.adapters import full_weights
 
     pairs = [json.loads(line) for line in project.read("iterations/1/pairs.jsonl").splitlines()]
     with chdir(project.folder):
@@ -347,7 +349,8 @@ def first_loss(project):
         tokenizer = AutoTokenizer.from_pretrained("iterations/0/model")
         chats = chats_of(pairs, tokenizer, "", 512, Tally(len(pairs)))
         policy, reference = (
-            AutoModelForCausalLM.from_pretrained(whole(Path("iterations", model))) for model in ("1/sft", "0/model")
+            AutoModelForCausalLM.from_pretrained(full_weights(Path("iterations", model)))
+            for model in ("1/sft", "0/model")
         )
         config = DPOConfig(
             "trained",
@@ -379,19 +382,19 @@ def test_the_look_whether_it_fits_changes_nothing(prepared, twin, monkeypatch, c
     """The same bytes without it, with dropout in the adapter, whose random numbers it must not use up."""
     from stages import dpo
     from stages import sft as stage
-    from stages.training import fit
+    from stages.training import memory
 
     changes = {"training": {"lora": {"rank": 4, "alpha": 64, "dropout": 0.3}}, "sft": {"batch_size": 4}}
     for project in (prepared, twin):
         project.change(changes)
         with chdir(project.folder):
-            stage.main("sft", "iterations/0/model", "iterations/1/sft.jsonl", "iterations/1/sft", "results/1/sft.json")
-            dpo.main("1")
+            stage.main(Path("iterations/0/model"), Path("iterations/1/sft.jsonl"), Path("iterations/1/sft"))
+            dpo.main(Path("iterations/1/sft"), Path("iterations/1/pairs.jsonl"), Path("iterations/1/model"))
         said = capsys.readouterr().out
         if project is prepared:
             assert re.search(r"^sft iterations/1/sft: fits, peak \d+\.\d GB$", said, re.MULTILINE)
             assert re.search(r"^dpo@1: fits, peak \d+\.\d GB$", said, re.MULTILINE)
-            monkeypatch.setattr(fit, "peak", lambda _: 0)
+            monkeypatch.setattr(memory, "peak", lambda _: 0)
     for model in ("iterations/1/sft", "iterations/1/model"):
         assert weights(prepared, model) == weights(twin, model)
     for phase in ("sft", "dpo"):
@@ -406,13 +409,12 @@ def test_too_little_memory_is_told_before_the_first_step_with_what_to_set(prepar
     """In a process that may take 200 MB more than it has when trl is loaded."""
     prepared.change({"sft": {"batch_size": 512}})
     write(prepared.folder / "iterations/1/sft.jsonl", [{**ROWS[0], "prompt": "cat, " * 200}] * 512)
-    arguments = ("sft", "iterations/0/model", "iterations/1/sft.jsonl", "iterations/1/sft", "results/1/sft.json")
     program = (
-        "import resource, psutil, torch, trl; from stages import sft; from stages.core.errors import run;"
+        "import resource, psutil, torch, trl; from stages import sft; from stages.core.command import run;"
         "from trl import SFTTrainer; most = psutil.Process().memory_info().vms + 200_000_000;"
-        f"resource.setrlimit(resource.RLIMIT_AS, (most, most)); run(sft.main, *{arguments})"
+        "resource.setrlimit(resource.RLIMIT_AS, (most, most)); run(sft.main)"
     )
-    result = prepared.attempt("python", "-c", program)
+    result = prepared.attempt("python", "-c", program, *sft_command()[1:])
     said = error_line(result)
     assert re.search(
         r"out of memory; lower runtime\.training\.rows_at_once, set runtime\.training\.gradient_checkpointing: true, "
@@ -444,7 +446,7 @@ def test_two_processes_train_like_one_at_the_same_batch(prepared, twin, rows, ho
         project.change({"runtime": {"training": {"processes": several}}})
         write(project.folder / "iterations/1/sft.jsonl", VARIED[:rows])
         write(project.folder / "iterations/1/pairs.jsonl", [*PAIRS[:6], *LONGER[6:rows]])
-        for command in (("stages.sft", "sft", *SFT), ("stages.dpo", "1")):
+        for command in (sft_command(), DPO_COMMAND):
             result = project.stage(*command)
             assert (result.returncode, result.stderr) == (0, "")
             lines = result.stdout.splitlines()

@@ -7,11 +7,11 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.core.prompts import pattern
+from stages.core.prompts import completion_pattern
 from stages.judging import verdict
 
-MICRO = pattern(ROOT / "prompts/micro/review/verdict.yaml", "verdict")
-LANCE = pattern(ROOT / "prompts/lance/review/verdict.yaml", "verdict")
+MICRO = completion_pattern(ROOT / "prompts/micro/review/verdict.yaml", "verdict")
+LANCE = completion_pattern(ROOT / "prompts/lance/review/verdict.yaml", "verdict")
 
 
 @pytest.mark.parametrize(

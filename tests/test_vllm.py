@@ -1,4 +1,4 @@
-"""The vllm and server engines with real vLLM, in a virtual environment that has it (README, "Engines"); else skipped.
+"""The vllm and server engines with real vLLM; skipped where it is not installed (docs/engines.md).
 
 pytest -n 0 tests/test_vllm.py
 """
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, RUNTIME
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GB, of the build without GPU
 
@@ -26,12 +26,11 @@ from test_engines import requests
 from test_judge import EXPECTED, RIGHT, WRONG, scores
 
 from stages.core.errors import UserError
-from stages.core.params import runtime
-from stages.inference.completions import Model
+from stages.inference.client import Client
 from stages.inference.engines import Sampling, load
-from stages.inference.engines.server import name
+from stages.inference.engines.server import served_model_name
 from stages.inference.engines.transformers import TransformersEngine
-from stages.models.digest import digest
+from stages.models.fingerprint import digest
 
 pytestmark = pytest.mark.slow
 
@@ -46,16 +45,16 @@ def reference(base) -> TransformersEngine:
 
 @pytest.fixture(scope="module")
 def server(base, tmp_path_factory) -> Iterator[str]:
-    """The address of a vLLM server of the base model, in a process of its own; beside it lies what best/ also holds."""
+    """The URL of a vLLM server, in its own process, of the base model in a folder with the extra files of best/."""
     folder = shutil.copytree(base, tmp_path_factory.mktemp("served") / "best")
     (folder / "README.md").write_text("---\ntags:\n- lance\n---\n\n# A card\n", encoding="utf-8")
     (folder / "iteration.json").write_text('{"iteration": "1"}\n', encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = ["--served-model-name", name(digest(base)), "--dtype", "float32", "--enforce-eager"]
-    place = ["--host", "127.0.0.1", "--port", str(port)]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), *options, *place]
+    options = ["--served-model-name", served_model_name(digest(base)), "--dtype", "float32", "--enforce-eager"]
+    address = ["--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), *options, *address]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             for _ in range(180):
@@ -70,46 +69,45 @@ def server(base, tmp_path_factory) -> Iterator[str]:
             process.terminate()
 
 
-@pytest.fixture(scope="module")
-def settings() -> dict:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.chdir(ROOT)
-        return runtime()
+def at(url: str):
+    """The runtime settings with another server URL."""
+    return RUNTIME.model_copy(update={"server": RUNTIME.server.model_copy(update={"url": url})})
 
 
 @pytest.fixture(scope="module", params=["vllm", "server"])
-def engine(request, base, settings):
+def engine(request, base):
+    settings = RUNTIME
     if request.param == "server":
-        settings = {**settings, "server": {**settings["server"], "url": request.getfixturevalue("server")}}
+        settings = at(request.getfixturevalue("server"))
     return load(request.param, base, digest(base), settings)
 
 
 def test_greedy_completions_are_those_of_the_transformers_engine(engine, reference):
-    asked = requests(reference, draws=1)
-    found, expected = (dict(each.complete(asked, GREEDY)) for each in (engine, reference))
-    assert found == expected  # texts, finish reasons and counts
+    pending = requests(reference, draws=1)
+    completions, expected = (dict(model.complete(pending, GREEDY)) for model in (engine, reference))
+    assert completions == expected  # texts, finish reasons and counts
 
 
 def test_the_probabilities_at_numbers_are_those_of_the_transformers_engine(engine, reference):
-    asked = requests(reference, draws=1)
-    found, expected = (dict(each.complete(asked, GREEDY)) for each in (engine, reference))
-    for request in asked:
-        numbers, others = found[request].numbers, expected[request].numbers
-        assert [each.start for each in numbers] == [each.start for each in others]
+    pending = requests(reference, draws=1)
+    completions, expected = (dict(model.complete(pending, GREEDY)) for model in (engine, reference))
+    for request in pending:
+        numbers, others = completions[request].numbers, expected[request].numbers
+        assert [number.start for number in numbers] == [number.start for number in others]
         for number, other in zip(numbers, others, strict=True):
-            likely = {token: each for token, each in other.logprobs.items() if each > -5}
+            likely = {token: logprob for token, logprob in other.logprobs.items() if logprob > -5}
             assert {token: number.logprobs[token] for token in likely} == pytest.approx(likely, abs=1e-3)
 
 
 def test_what_a_request_samples_does_not_depend_on_the_order(engine, reference):
-    asked = requests(reference, draws=3)
-    expected = dict(engine.complete(asked, SAMPLED))
-    shuffled = random.Random(1).sample(asked, len(asked))
+    pending = requests(reference, draws=3)
+    expected = dict(engine.complete(pending, SAMPLED))
+    shuffled = random.Random(1).sample(pending, len(pending))
     assert dict(engine.complete(shuffled, SAMPLED)) == expected
-    assert len({completion.text for completion in expected.values()}) > len(asked) / 3
+    assert len({completion.text for completion in expected.values()}) > len(pending) / 3
 
 
-def test_a_cut_completion_says_so(engine, reference):
+def test_a_cut_completion_finishes_with_length(engine, reference):
     for _, completion in engine.complete(requests(reference, draws=1), Sampling(0, 1.0, 2, 0)):
         assert (completion.finish, completion.tokens) == ("length", 2)
 
@@ -117,30 +115,29 @@ def test_a_cut_completion_says_so(engine, reference):
 def test_expected_reviews_tell_right_from_wrong(engine, base, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    judge = Model(base, "review@1", 0.5)
+    judge = Client(base, "review@1", 0.5, RUNTIME)
     judge._engine = engine
     right, wrong = scores(judge, [RIGHT, WRONG], EXPECTED)
     assert right > 8
     assert wrong < 4
 
 
-def test_an_endpoint_with_another_model_is_an_error_that_says_how_to_start_the_right_one(server, base, settings):
-    other = {**settings, "server": {**settings["server"], "url": server}}
+def test_a_server_with_another_model_is_an_error_that_says_how_to_start_the_right_one(server, base):
     with pytest.raises(
         UserError,
         match=r"serves lance-\w+, not the model of .*vllm serve .* --served-model-name lance-0{16} --dtype float32",
     ):
-        load("server", base, "0" * 64, other)
+        load("server", base, "0" * 64, at(server))
 
 
-def test_a_model_that_vllm_cannot_load_is_an_error_in_one_line(tmp_path, settings):
+def test_a_model_that_vllm_cannot_load_is_an_error_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"vllm cannot start with model folder .*runtime\.vllm"):
-        load("vllm", tmp_path, "", settings)
+        load("vllm", tmp_path, "", RUNTIME)
 
 
 @pytest.fixture
 def with_vllm(project, base) -> dict[str, str]:
-    """The environment of a stage with vLLM: lm-eval asks for its package by name, which the CPU build does not have."""
+    """The environment of a stage with vLLM: lm-eval looks for the package vllm, and the CPU build has another name."""
     shutil.copytree(base, project.folder / "iterations/0/model")
     project.change({"runtime": {"engine": "vllm", "vllm": {"enforce_eager": True}}})
     package = project.folder / "packages/vllm-0.31.0.dist-info"
@@ -150,29 +147,30 @@ def with_vllm(project, base) -> dict[str, str]:
 
 
 def test_a_stage_ends_with_its_work(project, with_vllm):
-    """Python would wait for vLLM's own processes for ever."""
+    """Without the shutdown at exit, Python would wait for vLLM's processes forever."""
     row = {"id": "a", "prompt": "Which is larger, 4 or 5?", "response": "is 5", "score": None}
     (project.folder / "seed.jsonl").write_text(json.dumps(row) + "\n")
-    command = ["-m", "stages.review", "review", "1", "seed.jsonl", "0"]
+    command = ["-m", "stages.review", "--rows", "seed.jsonl", "--judge", "iterations/0/model", "--out"]
+    command.append("iterations/1/review.jsonl")
     subprocess.run([sys.executable, *command], cwd=project.folder, env=with_vllm, check=True, timeout=300)
     assert len(json.loads(project.read("iterations/1/review.jsonl"))["reviews"]) == 3
 
 
 def test_an_evaluation_gives_the_scores_of_the_transformers_engine(project, with_vllm):
-    """Generated answers and choices, in lm-eval's own vLLM class."""
+    """Generated answers and multiple choice, in lm-eval's own vLLM class."""
     folder = project.folder / "evaluation/both"
     shutil.copytree(project.folder / "evaluation/micro", folder)
     shutil.copytree(project.folder / "evaluation/safety", folder, dirs_exist_ok=True)
     principle = {"shots": 0, "metric": "acc_norm,none", "item": "{{question}}"}
     count = {"shots": 0, "metric": "exact_match,answer", "item": "{{question}}"}
-    described = {"validation": 0.3, "tasks": {"safety_principle": principle, "micro_count": count}}
-    (folder / "suite.yaml").write_text(yaml.safe_dump(described))
-    found = {}
+    suite = {"validation": 0.3, "tasks": {"safety_principle": principle, "micro_count": count}}
+    (folder / "suite.yaml").write_text(yaml.safe_dump(suite))
+    scores_by_engine = {}
     for engine in ("vllm", "transformers"):
         store = {"path": f".dvc/{engine}.sqlite"}
         project.change({"evaluate": {"suite": "both"}, "runtime": {"engine": engine, "store": store}})
         project.run("python", "-m", "stages.benchmark")
-        told = project.run("python", "-m", "stages.evaluate", "evaluate-0", "0", env=with_vllm).stdout
-        assert "evaluate@0: 210 of 210 in" in told
-        found[engine] = project.read("results/0/scores.jsonl")
-    assert found["vllm"] == found["transformers"]
+        output = project.run("python", "-m", "stages.evaluate", "--model", "iterations/0/model", env=with_vllm).stdout
+        assert "evaluate@0: 210 of 210 in" in output
+        scores_by_engine[engine] = project.read("results/0/scores.jsonl")
+    assert scores_by_engine["vllm"] == scores_by_engine["transformers"]

@@ -1,4 +1,4 @@
-"""The embedded default's world: one right answer to each problem, held-out problems kept apart, roles as taught."""
+"""The micro world: problems have one right answer, held-out problems are in no training data, roles are as taught."""
 
 import json
 import subprocess
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from stages import world as stage
 from stages.microworld import corpus
-from stages.microworld.pretraining import chat, tokenized
-from stages.microworld.world import FAMILIES, distinct, draw, oracle, split_of
+from stages.microworld.pretraining import render_chat, tokenize
+from stages.microworld.world import FAMILIES, draw, draw_distinct, oracle, split_of
 
 
 @given(st.integers())
@@ -52,7 +52,7 @@ def test_the_oracle_knows_the_answer_and_what_is_ill_posed(question, answer):
 
 def test_every_family_has_enough_distinct_held_out_problems():
     for family in FAMILIES:
-        problems = list(islice(distinct(Random(0), "test", family), 150))
+        problems = list(islice(draw_distinct(Random(0), "test", family), 150))
         assert len({problem.solution.key for problem in problems}) == 150
 
 
@@ -89,7 +89,7 @@ def test_people_are_often_misled_and_the_judge_is_taught_the_truth():
     assert sum(right) / len(right) == pytest.approx(corpus.RIGHT_WHEN_MISLED, abs=0.03)
     for problem in problems[:200]:
         response = corpus.judged_response(random, problem)
-        text = "".join(part for part, _ in corpus.review(random, problem, response))
+        text = "".join(part for part, _ in corpus.true_review(random, problem, response))
         assert ("It is correct" in text) == (response.answer == problem.solution.answer)
 
 
@@ -106,19 +106,19 @@ def test_the_weighted_segments_are_tokenized_as_the_whole_text():
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "stages/microworld/base")
     random = Random(0)
     for _ in range(100):
-        prompt, segments = corpus.example(random)
-        whole = chat(prompt) + "".join(text for text, _ in segments) + "<|im_end|>"
-        example = tokenized(tokenizer, prompt, segments)
+        prompt, segments = corpus.draw_example(random)
+        whole = render_chat(prompt) + "".join(text for text, _ in segments) + "<|im_end|>"
+        example = tokenize(tokenizer, prompt, segments)
         assert example.tokens == tokenizer(whole, add_special_tokens=False)["input_ids"]
 
 
 def test_the_tokenizers_chat_template_is_the_pre_trainings_chat():
     from transformers import AutoTokenizer
 
-    from stages.models.chat import rendered
+    from stages.models.chat import render
 
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "stages/microworld/base")
-    assert rendered(tokenizer, "Is 4 even or odd?") == chat("Is 4 even or odd?")
+    assert render(tokenizer, "Is 4 even or odd?") == render_chat("Is 4 even or odd?")
 
 
 def test_the_checkpoint_is_small_enough_for_git():
@@ -146,5 +146,5 @@ def test_pre_training_fixes_the_instruction_set_before_torch_is_imported():
         "import os, sys, stages.pretrain as stage; assert 'torch' not in sys.modules; "
         "os.environ.update(stage.INSTRUCTIONS); import torch; print(torch.backends.cpu.get_cpu_capability())"
     )
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert told.stdout.strip() in ("AVX2", "DEFAULT")  # the latter where the machine has less
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() in ("AVX2", "DEFAULT")  # the latter where the machine has less

@@ -1,4 +1,4 @@
-"""Grading of mathematical answers: right if math-verify finds the given one equal to the right one, however written."""
+"""Grade answers to mathematical problems with math-verify, which compares them whatever their notation."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,17 +9,18 @@ if TYPE_CHECKING:
 
 
 def one_answer(documents: "Dataset") -> "Dataset":
+    """lm-eval's hook `process_docs`: the problems of OlympiadBench that have a single answer."""
     return documents.filter(lambda document: not document["is_multiple_answer"])
 
 
-def answers(document: dict[str, Any]) -> str:
-    """The right answer, in LaTeX: a field of its own, or what is boxed in the solution."""
+def reference_answer(document: dict[str, Any]) -> str:
+    """The right answer in LaTeX: a field of the document, or the solution that contains it in \\boxed{}."""
     final = document.get("final_answer") or document.get("answer") or document["solution"]
     return final[0] if isinstance(final, list) else str(final)
 
 
 def process_results(document: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """lm-eval's hook: {"math_verify": 1.0 or 0.0} of one completion."""
-    right = answers(document)
-    gold = parse(right if "\\boxed" in right else f"${right.strip('$')}$")
+    """lm-eval's hook `process_results`: {"math_verify": 1.0 or 0.0} for a list of one completion."""
+    reference = reference_answer(document)
+    gold = parse(reference if "\\boxed" in reference else f"${reference.strip('$')}$")
     return {"math_verify": float(verify(gold, parse(results[0])))}

@@ -1,8 +1,8 @@
 """What `dvc repro` would run with the parameters as they stand, why, and what it would cost. Nothing runs.
 
-`python -m stages.commands.plan`              a table
-`python -m stages.commands.plan --json`       the same as JSON
-`python -m stages.commands.plan --gpu h100`   hours and memory on another machine
+    lance plan              a table
+    lance plan --json       the same as JSON
+    lance plan --gpu h100   hours and memory on another machine
 
 Where a stage's inputs are here, its model calls are looked up in the completion store by their real keys. All else is
 estimated, by the shares and rates of the last run if there was one.
@@ -13,10 +13,10 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Annotated
 
-import typer
+from typer import Option
 
-from stages.check import valid
-from stages.core.errors import UserError, run
+from stages.check import read_valid_params
+from stages.core.errors import UserError
 from stages.core.progress import say
 from stages.core.records import Record
 from stages.planning.changes import Planned, changes
@@ -24,7 +24,6 @@ from stages.planning.forecast import Forecast, LastRun, Texts
 from stages.planning.lookup import look_up
 from stages.planning.pricing import CHECKPOINTS, GPUS, ROW, Pricing, this_machine
 
-WIDTH = 150  # of the table where there is no terminal
 SHOWN = 2  # reasons in a row of the table
 COLUMNS = ("stage", "why", "calls", "in store", "read", "written", "trained", "time", "memory")
 BOUND = (
@@ -36,12 +35,10 @@ def plan(params: Record, gpu: str | None = None) -> tuple[list[Planned], Record]
     """The stages that would run, and their total."""
     planned, last, texts = changes(), LastRun(), Texts(params)
     stages = list(planned.values())
-    for stage in stages:
-        if stage.ready:
-            look_up(stage, params["iterations"])
+    for stage in (each for each in stages if each.ready):
+        look_up(stage, params["iterations"])
     Forecast(params, planned, last, texts).walk()
-    device = GPUS[gpu] if gpu else this_machine()
-    pricing = Pricing(params, texts, device, None if gpu or "base" in planned else last)  # another device or model
+    pricing = Pricing(params, texts, GPUS[gpu] if gpu else this_machine(), None if gpu or "base" in planned else last)
     for stage in stages:
         pricing.price(stage)
     return stages, totals(stages, pricing)
@@ -54,7 +51,6 @@ def totals(stages: list[Planned], pricing: Pricing) -> Record:
     return {
         "stages": len(stages),
         **sums,
-        "hours": round(sums["seconds"] / 3600, 3),
         "store": sums["made"] * ROW,
         "checkpoints": round(CHECKPOINTS * pricing.trained) if sums["trained"] else 0,
         "memory": round(max((stage.memory for stage in stages), default=0)),
@@ -90,7 +86,7 @@ def show(stages: list[Planned], total: Record) -> None:
         time, memory = timedelta(seconds=round(stage.seconds)), decimal(int(stage.memory)) if stage.memory else ""
         table.add_row(stage.stage, escape(why), calls, stored, *tokens, f"{time}", memory)
     console = Console()
-    (console if console.is_terminal else Console(width=WIDTH)).print(table)
+    (console if console.is_terminal else Console(width=150)).print(table)
     memory, outs, store, checkpoints = (decimal(total[name]) for name in ("memory", "disk", "store", "checkpoints"))
     say(
         f"{total['stages']} stages: {total['made']:,} of {total['calls']:,} model calls to make, which read "
@@ -101,13 +97,13 @@ def show(stages: list[Planned], total: Record) -> None:
 
 
 def main(
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-    gpu: Annotated[str | None, typer.Option(help=f"another machine: {', '.join(GPUS)}")] = None,
+    as_json: Annotated[bool, Option("--json", help="print JSON")] = False,
+    gpu: Annotated[str | None, Option(help=f"another machine: {', '.join(GPUS)}")] = None,
 ) -> None:
     """What dvc repro would run, why, and what it would cost."""
     if gpu and gpu not in GPUS:
         raise UserError(f"--gpu {gpu}: no such GPU; choose one of {', '.join(GPUS)}")
-    stages, total = plan(valid(), gpu)
+    stages, total = plan(read_valid_params(), gpu)
     if as_json:
         found = {"stages": [asdict(stage) for stage in stages], "total": total, "notes": notes(stages, total)}
         say(json.dumps(found, indent=2, ensure_ascii=False))
@@ -116,7 +112,3 @@ def main(
         say("\n".join(notes(stages, total)))
     else:
         say("nothing would run")
-
-
-if __name__ == "__main__":
-    run(lambda: typer.run(main))

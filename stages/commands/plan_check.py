@@ -1,12 +1,11 @@
 """How close the plan comes to what then runs: a first run, another threshold after it, an appended iteration.
 
-`python -m stages.commands.plan_check`           the settings of params.yaml; the default's take twenty minutes
-`python -m stages.commands.plan_check --small`   two dozen seed rows and one iteration, in a few minutes
+    python -m stages.commands.plan_check           the settings of params.yaml; the default's take twenty minutes
+    python -m stages.commands.plan_check --small   two dozen seed rows and one iteration, in a few minutes
 
-Everything happens in a temporary clone of the repository as it is committed. Each case is planned and then run by `dvc
-repro`. Model calls and their tokens are counted in the completion store, without the prompts of evaluations, whose
-length lm-eval does not tell; tokens trained on are those of costs/. The clock counts from start to end: run it on an
-idle machine.
+Each case is planned, and then run by `dvc repro`, in a temporary clone of the repository as it is committed. Model
+calls and tokens are counted in the completion store, without the prompts of evaluations, whose length lm-eval does not
+tell, and tokens trained on in costs/. Seconds are those of the clock: run it on an idle machine.
 """
 
 import json
@@ -20,9 +19,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
-from stages.core.errors import UserError, run
+from stages.core.command import run
+from stages.core.errors import UserError
 from stages.core.params import PARAMS_FILE, load
 from stages.core.progress import say
 from stages.core.records import Record
@@ -51,7 +51,7 @@ def called(folder: Path, *command: str) -> str:
 
 
 def planned(folder: Path) -> dict[str, float]:
-    plan = json.loads(called(folder, sys.executable, "-m", "stages.commands.plan", "--json"))
+    plan = json.loads(called(folder, sys.executable, "-m", "stages.commands.lance", "plan", "--json"))
     evaluated = sum(stage["read"] for stage in plan["stages"] if stage["stage"].startswith("evaluate"))
     return {name: plan["total"][name] - (evaluated if name == "read" else 0) for name in ROWS}
 
@@ -90,7 +90,7 @@ def compare(folder: Path, case: str, params: Record) -> None:
         say(f"| {case} | {what} | {plan[name]:,.0f} | {did[name]:,.0f} | {plan[name] / max(1, did[name]):.2f} |")
 
 
-def main(small: Annotated[bool, typer.Option("--small", help="few seed rows and one iteration")] = False) -> None:
+def main(small: Annotated[bool, Option("--small", help="few seed rows and one iteration")] = False) -> None:
     """Compare plans with what then runs."""
     params = load(PARAMS_FILE)
     tree = params["iterations"]
@@ -109,4 +109,4 @@ def main(small: Annotated[bool, typer.Option("--small", help="few seed rows and 
 
 
 if __name__ == "__main__":
-    run(lambda: typer.run(main))
+    run(main)

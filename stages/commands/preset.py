@@ -1,28 +1,32 @@
 """Presets: the parameters for one model and machine, each a file of stages/presets/ that says what it takes.
 
-`python -m stages.commands.preset`            lists them
-`python -m stages.commands.preset qwen2-7b`   writes its values into params.yaml, and says what changed
+    lance preset            list them
+    lance preset qwen2-7b   write its values into params.yaml, and print what changed
 
-A preset names the parameters that it changes, and the rest of params.yaml stays as you have it; `micro` is all of
-params.yaml as shipped.
+`extends: NAME` builds a preset on another one; its own values then come on top, section by section, and `iterations` as
+a whole. All presets set the same parameters, so switching leaves nothing of the one before; only `lance`, the paper's
+settings for any model, keeps your model. The rest of params.yaml stays as you have it. `micro` is the embedded default.
 """
 
 import io
 import json
 from pathlib import Path
-from typing import Any
+from statistics import mode
+from typing import Annotated, Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import CommentMark, YAMLError
+from typer import Argument
 
-from stages.core.errors import UserError, run
+from stages.core.errors import UserError
 from stages.core.params import PARAMS_FILE, load
 from stages.core.progress import say
-from stages.core.schema import check
+from stages.core.schema import check_params
 
 FOLDER = Path("stages/presets")
-SHIPPED = "micro"
 NULL = "tag:yaml.org,2002:null"  # ruamel would write nothing for it
+TRAILING = 2  # where ruamel keeps the comment behind a value, in a key's list of comments
 
 
 def names() -> list[str]:
@@ -30,34 +34,78 @@ def names() -> list[str]:
 
 
 def applied(name: str, params: str) -> str:
-    """The text of params.yaml with a preset's values in place, its comments kept; `params`: its text before. Raises
-    `UserError` where there is no such preset."""
-    if name not in names():
-        raise UserError(f"there is no preset '{name}'; there are {', '.join(names())}")
-    preset = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-    if name == SHIPPED:
-        return preset
-    yaml = YAML()
-    yaml.preserve_quotes, yaml.width = True, 4096
-    yaml.representer.add_representer(type(None), lambda representer, _: representer.represent_scalar(NULL, "null"))
-    values, out = yaml.load(params), io.StringIO()
-    lay(values, yaml.load(preset))
+    """The text of params.yaml with a preset's values in place and its comments kept.
+
+    `params` is its text before. Raises `UserError` where the preset does not exist or cannot be read.
+    """
+    yaml, out = _yaml(), io.StringIO()
+    overlays = chain(name)
+    values = yaml.load(params)
+    for overlay in overlays:
+        lay(values, overlay)
     yaml.dump(values, out)
     return out.getvalue()
+
+
+def chain(name: str) -> list[CommentedMap]:
+    """The values of a preset and of those that it extends, the base first.
+
+    Raises `UserError` for an unknown name, a cycle, or a file that is not a preset.
+    """
+    overlays: dict[str, CommentedMap] = {}
+    base: Any = name
+    while base is not None:
+        origin = f"{_path(list(overlays)[-1])} extends '{base}': " if overlays else ""
+        if base not in names():
+            raise UserError(f"{origin}there is no preset '{base}'; there are {', '.join(names())}")
+        if base in overlays:
+            raise UserError(f"{origin}that is a cycle, {' → '.join([*overlays, base])}; remove one `extends`")
+        overlays[base] = read(base)
+        base = overlays[base].pop("extends", None)
+    return list(reversed(overlays.values()))
+
+
+def read(name: str) -> CommentedMap:
+    """A preset's own values, without the comments of its file."""
+    try:
+        overlay = _yaml().load(_path(name))
+    except YAMLError as error:
+        raise UserError(f"{_path(name)} is not YAML, correct it: {error}") from None
+    if not isinstance(overlay, CommentedMap):
+        raise UserError(f"{_path(name)} holds no parameters; write them as in params.yaml, or delete the file")
+    _strip_comments(overlay)
+    return overlay
 
 
 def lay(values: Any, changes: Any) -> None:
     """Put `changes` into `values`, section by section; the tree of iterations is replaced whole."""
     for name, change in changes.items():
-        if name == "iterations":
-            behind = values[name].ca.items.pop(list(values[name])[-1], None)
-            values[name].clear()
-            values[name].update(change)
-            values[name].ca.items[list(change)[-1]] = behind
-        elif isinstance(change, dict) and isinstance(values.get(name), dict):
-            lay(values[name], change)
-        else:
+        old = values.get(name)
+        if not isinstance(change, CommentedMap) or not isinstance(old, CommentedMap):
             values[name] = change
+        elif name == "iterations":
+            replace(old, change)
+        else:
+            lay(old, change)
+        if not isinstance(change, CommentedMap) or change.fa.flow_style():  # on one line, so a comment may follow
+            align(values, name)
+
+
+def replace(iterations: CommentedMap, tree: CommentedMap) -> None:
+    """Replace the tree of iterations, keeping the comment that follows it."""
+    comment = _pop_last_comment(iterations)
+    iterations.clear()
+    iterations.update(tree)
+    if comment and tree:
+        iterations.ca.items[list(tree)[-1]] = comment
+
+
+def align(section: CommentedMap, name: str) -> None:
+    """Move a comment that a long value has pushed to the right back into its section's column."""
+    tokens = {key: comments[TRAILING] for key, comments in section.ca.items.items() if comments[TRAILING]}
+    columns = [token.start_mark.column for token in tokens.values()]
+    if name in tokens and columns.count(tokens[name].start_mark.column) == 1:
+        tokens[name].start_mark = CommentMark(mode(columns))
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -68,29 +116,50 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def main(name: str | None = None) -> None:
+def main(name: Annotated[str | None, Argument(help="the preset to write into params.yaml")] = None) -> None:
+    """List the presets, or apply one."""
     if not name:
         for each in names():
-            first = (FOLDER / f"{each}.yaml").read_text(encoding="utf-8").splitlines()[0]
+            first = _path(each).read_text(encoding="utf-8").partition("\n")[0]
             say(f"{each:18} {first.removeprefix('# ')}")
         return
-    try:
-        before = flat(load(PARAMS_FILE))
-        text = applied(name, PARAMS_FILE.read_text(encoding="utf-8"))
-    except YAMLError as error:
-        raise UserError(f"params.yaml is not YAML, restore it from git: {error}") from None
+    before = flat(load(PARAMS_FILE))
+    text = applied(name, PARAMS_FILE.read_text(encoding="utf-8"))
     values = YAML(typ="safe").load(text)
-    check(values)
+    check_params(values)
     PARAMS_FILE.write_text(text, encoding="utf-8")
     after = flat(values)
     for parameter in sorted(before.keys() | after.keys()):
         old, new = before.get(parameter), after.get(parameter)
         if old != new:
             say(f"{parameter}: {json.dumps(old)} → {json.dumps(new)}")
-    say(f"params.yaml has the preset {name}; what it takes stands in {FOLDER}/{name}.yaml")
+    say(f"params.yaml has the preset {name}; what it takes stands in {_path(name)}")
 
 
-if __name__ == "__main__":
-    import sys
+def _path(name: str) -> Path:
+    return FOLDER / f"{name}.yaml"
 
-    run(main, *sys.argv[1:])
+
+def _yaml() -> YAML:
+    """A YAML reader and writer that keeps comments, quotes and long lines."""
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 4096
+    yaml.representer.add_representer(type(None), lambda representer, _: representer.represent_scalar(NULL, "null"))
+    return yaml
+
+
+def _strip_comments(section: CommentedMap) -> None:
+    section.ca.comment = None
+    section.ca.items.clear()
+    for value in section.values():
+        if isinstance(value, CommentedMap):
+            _strip_comments(value)
+
+
+def _pop_last_comment(section: CommentedMap) -> Any:
+    """Take out the comment behind a section's last entry, which ruamel ties to the innermost key there."""
+    if not section:
+        return None
+    last = list(section)[-1]
+    comment = section.ca.items.pop(last, None)
+    return comment or (_pop_last_comment(section[last]) if isinstance(section[last], CommentedMap) else None)

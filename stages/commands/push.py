@@ -1,16 +1,19 @@
 """Push best/ or dataset/ to the Hugging Face hub, as it is.
 
-`python -m stages.commands.push model user/name --dry-run`   what would be pushed, and whether it may be
-`python -m stages.commands.push dataset user/name`   a repository that is not there is made: private, or `--public`
+    lance push model user/name --dry-run   list what would be pushed, and check the token
+    lance push dataset user/name           into a private repository, or with --public a public one
+
+What is pushed is the folder as the pipeline made it, with its card.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
-from stages.core.errors import UserError, run
+from typer import Argument, Option
+
+from stages.core.errors import UserError
 from stages.core.progress import say
 
 if TYPE_CHECKING:
@@ -18,20 +21,6 @@ if TYPE_CHECKING:
 
 FOLDERS = {"model": Path("best"), "dataset": Path("dataset")}
 CARD = "README.md"
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; {' '.join(self.format_usage().split())}")
-
-
-def parsed(arguments: tuple[str, ...]) -> argparse.Namespace:
-    parser = Parser(prog="python -m stages.commands.push")
-    parser.add_argument("what", choices=FOLDERS)
-    parser.add_argument("name", help="the repository on the hub: user/name, or organisation/name")
-    parser.add_argument("--public", action="store_true", help="for everyone to see; else private")
-    parser.add_argument("--dry-run", action="store_true", help="check and list, but write nothing")
-    return parser.parse_args(arguments)
 
 
 def contents(folder: Path) -> dict[str, int]:
@@ -64,32 +53,42 @@ def is_public(api: "HfApi", what: str, name: str) -> bool | None:
         return None
 
 
-def push(asked: argparse.Namespace, folder: Path) -> None:
+def push(kind: str, name: str, folder: Path, public: bool, dry_run: bool) -> None:
+    """Upload a folder to the repository `name`, which is created if it does not exist. Raises `UserError` if that would
+    publish something unasked."""
     api = account()
-    public = is_public(api, asked.what, asked.name)
-    if public and not asked.public:
-        raise UserError(f"{asked.name} is there and public; say --public, make it private on the hub, or name another")
-    seen = "public" if asked.public and public is not False else "private"
-    place = f"{api.endpoint}/{'datasets/' if asked.what == 'dataset' else ''}{asked.name}"
-    if asked.dry_run:
-        say(f"would be pushed to {place}, {'a new' if public is None else 'the'} {seen} repository; nothing is written")
+    visible = is_public(api, kind, name)
+    if visible and not public:
+        raise UserError(f"{name} exists and is public; pass --public, make it private on the hub, or use another name")
+    visibility = "public" if public and visible is not False else "private"
+    address = f"{api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{name}"
+    if dry_run:
+        repository = "a new" if visible is None else "the"
+        say(f"would be pushed to {address}, {repository} {visibility} repository; nothing is written")
         return
-    api.create_repo(asked.name, repo_type=asked.what, private=not asked.public, exist_ok=True)
-    done = api.upload_folder(
-        repo_id=asked.name, folder_path=folder, repo_type=asked.what, commit_message=f"{folder}/ of a LANCE run"
+    api.create_repo(name, repo_type=kind, private=not public, exist_ok=True)
+    commit = api.upload_folder(
+        repo_id=name, folder_path=folder, repo_type=kind, commit_message=f"{folder}/ of a LANCE run"
     )
-    say(f"pushed to {place}, {seen}: {done.commit_url}")
+    say(f"pushed to {address}, {visibility}: {commit.commit_url}")
 
 
-def main(*arguments: str) -> None:
-    asked = parsed(arguments)
-    folder = FOLDERS[asked.what]
+def main(
+    kind: Annotated[str, Argument(help="what to push: model (best/) or dataset (dataset/)")],
+    name: Annotated[str, Argument(help="the repository on the hub: user/name or organisation/name")],
+    public: Annotated[bool, Option("--public", help="visible to everyone; otherwise private")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="check and list, but write nothing")] = False,
+) -> None:
+    """Push best/ or dataset/ to the Hugging Face hub."""
+    if kind not in FOLDERS:
+        raise UserError(f"'{kind}' cannot be pushed; choose {' or '.join(FOLDERS)}, as in: lance push model user/name")
+    folder = FOLDERS[kind]
     files = contents(folder)
-    for name, size in files.items():
-        say(f"{size:>15,} bytes  {name}")
+    for path, size in files.items():
+        say(f"{size:>15,} bytes  {path}")
     title = next(line for line in (folder / CARD).read_text(encoding="utf-8").splitlines() if line.startswith("# "))
-    say(f"{sum(files.values()):>15,} bytes in all; the card says: {title[2:]}")
-    os.environ["HF_HUB_OFFLINE"] = "0"  # of the two commands that use the network; the stages never do
+    say(f"{sum(files.values()):>15,} bytes in all; the card's title: {title[2:]}")
+    os.environ["HF_HUB_OFFLINE"] = "0"  # this command uses the network; the stages never do
     if sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "0"
 
@@ -97,20 +96,16 @@ def main(*arguments: str) -> None:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        push(asked, folder)
+        push(kind, name, folder, public, dry_run)
     except HFValidationError as error:
-        raise UserError(f"'{asked.name}' cannot name a repository: {error} Write user/name") from None
+        raise UserError(f"'{name}' cannot name a repository: {error} Write user/name") from None
     except HfHubHTTPError as error:
         status = f"{error.response.status_code} {error.response.reason_phrase}"
         raise UserError(
-            f"the hub refused {asked.name}: {status}, {error.server_message or error}; check the name and what the "
-            "token may do (hf auth whoami)"
+            f"the hub refused {name}: {status}, {error.server_message or error}; check the name and the token's "
+            "permissions (hf auth whoami)"
         ) from error
     except (HTTPError, OSError) as error:
         raise UserError(f"the hub cannot be reached ({error}); check the network and HF_ENDPOINT") from error
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{folder}/ was not pushed: {error} ({error.__cause__}); mend it and push again") from error
-
-
-if __name__ == "__main__":
-    run(main, *sys.argv[1:])
+        raise UserError(f"{folder}/ was not pushed: {error} ({error.__cause__}); fix it and push again") from error

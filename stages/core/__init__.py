@@ -1,1 +1,1 @@
-"""What the stages share, a module per concern."""
+"""What all stages share, one module per concern."""

@@ -1,8 +1,8 @@
-"""What went into a stage's outs: seconds of computing, on which devices, and tokens, in costs/ITERATION/STAGE.json.
+"""What a stage's outs cost: seconds of computing, the devices used, and tokens, in costs/ITERATION/STAGE.json.
 
-The seconds of a model call are those that it took when it was made: a stage that finds all of its calls in the
-completion store has the same cost again, and names the devices that it would have used now. They differ from run to run
-and from machine to machine, so nothing but the report depends on these files.
+A model call from the completion store counts with the seconds that it took when it was made. So a stage that finds all
+of its calls in the store costs the same again; its devices are those that it would use now. Costs differ from run to
+run and from machine to machine, so only the report depends on these files.
 """
 
 import os
@@ -14,32 +14,38 @@ from stages.core.records import Record, write_json
 
 
 class Call(Protocol):
-    """What a completion tells of its cost."""
+    """A model call that has a cost; implemented by `inference.engines.Completion`."""
 
     @property
-    def seconds(self) -> float: ...
+    def seconds(self) -> float:
+        """Its share of the engine's time."""
+
     @property
-    def tokens(self) -> int: ...
+    def tokens(self) -> int:
+        """Tokens generated."""
+
     @property
-    def prompt_tokens(self) -> int: ...
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt, as far as this call had to process them."""
 
 
 def device(gpus: int) -> Record:
-    """{"device", "devices"}: so many GPUs, or without one the CPU cores of this process."""
+    """{"device": "GPU" or "CPU", "devices": their number}; without a GPU, the CPU cores that this process may use."""
     return {"device": "GPU" if gpus else "CPU", "devices": gpus or len(os.sched_getaffinity(0))}
 
 
 def of_completions(completions: Iterable[Call], gpus: int | None) -> Record:
-    """{"seconds", "tokens" written, "prompt_tokens" read, "device", "devices"} of model calls; no devices where those
-    of their engine are not known."""
-    made = list(completions)
+    """The total cost of model calls: {"seconds", "tokens" generated, "prompt_tokens", "device", "devices"}. `gpus`: the
+    engine's; None if they are not known, and then there is no device."""
+    calls = list(completions)
     return {
-        "seconds": round(sum(each.seconds for each in made), 3),
-        "tokens": sum(each.tokens for each in made),
-        "prompt_tokens": sum(each.prompt_tokens for each in made),
+        "seconds": round(sum(call.seconds for call in calls), 3),
+        "tokens": sum(call.tokens for call in calls),
+        "prompt_tokens": sum(call.prompt_tokens for call in calls),
         **({} if gpus is None else device(gpus)),
     }
 
 
 def write(stage: str, iteration: str, cost: Record) -> None:
+    """Write a stage's cost in an iteration to its file."""
     write_json(Path("costs", iteration, f"{stage}.json"), cost)

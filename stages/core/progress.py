@@ -1,4 +1,4 @@
-"""One progress bar per task on a terminal; one clean line per task where there is none (a log file, CI)."""
+"""What a stage prints: a progress bar per task, and a closing line. Without a terminal, a line replaces the bar."""
 
 import sys
 import time
@@ -8,19 +8,19 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress(task: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that advances the bar by so many steps of `total`."""
+    """Show the progress of a task of `total` steps. Yields a function that takes the number of steps just done."""
     if not total:
         yield lambda steps: None
         return
     if not sys.stdout.isatty():
-        started, done = time.monotonic(), 0
+        start, done = time.monotonic(), 0
 
         def count(steps: int) -> None:
             nonlocal done
             done += steps
 
         yield count
-        print(f"{task}: {done:,} of {total:,} in {time.monotonic() - started:.0f} s", flush=True)
+        print(f"{task}: {done:,} of {total:,} in {time.monotonic() - start:.0f} s", flush=True)
         return
     from rich.progress import (
         BarColumn,
@@ -37,9 +37,9 @@ def progress(task: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda steps: bar.advance(row, steps)
 
 
-def quiet_transformers() -> None:
-    """Before any model class is imported: no bars while transformers loads and saves, and no scikit-learn, which it
-    would import for a kind of generation that nothing here uses, at 2 s a process."""
+def prepare_transformers() -> None:
+    """Call this before any model class is imported. It turns off transformers' progress bars, and its import of
+    scikit-learn, which takes 2 s and serves a decoding strategy that is not used here."""
     import transformers.utils
 
     transformers.utils.logging.disable_progress_bar()
@@ -47,5 +47,5 @@ def quiet_transformers() -> None:
 
 
 def say(line: str) -> None:
-    """A stage's closing line."""
+    """Print a line at once, even if stdout is a file."""
     print(line, flush=True)

@@ -1,8 +1,8 @@
-"""Prompt sets: folders under prompts/ with the templates of one way of asking, and how its completions are read.
+"""Prompt sets: the folders of prompts/, each with its prompt templates and the rules by which completions are read.
 
-A template is filled in one pass with `string.Template`: a `$` in the data is never a placeholder. A tag of the template
-that occurs in the data is cut out, so that a response cannot close its own quotation, and so is, before the judge reads
-it, what would speak for the judge (the set's review/claims.yaml).
+A template is filled in one pass of `string.Template`, so a `$` in the data is never a placeholder. Tags that occur in
+the template are removed from the data, so a response cannot close its own quotation. What the judge reads is also
+stripped of text that would speak for the judge (the set's review/claims.yaml).
 """
 
 import re
@@ -19,88 +19,92 @@ FOLDER = Path("prompts")
 _TAG = re.compile(r"<[\s/]*(\w+)\b[^<>]*>")
 
 
-def load(path: Path, required: set[str], optional: frozenset[str] = frozenset()) -> Template:
-    """A template, checked: every required placeholder is there, and no other than the optional ones."""
+def load_template(path: Path, required: set[str], optional: frozenset[str] = frozenset()) -> Template:
+    """A prompt template. Raises `UserError` if it lacks a required placeholder, or has one that is neither required nor
+    optional."""
     template = Template(need_text(path, "prompt template").rstrip("\n"))
     try:
-        found = set(template.get_identifiers())
-        template.substitute(dict.fromkeys(found, ""))
+        placeholders = set(template.get_identifiers())
+        template.substitute(dict.fromkeys(placeholders, ""))
     except ValueError as error:
         raise UserError(f"prompt template {path}: {error}; write a literal dollar sign as $$") from None
-    for name in sorted(required - found):
+    for name in sorted(required - placeholders):
         raise UserError(f"prompt template {path} has no placeholder ${name}; put it where the {name} belongs")
-    for name in sorted(found - required - optional):
+    for name in sorted(placeholders - required - optional):
         raise UserError(f"prompt template {path}: unknown placeholder ${name}; write a literal dollar sign as $$")
     return template
 
 
 def fill(template: Template, **fields: str) -> str:
-    """The template with its fields in place; the fields are data and stay data."""
-    names = _tags(template)
-    return template.substitute({field: _without_tags(text, names) for field, text in fields.items()})
+    """The template with its placeholders filled. The fields are data: the template's tags are removed from them."""
+    tags = _tag_names(template)
+    return template.substitute({name: _remove_tags(text, tags) for name, text in fields.items()})
 
 
-def _tags(template: Template) -> set[str]:
+def _tag_names(template: Template) -> set[str]:
     return {name.lower() for name in _TAG.findall(template.template)}
 
 
-def _without_tags(text: str, names: set[str]) -> str:
-    """The text without the template's tags, however written; cutting one out must not make another."""
-    return _settled(lambda each: _TAG.sub(lambda tag: "" if tag[1].lower() in names else tag[0], each), text)
+def _remove_tags(text: str, names: set[str]) -> str:
+    """The text without the named tags, in any spelling, even one that only appears when another is removed."""
+    return _until_unchanged(lambda part: _TAG.sub(lambda tag: "" if tag[1].lower() in names else tag[0], part), text)
 
 
-def _settled(change: Callable[[str], str], text: str) -> str:
-    """The text after the change, made again until it changes nothing."""
+def _until_unchanged(change: Callable[[str], str], text: str) -> str:
+    """The text after applying the change again and again until it has no effect."""
     while (changed := change(text)) != text:
         text = changed
     return text
 
 
-def system(prompt_set: str) -> str:
-    """The set's system prompt, without its comments; empty for none."""
+def read_system_prompt(prompt_set: str) -> str:
+    """The set's system prompt without its HTML comments; an empty string means none. Raises `UserError` if the file is
+    missing."""
     text = need_text(FOLDER / prompt_set / "system.md", "system prompt")
     return re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL).strip()
 
 
-def expression(path: Path, name: str) -> re.Pattern[str]:
-    """A regular expression of a prompt set."""
+def read_regex(path: Path, name: str) -> re.Pattern[str]:
+    """The regular expression `name` of a YAML file; `.` matches line breaks too. Raises `UserError` if the file has
+    none."""
     try:
-        return re.compile(yaml.safe_load(need_text(path, "reading rule"))[name], re.DOTALL)
+        return re.compile(yaml.safe_load(need_text(path, "parsing rule"))[name], re.DOTALL)
     except (yaml.YAMLError, KeyError, TypeError, re.error) as error:
         raise UserError(f"{path}: '{name}' must be a regular expression ({error})") from None
 
 
-def pattern(path: Path, name: str, group: str | None = None) -> re.Pattern[str]:
-    """The regular expression by which a prompt set reads one of its completions; it must have named groups, and the
-    named one if there is one."""
-    rule = expression(path, name)
-    if not rule.groupindex or (group and group not in rule.groupindex):
-        raise UserError(f"{path}: '{name}' must mark what is read as a named group, (?P<{group or 'score'}>…)")
-    return rule
+def completion_pattern(path: Path, name: str, group: str | None = None) -> re.Pattern[str]:
+    """A regular expression that reads a completion. Raises `UserError` if it lacks the named group `group` or, without
+    one, any named group."""
+    pattern = read_regex(path, name)
+    if not pattern.groupindex or (group and group not in pattern.groupindex):
+        raise UserError(f"{path}: '{name}' needs a named group around what it reads, (?P<{group or 'score'}>…)")
+    return pattern
 
 
-def writing(prompt_set: str) -> tuple[Template, Template]:
-    """The set's prompts for a new instruction and for a flawed response."""
+def generation_templates(prompt_set: str) -> tuple[Template, Template]:
+    """The set's templates for a new instruction and for a flawed response. Raises `UserError` as `load_template`."""
     folder, fields = FOLDER / prompt_set / "generate", {"instruction", "response"}
-    return load(folder / "instruction.md", fields), load(folder / "flawed.md", fields)
+    return load_template(folder / "instruction.md", fields), load_template(folder / "flawed.md", fields)
 
 
-def answer(prompt_set: str, kind: str) -> re.Pattern[str]:
-    """How the set's completions of a kind are read: instruction, response or flawed."""
-    return pattern(FOLDER / prompt_set / "generate" / "answers.yaml", kind, "answer")
+def answer_pattern(prompt_set: str, kind: str) -> re.Pattern[str]:
+    """How the set's completions of a kind ("instruction", "response" or "flawed") are read: their group "answer"."""
+    return completion_pattern(FOLDER / prompt_set / "generate" / "answers.yaml", kind, "answer")
 
 
-def verdict(prompt_set: str) -> re.Pattern[str]:
-    """How the set's reviews are read."""
-    return pattern(FOLDER / prompt_set / "review" / "verdict.yaml", "verdict")
+def verdict_pattern(prompt_set: str) -> re.Pattern[str]:
+    """How the set's reviews are read: each named group is a score, and their sum is the verdict, from 0 to 10."""
+    return completion_pattern(FOLDER / prompt_set / "review" / "verdict.yaml", "verdict")
 
 
 def verdict_scale(prompt_set: str) -> dict[str, int]:
-    """The highest score of each of the verdict's named groups; scores are whole numbers from 0 on."""
+    """The highest score of each named group of the verdict; scores are whole numbers from 0 on. Raises `UserError` if
+    the set does not say."""
     path = FOLDER / prompt_set / "review" / "verdict.yaml"
-    groups = set(verdict(prompt_set).groupindex)
-    scale = yaml.safe_load(need_text(path, "reading rule")).get("scale")
-    if not isinstance(scale, dict) or set(scale) != groups or not all(isinstance(most, int) for most in scale.values()):
+    groups = set(verdict_pattern(prompt_set).groupindex)
+    scale = yaml.safe_load(need_text(path, "parsing rule")).get("scale")
+    if not isinstance(scale, dict) or set(scale) != groups or not all(isinstance(high, int) for high in scale.values()):
         raise UserError(
             f"{path}: review.estimator: expected needs 'scale', the highest score of each named group of the verdict "
             f"({', '.join(sorted(groups))}), such as scale: {{{min(groups)}: 10}}"
@@ -108,44 +112,48 @@ def verdict_scale(prompt_set: str) -> dict[str, int]:
     return scale
 
 
-class Review:
-    """The judge's prompt of a set, with the rubric rendered from the set's constitution."""
+class ReviewPrompt:
+    """A set's prompt for the judge, with the rubric rendered from the set's constitution (paper, section 3.2)."""
 
     def __init__(self, prompt_set: str) -> None:
+        """Raises `UserError` if one of the set's files is missing or cannot be used."""
         folder = FOLDER / prompt_set / "review"
-        self.template = load(folder / "prompt.md", {"instruction", "response"}, frozenset({"constitution"}))
-        self.rubric = constitution(folder / "constitution.yaml")
-        self.claims = expression(folder / "claims.yaml", "claims")
+        self.template = load_template(folder / "prompt.md", {"instruction", "response"}, frozenset({"constitution"}))
+        self.rubric = render_rubric(folder / "constitution.yaml")
+        self.claims = read_regex(folder / "claims.yaml", "claims")
 
-    def prompt(self, instruction: str, response: str) -> str:
-        said = {"instruction": self.plain(instruction), "response": self.plain(response)}
-        return fill(self.template, **said, constitution=self.rubric)
+    def render(self, instruction: str, response: str) -> str:
+        """The judge's prompt for a pair of instruction and response, both sanitised."""
+        pair = {"instruction": self.sanitise(instruction), "response": self.sanitise(response)}
+        return fill(self.template, **pair, constitution=self.rubric)
 
-    def plain(self, text: str) -> str:
-        """The text as the judge reads it, without what would speak for it; tags go first, they could stand within a
-        claim."""
-        tags = _tags(self.template)
-        return _settled(lambda each: self.claims.sub("", _without_tags(each, tags)), text)
+    def sanitise(self, text: str) -> str:
+        """The text without what would speak for the judge: the template's tags and the set's claims."""
+        tags = _tag_names(self.template)  # removed first, since a tag could split a claim
+        return _until_unchanged(lambda part: self.claims.sub("", _remove_tags(part, tags)), text)
 
 
 def check(prompt_set: str, estimator: str) -> None:
-    """Raises `UserError` where a file of the set is missing or cannot be used by a later stage."""
-    system(prompt_set)
-    Review(prompt_set)
-    verdict(prompt_set)
+    """Raise `UserError` if a file of the set is missing or could not be used by a later stage. `estimator`: the
+    parameter `review.estimator`."""
+    read_system_prompt(prompt_set)
+    ReviewPrompt(prompt_set)
+    verdict_pattern(prompt_set)
     if estimator == "expected":
         verdict_scale(prompt_set)
-    writing(prompt_set)
+    generation_templates(prompt_set)
     for kind in ("instruction", "response", "flawed"):
-        answer(prompt_set, kind)
+        answer_pattern(prompt_set, kind)
 
 
-def constitution(path: Path) -> str:
-    """The principles as the rubric's lines: name, what it asks of the question, what it asks of the response."""
+def render_rubric(path: Path) -> str:
+    """A constitution as the lines of the rubric, one per principle: its name, what it demands of the question, and what
+    of the response. Raises `UserError` if a principle lacks one of the two."""
     try:
-        principles = yaml.safe_load(need_text(path, "constitution")) or {}
+        constitution = yaml.safe_load(need_text(path, "constitution")) or {}
         lines = [
-            f"- {name}. Question: {said['question']} Response: {said['response']}" for name, said in principles.items()
+            f"- {name}. Question: {principle['question']} Response: {principle['response']}"
+            for name, principle in constitution.items()
         ]
     except (yaml.YAMLError, KeyError, TypeError, AttributeError):
         raise UserError(f"constitution {path}: each principle needs the two texts 'question' and 'response'") from None

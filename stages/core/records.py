@@ -1,15 +1,17 @@
-"""JSON Lines records, their identity by content, and the tally of rows that every stage keeps."""
+"""JSON Lines files, the identity of rows by content, and the tally of rows that every stage keeps."""
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from stages.core.counts import Counts
 from stages.core.errors import UserError
 
-Record = dict[str, Any]
+Record = dict[str, Any]  # counts and settings; what flows from stage to stage is typed in core/rows.py
+Row = TypeVar("Row")
 
 
 def content_id(*texts: str) -> str:
@@ -17,25 +19,32 @@ def content_id(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
-def read(path: Path) -> list[Record]:
+def read(path: Path, kind: type[Row]) -> list[Row]:
+    """The rows of a JSON Lines file that a stage wrote, each of the type `kind` (core/rows.py)."""
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
-def write(path: Path, records: Iterable[Record]) -> None:
-    """One record a line; the same records give the same bytes."""
+def write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write JSON Lines, one row a line. The same rows give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as out:
-        out.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON. The same value gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def counts_file(stage: str, iteration: str) -> Path:
+    """Where a stage's counts of an iteration lie."""
+    return Path("results", iteration, f"{stage}.json")
+
+
 def need_text(path: Path, what: str) -> str:
-    """A file that the user wrote, as text; raises `UserError` where it is missing or not UTF-8."""
+    """The text of a file that the user wrote. Raises `UserError` if it is missing or not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -48,18 +57,19 @@ def need_text(path: Path, what: str) -> str:
 
 
 class Tally:
-    """Rows in, out, and dropped by reason; nothing is lost without one (the totals must add up)."""
+    """Counts the rows of a step: in, out, and dropped by reason. The totals must add up, so that none is lost."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self.dropped: Counter[str] = Counter()
 
     def drop(self, reason: str, rows: int = 1) -> None:
+        """Count rows that are dropped for a reason."""
         if rows:
             self.dropped[reason] += rows
 
-    def counts(self, out: int) -> dict[str, Any]:
-        """{"in", "out", "dropped": {reason: rows}}; raises AssertionError where a row was lost without a reason."""
+    def counts(self, out: int) -> Counts:
+        """The counts of a step that kept `out` rows; raises AssertionError if a row was lost without a reason."""
         missing = self.rows - out - self.dropped.total()
         if missing:
             raise AssertionError(f"{missing} of {self.rows} rows were lost without a reason")

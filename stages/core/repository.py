@@ -1,4 +1,4 @@
-"""The repository's root, which a queued experiment's temporary copy and every worktree of git share."""
+"""The root folder of the git repository."""
 
 import os
 import subprocess
@@ -6,8 +6,9 @@ from pathlib import Path
 
 
 def root() -> Path:
-    """Where what outlives an experiment lies; the project's folder where there is no git."""
+    """The project's folder in the main worktree, for what all experiments share. Queued experiments run in a temporary
+    copy and others in worktrees of git; both get the same folder. Without git, the project's folder itself."""
     project = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-    asked = ["git", "rev-parse", "--path-format=absolute", "--git-common-dir", "--show-prefix"]
-    told = subprocess.run(asked, cwd=project, capture_output=True, text=True, check=False).stdout.split("\n")
-    return Path(told[0]).parent / told[1] if told[0].endswith("/.git") else project
+    command = ["git", "rev-parse", "--path-format=absolute", "--git-common-dir", "--show-prefix"]
+    output = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False).stdout.split("\n")
+    return Path(output[0]).parent / output[1] if output[0].endswith("/.git") else project

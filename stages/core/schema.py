@@ -1,38 +1,42 @@
-"""What params.yaml may hold: every parameter with its type and range, and the tree of iterations."""
+"""What params.yaml may hold: each parameter with its type and range, and the tree of iterations."""
 
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 
 from stages.core.errors import UserError
 
 Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Score = Annotated[float, Field(ge=0, le=10)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Temperature = Annotated[float, Field(ge=0, le=10)]
-Mass = Annotated[float, Field(gt=0, le=1)]
-Rate = Annotated[float, Field(gt=0, le=1)]
-State = Annotated[int, Field(ge=0, lt=2**32)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+RandomState = Annotated[int, Field(ge=0, lt=2**32)]
 Confidence = Annotated[float, Field(ge=0.5, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
 
-# A pattern's description completes "… is not …".
-COMMIT = "a commit of 40 hexadecimal digits, see ID/commits/main on the hub: a branch means other content one day"
+# The description of a pattern completes the error message "… is not …".
+COMMIT = "a commit of 40 hexadecimal digits; copy one from ID/commits/main on the hub, since a branch changes"
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$", description=COMMIT)]
 
-# What a section holds that may be null: params.yaml then has no values to go by.
-OPTIONAL = {
+# An example of each section that may be null, since params.yaml may then show none of its values.
+EXAMPLES = {
     "model.hub": {"id": "Qwen/Qwen2-7B", "revision": "COMMIT"},
     "seed.hub": {"id": "openai/gsm8k", "config": "main", "split": "train", "revision": "COMMIT"},
     "seed.columns": {"prompt": "COLUMN", "response": "COLUMN"},
     "training.lora": {"rank": "16", "alpha": "32", "dropout": "0.0"},
 }
 
-# Earlier names of parameters, and what they are called now.
+# Parameters that had another name in an earlier version: {old name: new name}.
 RENAMED = {
     "max_unfit": "max_overlong",
     "filter.instruction_rouge_l": "filter.max_instruction_rouge_l",
@@ -47,67 +51,87 @@ RENAMED = {
 
 
 class Section(BaseModel):
+    """A section of params.yaml. An unknown name, a value of another type, infinity and NaN are errors."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Iteration(Section):
+    """An iteration: whose model and seed set it starts from, and whose model judges. "0" is the warm start."""
+
     parent: str | int  # dvc writes a number for `-S '+iterations.4={parent: 3, judge: 0}'`
     judge: str | int
 
 
 class Hub(Section):
+    """A model of the Hugging Face hub, at a commit."""
+
     id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$", description="of the form OWNER/NAME")]
     revision: Commit
 
 
 class Model(Section):
-    name: Annotated[str, Field(min_length=1)]
+    """The base model: a folder, or a model of the hub; and the dtype of its weights."""
+
+    name: Text
     hub: Hub | None
     trust_remote_code: bool
     dtype: Literal["float32", "bfloat16"]
 
 
 class Columns(Section):
+    """The names of the seed file's columns."""
+
     prompt: str
     response: str
 
 
 class SeedHub(Section):
-    id: Annotated[str, Field(min_length=1)]
+    """A data set of the Hugging Face hub, at a commit."""
+
+    id: Text
     config: str | None
-    split: Annotated[str, Field(min_length=1)]
+    split: Text
     revision: Commit
 
 
 class Seed(Section):
-    path: Annotated[str, Field(min_length=1)]
+    """The seed set, the judge-training rows, and what to do with a bad row."""
+
+    path: Text
     hub: SeedHub | None
-    reviews: Annotated[str, Field(min_length=1)]
+    reviews: Text
     columns: Columns | None
     on_bad: Literal["fail", "drop"]
     limit: Positive | None
-    random_state: State
+    random_state: RandomState
 
 
 class Review(Section):
+    """How the judge scores a pair of instruction and response."""
+
     estimator: Literal["sampled", "expected"]
     samples: Positive
     temperature: Temperature
-    top_p: Mass
+    top_p: PositiveShare
     max_tokens: Positive
     max_unparsed: Share
     shuffled: bool
 
 
 class Generate(Section):
+    """How many seeds to generate from, and how to sample the new texts."""
+
     max_low: Count
     max_high: Count
     temperature: Temperature
-    top_p: Mass
+    top_p: PositiveShare
     max_tokens: Positive
 
 
 class Filter(Section):
+    """What generated rows are dropped for: length in words, similarity, benchmark overlap."""
+
     min_instruction_words: Count
     max_instruction_words: Positive
     min_response_words: Count
@@ -116,10 +140,12 @@ class Filter(Section):
     max_response_rouge_l: Share
     max_cosine: Annotated[float, Field(ge=-1, le=1)]
     ngram: Positive
-    ngram_overlap: Rate
+    ngram_overlap: PositiveShare
 
 
 class Select(Section):
+    """Which rows and pairs are trained on."""
+
     min_sft_score: Score
     min_margin: Score
     max_sft: Count
@@ -129,54 +155,67 @@ class Select(Section):
 
 
 class Sft(Section):
+    """Supervised fine-tuning."""
+
     enabled: bool
-    learning_rate: Rate
+    learning_rate: LearningRate
     epochs: Positive
     batch_size: Positive
 
 
 class Dpo(Section):
+    """Direct preference optimization."""
+
     enabled: bool
-    learning_rate: Rate
+    learning_rate: LearningRate
     epochs: Positive
     batch_size: Positive
     beta: Annotated[float, Field(gt=0)]
     reference: Literal["sft", "warm_start"]
-    nll: Annotated[float, Field(ge=0)]
+    nll: NotNegative
 
 
 class Lora(Section):
+    """LoRA adapters."""
+
     rank: Positive
     alpha: Positive
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
 class Training(Section):
+    """What SFT and DPO have in common."""
+
     lora: Lora | None
     autocast: Literal["bfloat16"] | None
     four_bit: bool
 
     @field_validator("four_bit")
     @classmethod
-    def have_adapter(cls, four_bit: bool, info: ValidationInfo) -> bool:
+    def check_lora(cls, four_bit: bool, info: ValidationInfo) -> bool:
+        """Raises `ValueError` for `four_bit` without `lora`."""
         if four_bit and not info.data.get("lora", True):
-            raise ValueError("needs training.lora, since weights in 4 bits cannot be trained")
+            raise ValueError("needs training.lora, since 4-bit weights cannot be trained")
         return four_bit
 
 
 class Evaluate(Section):
-    suite: Annotated[str, Field(min_length=1)]
+    """The benchmark suite, and when to stop the chain of iterations."""
+
+    suite: Text
     limit: Annotated[int, Field(ge=2)] | None  # one item has no standard error
     stop_on: Literal["decline"] | None
     stop_confidence: Confidence
 
 
 class Alarms(Section):
+    """The thresholds of the report's alarms."""
+
     decline: Confidence
     oscillation: Positive
-    slow: Annotated[float, Field(ge=0)]
-    judge_spread: Annotated[float, Field(ge=0)]
-    judge_same: Mass
+    slow: NotNegative
+    judge_spread: NotNegative
+    judge_same: PositiveShare
     duplicates: Share
     max_length_ratio: Annotated[float, Field(gt=1)]
     min_parsed: Share
@@ -184,44 +223,53 @@ class Alarms(Section):
 
 
 class Report(Section):
-    price_per_row: Annotated[float, Field(ge=0)]
-    price_per_hour: Annotated[float, Field(ge=0)]
+    """The prices in the report."""
+
+    price_per_row: NotNegative
+    price_per_hour: NotNegative
 
 
 class Microworld(Section):
+    """The pre-training of the embedded default's base model."""
+
     steps: Positive
     batch_size: Positive
-    learning_rate: Rate
+    learning_rate: LearningRate
     hidden: Positive
     layers: Positive
     heads: Positive
-    random_state: State
+    random_state: RandomState
 
     @field_validator("heads")
     @classmethod
-    def divide_hidden(cls, heads: int, info: ValidationInfo) -> int:
+    def check_head_size(cls, heads: int, info: ValidationInfo) -> int:
+        """Raises `ValueError` unless the attention heads divide the hidden size."""
         if info.data.get("hidden", heads) % heads:
             raise ValueError("must divide hidden")
         return heads
 
 
 class Store(Section):
-    path: Annotated[str, Field(min_length=1)]
+    """The completion store: its file, relative to the repository, and its size."""
+
+    path: Text
     max_gb: Annotated[float, Field(gt=0)]
 
 
 class Vllm(Section):
-    """Arguments of `vllm.LLM`; those that are not named here are passed through too."""
+    """Arguments of `vllm.LLM`; any others are passed on too."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
     tensor_parallel_size: Positive
     pipeline_parallel_size: Positive
     data_parallel_size: Positive
-    gpu_memory_utilization: Rate
+    gpu_memory_utilization: PositiveShare
 
 
 class Server(Section):
+    """A server with an OpenAI-compatible API; `timeout` in seconds."""
+
     url: Annotated[str, Field(pattern="^https?://", description="an address that begins with http:// or https://")]
     concurrency: Positive
     timeout: Annotated[float, Field(gt=0)]
@@ -229,6 +277,8 @@ class Server(Section):
 
 
 class TrainingRuntime(Section):
+    """How to train: memory, processes, sharding."""
+
     rows_at_once: Positive | None
     gradient_checkpointing: bool
     precompute_reference: bool
@@ -238,29 +288,34 @@ class TrainingRuntime(Section):
 
     @field_validator("sharding")
     @classmethod
-    def have_processes(cls, sharding: str | None, info: ValidationInfo) -> str | None:
+    def check_processes(cls, sharding: str | None, info: ValidationInfo) -> str | None:
+        """Raises `ValueError` for sharding over a single process."""
         if sharding and info.data.get("processes", 2) == 1:
             raise ValueError("needs runtime.training.processes above 1")
         return sharding
 
 
 class Runtime(Section):
+    """How to compute: nothing here changes a result, and no stage declares it."""
+
     engine: Literal["auto", "transformers", "vllm", "server"]
     batch_rows: Positive | None
     store: Store
-    checkpoint_minutes: Annotated[float, Field(ge=0)] | None
+    checkpoint_minutes: NotNegative | None
     training: TrainingRuntime
     vllm: Vllm
     server: Server
 
 
 class Parameters(Section):
+    """All of params.yaml."""
+
     iterations: dict[str, Iteration]
     threshold: Score
     samples: Positive
     max_overlong: Share
-    random_state: State
-    prompts: Annotated[str, Field(min_length=1)]
+    random_state: RandomState
+    prompts: Text
     model: Model
     seed: Seed
     review: Review
@@ -278,96 +333,122 @@ class Parameters(Section):
 
 
 RESTORE = "restore it from git"
+Location = Sequence[str | int]  # of a parameter, as pydantic gives it: the names of its sections, and its own
 
 
-def check(values: Any) -> None:
-    """Raise `UserError`, in one line with every problem, where params.yaml cannot be run."""
+def check_params(values: Any) -> None:
+    """Check all of params.yaml. Raises `UserError`, with every problem in one line, if anything is wrong."""
     if not isinstance(values, dict):
         raise UserError("params.yaml is empty or not a mapping; " + RESTORE)
-    problems = check_iterations(values.get("iterations"))
+    problems = iteration_problems(values.get("iterations"))
     try:
         Parameters.model_validate(values)
     except ValidationError as error:
-        found = [each for each in error.errors() if each["loc"][0] != "iterations" or not problems]
-        renamed = {RENAMED.get(_name(each["loc"])) for each in found}  # these are missing for that reason alone
-        problems += [_said(each) for each in found if each["type"] != "missing" or _name(each["loc"]) not in renamed]
+        errors = [details for details in error.errors() if details["loc"][0] != "iterations" or not problems]
+        renamed = {RENAMED.get(_dotted(details["loc"])) for details in errors}
+        # a renamed parameter is one problem: not also the lack of its new name
+        problems += [
+            _describe(details)
+            for details in errors
+            if details["type"] != "missing" or _dotted(details["loc"]) not in renamed
+        ]
     if problems:
         raise UserError("params.yaml: " + "; ".join(problems))
 
 
-def _name(place: tuple[str | int, ...]) -> str:
-    """A parameter's dotted name, from pydantic's place of it."""
-    return ".".join(str(part) for part in place if part != "[key]")
+def parse_runtime(values: Any) -> Runtime:
+    """The section `runtime` of params.yaml. Raises `UserError` if it is wrong."""
+    try:
+        return Runtime.model_validate(values["runtime"])
+    except ValidationError as error:
+        problems = (_describe({**details, "loc": ("runtime", *details["loc"])}) for details in error.errors())
+        raise UserError("params.yaml: " + "; ".join(problems)) from None
 
 
-def _said(error: Any) -> str:
-    place, kind, value = error["loc"], error["type"], repr(error["input"])
-    value = {"None": "null", "True": "true", "False": "false"}.get(value, value)
-    name, section = _name(place), _name(place[:-1])
-    fields = _section(place[:-1]).model_fields
-    field = fields.get(place[-1])
-    if kind == "extra_forbidden" and name in RENAMED:
-        return f"{name}: is now called {RENAMED[name]}, rename it"
+def _describe(error: ErrorDetails) -> str:
+    """A validation error in one line: the parameter, what is wrong, and what to do."""
+    location, kind = error["loc"], error["type"]
+    name, key, section = _dotted(location), location[-1], _section_at(location[:-1])
     if kind == "extra_forbidden":
-        close = get_close_matches(str(place[-1]), fields, 1)
-        return f"{name}: unknown parameter" + (f", did you mean '{close[0]}'?" if close else ", remove it")
+        return f"{name}: {_advice_on_unknown(name, section)}"
     if kind == "missing":
-        held = OPTIONAL.get(section)
-        return f"{name}: missing, " + (f"add it, such as {place[-1]}: {held[place[-1]]}" if held else RESTORE)
+        examples = EXAMPLES.get(_dotted(location[:-1]))
+        return f"{name}: missing, " + (f"add it, such as {key}: {examples[str(key)]}" if examples else RESTORE)
+    value = {"None": "null", "True": "true", "False": "false"}.get(repr(error["input"]), repr(error["input"]))
     if kind == "model_type":
-        whole = ", ".join(f"{each}: {example}" for each, example in OPTIONAL.get(name, {}).items())
-        return f"{name}: should be " + (f"null or {{{whole}}}, not {value}" if whole else f"a section, {RESTORE}")
+        example = ", ".join(f"{field}: {text}" for field, text in EXAMPLES.get(name, {}).items())
+        return f"{name}: should be " + (f"null or {{{example}}}, not {value}" if example else f"a section, {RESTORE}")
     if kind == "value_error":
         return f"{name}: {value} {error['ctx']['error']}"
+    field = section.model_fields.get(str(key))
     if kind == "string_pattern_mismatch" and field:
         return f"{name}: {value} is not {field.description}"
-    said = error["msg"].lower().replace("a valid boolean", "true or false")
-    return f"{name}: {said}{' or null' if field and NoneType in get_args(field.annotation) else ''}, not {value}"
+    expected = error["msg"].lower().replace("a valid boolean", "true or false")
+    return f"{name}: {expected}{' or null' if field and NoneType in get_args(field.annotation) else ''}, not {value}"
 
 
-def _section(place: tuple[str | int, ...]) -> type[BaseModel]:
-    """The section at a place of params.yaml."""
+def _advice_on_unknown(name: str, section: type[BaseModel]) -> str:
+    """What to do about a parameter that does not exist."""
+    if name in RENAMED:
+        return f"is now called {RENAMED[name]}, rename it"
+    close = get_close_matches(name.rpartition(".")[2], section.model_fields, 1)
+    return "unknown parameter" + (f", did you mean '{close[0]}'?" if close else ", remove it")
+
+
+def _dotted(location: Location) -> str:
+    """A parameter's dotted name."""
+    return ".".join(str(part) for part in location if part != "[key]")
+
+
+def _section_at(location: Location) -> type[BaseModel]:
+    """The class of the section at a location; for a location within a section that is no class, the one around it."""
     section: type[BaseModel] = Parameters
-    for part in place:
+    for part in location:
         if field := section.model_fields.get(str(part)):
             types = (field.annotation, *get_args(field.annotation))
-            section = next((each for each in types if isinstance(each, type) and issubclass(each, BaseModel)), section)
+            sections = (kind for kind in types if isinstance(kind, type) and issubclass(kind, BaseModel))
+            section = next(sections, section)
     return section
 
 
-MODELS = ("parent", "judge")  # an iteration's, each another iteration's name
+REFERENCES = ("parent", "judge")  # the parameters of an iteration that name another one
 
 
-def check_iterations(iterations: Any) -> list[str]:
-    """What is wrong with the tree of iterations, a sentence each."""
+def iteration_problems(iterations: Any) -> list[str]:
+    """What is wrong with the tree of iterations, in a sentence per problem."""
     if not isinstance(iterations, dict) or not iterations:
-        return ['iterations: must name at least one iteration, such as "1": {parent: "0"}']
-    problems = []
-    for key, iteration in iterations.items():
-        if not isinstance(key, str):
-            problems.append(f'iterations: the key {key!r} must be quoted, "{key}": dvc drops others without a word')
-        elif not re.fullmatch(r"\w+", key) or key == "0":
-            problems.append(f"iterations: '{key}' cannot name an iteration; use letters, digits and _, and not 0")
-        elif not isinstance(iteration, dict) or not all(isinstance(iteration.get(name), str | int) for name in MODELS):
-            problems.append(
-                f'iterations.{key}: must name its parent and its judge, such as {{parent: "0", judge: "0"}}'
-            )
+        return ['iterations: must name at least one iteration, such as "1": {parent: "0", judge: "0"}']
+    problems = [problem for key, iteration in iterations.items() if (problem := _entry_problem(key, iteration))]
     if problems:
         return problems
-    models = {key: {name: str(iteration[name]) for name in MODELS} for key, iteration in iterations.items()}
-    for key, named in models.items():
-        for name, model in named.items():
-            if model != "0" and model not in models:
-                known = ", ".join(["0", *models])
-                problems.append(f"iterations.{key}.{name}: there is no iteration '{model}'; there are {known}")
-    return problems or _cycles({key: list(named.values()) for key, named in models.items()})
+    tree = {key: {name: str(iteration[name]) for name in REFERENCES} for key, iteration in iterations.items()}
+    existing = ["0", *tree]
+    problems = [
+        f"iterations.{key}.{name}: there is no iteration '{other}'; there are {', '.join(existing)}"
+        for key, references in tree.items()
+        for name, other in references.items()
+        if other not in existing
+    ]
+    return problems or _cycles({key: list(references.values()) for key, references in tree.items()})
 
 
-def _cycles(needed: dict[str, list[str]]) -> list[str]:
-    """Whether an iteration needs a model that needs the iteration itself; `needed`: {iteration: its models}."""
+def _entry_problem(key: Any, iteration: Any) -> str | None:
+    """What is wrong with one iteration, without regard to the others."""
+    if not isinstance(key, str):
+        return f'iterations: the key {key!r} must be quoted, "{key}", since dvc silently drops other keys'
+    if not re.fullmatch(r"\w+", key) or key == "0":
+        return f"iterations: '{key}' cannot name an iteration; use letters, digits and _ (0 is the warm start)"
+    if not isinstance(iteration, dict) or not all(isinstance(iteration.get(name), str | int) for name in REFERENCES):
+        return f'iterations.{key}: must name its parent and its judge, such as {{parent: "0", judge: "0"}}'
+    return None
+
+
+def _cycles(models: dict[str, list[str]]) -> list[str]:
+    """The problem, if there is one, that an iteration needs a model that needs the iteration itself. `models`:
+    {iteration: the iterations whose models it needs}."""
     try:
-        TopologicalSorter(needed).prepare()
+        TopologicalSorter(models).prepare()
     except CycleError as error:
         cycle = " → ".join(reversed(error.args[1]))
-        return [f"iterations: a cycle of parents or judges, {cycle}; each iteration must lead to 0"]
+        return [f"iterations: a cycle of parents or judges, {cycle}; each iteration must lead back to 0"]
     return []

@@ -5,29 +5,30 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.models.digest import own_code
+from stages.models.fingerprint import has_custom_code
 
 if TYPE_CHECKING:
     import numpy
 
-BLOCK = 2048  # rows that are compared with each other at once
-DIMENSIONS = 12  # of the tree that finds candidates
+BLOCK = 2048  # rows compared with each other at once
+DIMENSIONS = 12  # of the tree that finds candidates for a comparison
 
 _WORD = re.compile(r"[^\W_]+")
 
 
 def words(text: str) -> list[str]:
+    """The text's runs of letters and digits, in lower case."""
     return _WORD.findall(text.lower())
 
 
 def mean_words(texts: list[str]) -> float | None:
-    """The mean length of texts, in words; None without any."""
+    """The mean number of blank-separated words; None without texts."""
     return round(sum(len(text.split()) for text in texts) / len(texts), 4) if texts else None
 
 
 def rouge_l(text: str, other: str) -> float:
-    """ROUGE-L F1 (Lin 2004): the longest common subsequence of words against both lengths. As the rouge-score package
-    has it, for letters of every alphabet."""
+    """ROUGE-L F1 (Lin 2004), 0–1: the longest common subsequence of words over both lengths. The same as the
+    rouge-score package without stemming, but for letters of every alphabet."""
     from rapidfuzz.distance import LCSseq
 
     these, others = words(text), words(other)
@@ -36,47 +37,49 @@ def rouge_l(text: str, other: str) -> float:
 
 
 def ngrams(text: str, size: int) -> set[tuple[str, ...]]:
-    """The word n-grams of a text; a text shorter than that is one n-gram."""
+    """The n-grams of `size` words; a shorter text is one n-gram, an empty one has none."""
     return set(_ngrams(words(text), size))
 
 
-def _ngrams(each: list[str], size: int) -> list[tuple[str, ...]]:
-    return [tuple(each[start : start + size]) for start in range(max(1, len(each) - size + 1))] if each else []
+def _ngrams(sequence: list[str], size: int) -> list[tuple[str, ...]]:
+    starts = range(max(1, len(sequence) - size + 1)) if sequence else ()
+    return [tuple(sequence[start : start + size]) for start in starts]
 
 
 class Benchmark:
-    """The benchmark's items, to be kept out of the training data."""
+    """The texts of the benchmark's items, to be kept out of the training data, compared by n-grams of `size` words."""
 
     def __init__(self, items: Iterable[str], size: int) -> None:
         self.size = size
         self.items = {" ".join(words(item)) for item in items}
-        self._grams = {item: ngrams(item, size) for item in self.items}
-        self._holding: dict[tuple[str, ...], list[str]] = {}
-        for item, grams in self._grams.items():
+        self._ngrams = {item: ngrams(item, size) for item in self.items}
+        self._items_with: dict[tuple[str, ...], list[str]] = {}
+        for item, grams in self._ngrams.items():
             for gram in grams:
-                self._holding.setdefault(gram, []).append(item)
+                self._items_with.setdefault(gram, []).append(item)
 
     def overlap(self, text: str) -> float:
-        """The largest share of one item's n-grams that the text holds: 1 for an equal one, whatever its case and
+        """The largest share, 0–1, of one item's n-grams that the text contains; 1 for an item itself, ignoring case and
         punctuation."""
         if " ".join(words(text)) in self.items:
             return 1.0
         shared: dict[str, int] = {}
         for gram in ngrams(text, self.size):
-            for item in self._holding.get(gram, ()):
+            for item in self._items_with.get(gram, ()):
                 shared[item] = shared.get(item, 0) + 1
-        return max((count / len(self._grams[item]) for item, count in shared.items()), default=0.0)
+        return max((count / len(self._ngrams[item]) for item, count in shared.items()), default=0.0)
 
 
 def embed(texts: list[str], model: Path) -> "numpy.ndarray":
-    """(texts, hidden) unit vectors: the mean of a causal language model's last hidden states."""
+    """(texts, hidden) unit vectors in fp32: the mean of a causal language model's last hidden states over a text's
+    tokens. `model`: its folder."""
     import numpy
     import torch
     from accelerate.utils import find_executable_batch_size
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    code = {"trust_remote_code": own_code(model)}
+    code = {"trust_remote_code": has_custom_code(model)}
     transformer = Transformer(str(model), model_kwargs=code, processor_kwargs=code, config_kwargs=code)
     pooling = Pooling(transformer.get_embedding_dimension(), "mean")
     embedder = SentenceTransformer(modules=[transformer, pooling], device=_device(model))
@@ -91,7 +94,7 @@ def embed(texts: list[str], model: Path) -> "numpy.ndarray":
 
 
 def _device(model: Path) -> str:
-    """The GPU where the model fits with room to compute, else the CPU."""
+    """The GPU if the model fits there with room to compute, else the CPU."""
     import torch
 
     weights = sum(path.stat().st_size for path in model.glob("*.safetensors"))
@@ -99,7 +102,7 @@ def _device(model: Path) -> str:
 
 
 def mean_distance(vectors: "numpy.ndarray") -> float | None:
-    """The mean cosine distance of two different rows of unit vectors; None for fewer than two."""
+    """The mean cosine distance between two different rows of (rows, hidden) unit vectors; None for fewer than two."""
     count = len(vectors)
     if count < 2:
         return None
@@ -108,39 +111,40 @@ def mean_distance(vectors: "numpy.ndarray") -> float | None:
 
 
 def distinct(texts: list[str], size: int) -> float | None:
-    """The share of the texts' word n-grams that are different (Li et al. 2016, "distinct-n"); None without any."""
+    """distinct-n (Li et al. 2016): different n-grams of `size` words over all of them, 0–1; None without any."""
     grams = [gram for text in texts for gram in _ngrams(words(text), size)]
     return len(set(grams)) / len(grams) if grams else None
 
 
 def duplicates(vectors: "numpy.ndarray", earlier: int, cosine: float) -> set[int]:
-    """Rows from `earlier` on that lie above `cosine` with a row before them that is itself kept; exact.
+    """The rows of (rows, hidden) unit vectors, from `earlier` on, whose cosine with a kept row before them is above
+    `cosine`; exact.
 
-    Rows come block by block. Against the rows kept before, candidates are found in a tree over few dimensions: unit
-    vectors above a cosine lie within a distance, and a projection cannot bring them apart. So the cost grows with the
-    number of rows and not with its square, as long as few lie near one another.
+    Rows are taken block by block. Candidates among the rows kept before are found in a tree over a few dimensions: unit
+    vectors above a cosine lie within a distance, and a projection cannot move them apart. So the cost grows with the
+    number of rows, not its square, as long as few of them are close.
     """
     from scipy.spatial import cKDTree
 
-    radius = (2 * max(0.0, 1 - cosine)) ** 0.5 + 1e-3  # with room for rounding
+    radius = (2 * max(0.0, 1 - cosine)) ** 0.5 + 1e-3  # |a - b|² = 2 - 2 cos; with room for rounding
     projected = vectors @ _directions(vectors)
     kept = list(range(earlier))
     for start in range(earlier, len(vectors), BLOCK):
         block = range(start, min(start + BLOCK, len(vectors)))
         near_kept = cKDTree(projected[kept]).query_ball_point(projected[block], radius) if kept else [[]] * len(block)
         within = vectors[block] @ vectors[block].T > cosine
-        fresh: list[int] = []  # places in the block
-        for place, row in enumerate(block):
-            candidates = [kept[each] for each in near_kept[place]]
-            if within[place, fresh].any() or (vectors[candidates] @ vectors[row] > cosine).any():
+        fresh: list[int] = []  # offsets in the block
+        for offset, row in enumerate(block):
+            candidates = [kept[index] for index in near_kept[offset]]
+            if within[offset, fresh].any() or (vectors[candidates] @ vectors[row] > cosine).any():
                 continue
-            fresh.append(place)
-        kept += [block[place] for place in fresh]
+            fresh.append(offset)
+        kept += [block[offset] for offset in fresh]
     return set(range(earlier, len(vectors))).difference(kept)
 
 
 def _directions(vectors: "numpy.ndarray") -> "numpy.ndarray":
-    """(hidden, at most DIMENSIONS): the orthonormal directions in which the vectors differ most."""
+    """(hidden, at most DIMENSIONS): the orthonormal directions of greatest variance."""
     import numpy
 
     centred = vectors - vectors.mean(0)

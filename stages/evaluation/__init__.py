@@ -1,1 +1,1 @@
-"""Benchmarks: the suite, lm-eval on a model, and what a difference of two scores is worth."""
+"""Evaluation: suites of benchmarks, lm-eval with the completion store, and how sure a difference of two scores is."""

@@ -1,142 +1,160 @@
-"""An evaluation suite: a folder of evaluation/ whose suite.yaml names lm-eval tasks, with their few-shot counts.
+"""Evaluation suites: folders of evaluation/ whose suite.yaml lists lm-eval tasks with shot counts and metrics.
 
-`python -m stages.evaluation.suite leaderboard`   its tasks and items, and whether their data is on this machine
-
-Each item belongs to one of two parts, by the hash of its content: *validation* chooses the best iteration, *test* is
-what is reported. Tasks are lm-eval's own or YAML files in the folder.
+Each item is in one of two parts, by the hash of its content: *validation* chooses the best iteration, *test* is what is
+reported. A task is one of lm-eval's own or a YAML file in the folder.
 """
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ruamel.yaml.error import YAMLError
+from pydantic_core import ErrorDetails
 
-from stages.core.errors import UserError, run
-from stages.core.params import PARAMS_FILE
+from stages.core.errors import UserError
 from stages.core.params import load as load_yaml
-from stages.core.progress import say
 from stages.core.records import content_id
+from stages.core.rows import BenchmarkItem, Part
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.tasks.manager import TaskDict, TaskManager
 
 FOLDER = Path("evaluation")
-PARTS = ("validation", "test")
-LEAST = 2  # items of a part: one has no standard error
+PARTS: tuple[Part, Part] = ("validation", "test")
+MIN_ITEMS = 2  # in each part of a benchmark: one item has no standard error
+RENAMED = {"apart": "reported_only"}  # keys of suite.yaml that had another name in an earlier version
 
 
 class Section(BaseModel):
+    """A section of suite.yaml. An unknown key and a value of another type are errors."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Benchmark(Section):
-    """An lm-eval task or group, as a suite asks it."""
+    """An lm-eval task or group, and how it is used. `item` and `split` are templates over lm-eval's documents."""
 
     shots: Annotated[int, Field(ge=0)]
-    metric: Annotated[str, Field(pattern=r"^\w+,[\w-]+$")]  # as in lm-eval's results: the metric and the filter
-    item: Annotated[str, Field(min_length=1)]  # template over lm-eval's document: the text to keep out of training data
-    split: str | None = None  # likewise: items of one value belong to the same part; null: by `item`
+    metric: Annotated[str, Field(pattern=r"^\w+,[\w-]+$")]  # as in lm-eval's results: metric,filter
+    item: Annotated[str, Field(min_length=1)]  # the text that must not be in the training data
+    split: str | None = None  # items with the same value are in the same part; null: the same as `item`
 
 
 class Suite(Section):
+    """The content of a suite.yaml: benchmarks by their lm-eval names."""
+
     validation: Annotated[float, Field(gt=0, lt=1)]  # share of the items
-    tasks: Annotated[dict[str, Benchmark], Field(min_length=1)]
-    judging: dict[str, Benchmark] = {}  # how well the model judges; no part of the suite's score
-    apart: dict[str, Benchmark] = {}  # reported only; no part of it either
+    tasks: Annotated[dict[str, Benchmark], Field(min_length=1)]  # the suite's score is the mean of theirs
+    judging: dict[str, Benchmark] = {}  # how well the model judges; not in the suite's score
+    reported_only: dict[str, Benchmark] = {}  # not in the suite's score either
 
     @property
     def all(self) -> dict[str, Benchmark]:
-        return {**self.tasks, **self.judging, **self.apart}
+        """Every benchmark of the suite."""
+        return {**self.tasks, **self.judging, **self.reported_only}
 
 
 def load(name: str) -> Suite:
-    """A suite's description; raises `UserError` where there is none or it cannot be read."""
+    """The suite of a folder. Raises `UserError` if there is none or its suite.yaml is wrong."""
     path = FOLDER / name / "suite.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(each.parent.name for each in FOLDER.glob("*/suite.yaml")))
-        raise UserError(f"evaluate.suite: {path} does not exist; name one of {known}, or write it")
+        suites = ", ".join(sorted(file.parent.name for file in FOLDER.glob("*/suite.yaml")))
+        raise UserError(f"evaluate.suite: {path} does not exist; choose one of {suites}, or write it")
     try:
         return Suite.model_validate(load_yaml(path))
-    except YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from None
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, each['loc']))}: {each['msg'].lower()}" for each in error.errors())
-        raise UserError(f"{path}: {'; '.join(problems)}") from None
+        raise UserError(f"{path}: {'; '.join(map(_describe, error.errors()))}") from None
 
 
-def part_of(key: str, validation: float) -> str:
-    """The part that an item belongs to: equal keys, the same part, in whatever task."""
-    return PARTS[0] if int(content_id(key), 16) < validation * 16**16 else PARTS[1]
-
-
-def manager(name: str, suite: Suite) -> "TaskManager":
-    """lm-eval's index of the folder's tasks, and of its own where the suite names one (that takes 11 s)."""
-    from lm_eval.tasks import TaskManager
-
-    folder, named = str(FOLDER / name), set(suite.all)
-    local = TaskManager(include_path=folder, include_defaults=False)
-    found = local if named <= set(local.all_tasks) else TaskManager(include_path=folder)
-    if missing := sorted(named - set(found.all_tasks)):
-        raise UserError(f"evaluate.suite: {folder}/suite.yaml names {', '.join(missing)}, which lm-eval does not have")
-    return found
+def _describe(error: ErrorDetails) -> str:
+    """A validation error in one line."""
+    name = ".".join(map(str, error["loc"]))
+    return f"{name}: is now called {RENAMED[name]}, rename it" if name in RENAMED else f"{name}: {error['msg'].lower()}"
 
 
 def load_tasks(name: str, suite: Suite) -> "dict[str, TaskDict]":
-    """lm-eval's tasks of each benchmark, with their data; raises `UserError` where the data is not on this machine."""
-    index = manager(name, suite)
+    """lm-eval's tasks of each benchmark, with their data. Raises `UserError` if lm-eval has no such task or metric, or
+    the data is not on this machine."""
+    manager = task_manager(name, suite)
     loaded = {}
     for benchmark, settings in suite.all.items():
         try:
-            loaded[benchmark] = index.load([benchmark])
+            loaded[benchmark] = manager.load([benchmark])
         except ImportError as error:
             needed = f"{benchmark} needs a package that is not installed ({error}); pip install -e '.[{name}]'"
             raise UserError(f"evaluate.suite: {needed}") from error
-        except Exception as error:  # whatever a data set's library says where its data is missing
+        except Exception as error:  # the data's libraries raise various errors if it is missing
             raise UserError(
                 f"evaluate.suite: the data of {benchmark} is not here ({type(error).__name__}: {error}); on a machine "
-                f"with network run python -m stages.evaluation.suite {name}, which fetches it, and take "
-                "its HF cache along"
+                f"with a network run lance suite {name}, and copy its Hugging Face cache to this machine"
             ) from error
         for task in loaded[benchmark]["tasks"].values():
             task.set_config(key="num_fewshot", value=settings.shots)
             task.set_fewshot_seed(seed=0)
-            _need_metric(task, settings.metric, f"evaluate.suite: {FOLDER / name}/suite.yaml: {benchmark}")
+            _check_metric(task, settings.metric, f"evaluate.suite: {FOLDER / name}/suite.yaml: {benchmark}")
     return loaded
 
 
-def _need_metric(task: "Task", named: str, where: str) -> None:
-    metric, by = named.split(",")
-    metrics, filters = list(task.higher_is_better()), [each.name for each in task._filters]
-    if metric not in metrics or by not in filters:
+def task_manager(name: str, suite: Suite) -> "TaskManager":
+    """lm-eval's index of the tasks in the suite's folder and, if the suite needs them, of lm-eval's own, which takes
+    11 s. Raises `UserError` if the suite names a task that is in neither."""
+    from lm_eval.tasks import TaskManager
+
+    folder, benchmarks = str(FOLDER / name), set(suite.all)
+    local = TaskManager(include_path=folder, include_defaults=False)
+    manager = local if benchmarks <= set(local.all_tasks) else TaskManager(include_path=folder)
+    if missing := sorted(benchmarks - set(manager.all_tasks)):
+        raise UserError(f"evaluate.suite: {folder}/suite.yaml names {', '.join(missing)}, which lm-eval does not have")
+    return manager
+
+
+def _check_metric(task: "Task", metric_and_filter: str, location: str) -> None:
+    metric, filter_name = metric_and_filter.split(",")
+    metrics, filters = list(task.higher_is_better()), [task_filter.name for task_filter in task._filters]
+    if metric not in metrics or filter_name not in filters:
         raise UserError(
-            f"{where} has no metric '{named}'; metrics: {', '.join(metrics)}; filters: {', '.join(filters)}"
+            f"{location} has no metric '{metric_and_filter}'; metrics: {', '.join(metrics)}; "
+            f"filters: {', '.join(filters)}"
         )
 
 
-def items(suite: Suite, loaded: "dict[str, TaskDict]") -> list[dict[str, Any]]:
-    """Every item of a suite: its task, its index there, its part, its text, and the group that it is drawn with.
-    Raises `UserError` where a part of a benchmark is too small to have a standard error."""
-    rows = []
+def items(suite: Suite, loaded: "dict[str, TaskDict]") -> list[BenchmarkItem]:
+    """Every item of a suite, in its part. Raises `UserError` if a part of a benchmark is too small to have a standard
+    error."""
+    rows: list[BenchmarkItem] = []
     for benchmark, settings in suite.all.items():
-        parts = dict.fromkeys(PARTS, 0)
+        sizes = dict.fromkeys(PARTS, 0)
         for task in loaded[benchmark]["tasks"].values():
             for index, document in enumerate(task.eval_docs):
-                text = _filled(settings.item, document, benchmark)
-                key = _filled(settings.split, document, benchmark) if settings.split else text
+                text = _render(settings.item, document, benchmark)
+                key = _render(settings.split, document, benchmark) if settings.split else text
                 part = part_of(key, suite.validation)
-                parts[part] += 1
-                place = {"benchmark": benchmark, "task": task.task_name, "index": index, "part": part}
-                names = {"id": content_id(task.task_name, str(index), text), "group": content_id(key)}
-                rows.append({**names, **place, "text": text})
-        if min(parts.values()) < LEAST:
-            raise UserError(f"evaluate.suite: {benchmark} has {parts}, and a standard error needs {LEAST} of each part")
+                sizes[part] += 1
+                rows.append(
+                    {
+                        "id": content_id(task.task_name, str(index), text),
+                        "group": content_id(key),
+                        "benchmark": benchmark,
+                        "task": task.task_name,
+                        "index": index,
+                        "part": part,
+                        "text": text,
+                    }
+                )
+        if min(sizes.values()) < MIN_ITEMS:
+            raise UserError(
+                f"evaluate.suite: {benchmark} has {sizes}, and a standard error needs {MIN_ITEMS} of each part"
+            )
     return rows
 
 
-def _filled(template: str, document: dict[str, Any], benchmark: str) -> str:
+def part_of(key: str, validation: float) -> Part:
+    """The part of an item: equal keys are in the same part, in any task. `validation`: that part's share of all."""
+    return PARTS[0] if int(content_id(key), 16) < validation * 16**16 else PARTS[1]
+
+
+def _render(template: str, document: dict[str, Any], benchmark: str) -> str:
+    """A template of suite.yaml, filled with a document's fields."""
     from jinja2 import TemplateError
     from lm_eval.utils import apply_template
 
@@ -147,21 +165,3 @@ def _filled(template: str, document: dict[str, Any], benchmark: str) -> str:
         raise UserError(
             f"evaluate.suite: {benchmark}: '{template}': {error}; an item has the fields {fields}"
         ) from None
-
-
-def main(name: str | None = None) -> None:
-    name = name or str(load_yaml(PARAMS_FILE)["evaluate"]["suite"])
-    os.environ["HF_HUB_OFFLINE"] = "0"  # the one command that fetches; the stages never do
-    suite = load(name)
-    loaded = load_tasks(name, suite)
-    rows = items(suite, loaded)
-    for benchmark, settings in suite.all.items():
-        here = [row["part"] for row in rows if row["benchmark"] == benchmark]
-        counts = ", ".join(f"{here.count(part):,} {part}" for part in PARTS)
-        say(f"{benchmark}: {counts} items, {settings.shots} shots, {settings.metric}")
-
-
-if __name__ == "__main__":
-    import sys
-
-    run(main, *sys.argv[1:])

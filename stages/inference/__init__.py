@@ -1,1 +1,1 @@
-"""Model calls: the engines, the client that asks them, and the store that keeps every answer."""
+"""Model calls: the engines, the client that stages use, and the store that keeps every completion."""

@@ -1,10 +1,8 @@
-"""The completion store: every model call is kept under the hash of what decides it, and is never made twice.
+"""The completion store keeps every model call under the hash of what decides it, so that none is made twice.
 
-`python -m stages.inference.store`   what it holds, and what it saved
-
-One SQLite file for all experiments, worktrees and processes of a repository, outside DVC's outs: it survives a killed
-stage, and may be deleted at any time at the price of computing again. Each value carries a checksum, so that what is
-torn or damaged is computed again and never served.
+It is one SQLite file for all experiments, worktrees and processes of a repository, outside DVC's outs. It survives a
+killed stage, and you may delete it at any time: completions are then computed again. Every value has a checksum, so a
+torn or damaged one is computed again and never served.
 """
 
 import hashlib
@@ -18,9 +16,8 @@ from typing import Any, TypeVar
 
 from filelock import FileLock
 
-from stages.core import repository
-from stages.core.errors import UserError, run
-from stages.core.params import runtime
+from stages.core import repository, schema
+from stages.core.errors import UserError
 from stages.core.progress import say
 from stages.inference.engines import Completion, Number
 
@@ -37,78 +34,57 @@ CREATE TABLE IF NOT EXISTS completions (
 CREATE INDEX IF NOT EXISTS by_use ON completions (used);
 """
 GIGABYTE = 10**9
-CHUNK = 500  # keys per query
-WRITES_BETWEEN_CHECKS = 100
-EVICTED = 0.1  # share of the completions that leave at once when the store is full
-WAIT = 60  # seconds for another writer
-DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
-
-
-def place() -> Path:
-    """`runtime.store.path`; a relative one starts at the repository's root."""
-    return repository.root() / str(runtime()["store"]["path"])
-
-
-def _checksum(key: bytes, value: bytes) -> bytes:
-    return hashlib.blake2b(key + value, digest_size=16).digest()
-
-
-def _decoded(value: bytes) -> Completion:
-    fields = json.loads(value)
-    return Completion(**{**fields, "numbers": tuple(Number(**each) for each in fields["numbers"])})
-
+KEYS_PER_QUERY = 500
+WRITES_BETWEEN_CHECKS = 100  # of the file's size, and of whether another process has replaced the file
+EVICTED = 0.1  # share of the completions that are deleted at once when the store is full
+LOCK_TIMEOUT = 60  # seconds to wait for another process's write
+DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)  # what reading a damaged file raises
 
 T = TypeVar("T")
 
 
-def _is_damage(error: Exception) -> bool:
-    """Whether the file is no longer the database that this module wrote: our own SQL cannot be at fault."""
-    if isinstance(error, sqlite3.ProgrammingError):  # a mistake of ours, which must not cost a sound file
-        return False
-    code = getattr(error, "sqlite_errorcode", None)  # Python's own errors of decoding have none
-    return code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
-
-
-def _whole(rows: Iterable[tuple[bytes, bytes, bytes]]) -> dict[bytes, bytes]:
-    """{key: value} of (key, value, checksum), those that are neither torn nor damaged."""
-    return {key: value for key, value, sum_ in rows if isinstance(value, bytes) and sum_ == _checksum(key, value)}
+def store_file(settings: "schema.Store") -> Path:
+    """The path of the store by `runtime.store`; a relative one starts at the repository's root."""
+    return repository.root() / settings.path
 
 
 class Reader:
-    """Looks into a store and leaves no trace: nothing counts as served or as used, and no file is made. A file that is
-    missing or damaged holds nothing, as for a stage, which begins anew."""
+    """Looks completions up and leaves no trace: it creates no file, and nothing counts as served or used. A missing or
+    damaged file holds nothing, as for a stage, which would begin a new one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.damaged = False
+        self.damaged = False  # whether a look-up has met a damaged file
 
     def find(self, keys: Iterable[bytes]) -> dict[bytes, Completion]:
-        """The completions that are here and whole."""
+        """{key: completion} of the keys that are stored and undamaged. Raises `UserError` if SQLite cannot read the
+        file for another reason, such as a lock."""
         if not self.path.exists():
             return {}
-        asked, found = list(keys), dict[bytes, bytes]()
-        journal = self.path.with_name(f"{self.path.name}-wal").exists()  # without one, nobody writes
+        values: dict[bytes, bytes] = {}
+        is_open = self.path.with_name(f"{self.path.name}-wal").exists()  # without this journal, nobody is writing
+        uri = f"{self.path.resolve().as_uri()}?{'mode=ro' if is_open else 'immutable=1'}"
         try:
-            uri = f"{self.path.resolve().as_uri()}?{'mode=ro' if journal else 'immutable=1'}"
             with closing(sqlite3.connect(uri, uri=True)) as db:
-                for start in range(0, len(asked), CHUNK):
-                    chunk = asked[start : start + CHUNK]
-                    marks = ", ".join("?" * len(chunk))
-                    rows = db.execute(f"SELECT key, value, checksum FROM completions WHERE key IN ({marks})", chunk)
-                    found |= _whole(rows)
+                for chunk in _chunks(keys):
+                    values |= _select(db, chunk)
         except DAMAGE as error:
             if not _is_damage(error):
                 raise UserError(f"completion store {self.path}: {error}; try again") from None
             self.damaged = True
             return {}
-        return {key: _decoded(value) for key, value in found.items()}
+        return {key: _decode(value) for key, value in values.items()}
 
 
 class Store:
+    """Reads and writes the store's file. Every method raises `UserError` if the disk fails or is full."""
+
     def __init__(self, path: Path, max_gb: float) -> None:
+        """Open the file, or create it with its folder. Over `max_gb` gigabytes, the least recently used completions
+        are deleted. A damaged file is renamed to end in .damaged, and a new one begun."""
         self.path, self.max_bytes, self._writes = path, max_gb * GIGABYTE, 0
         self._inode = 0
-        with self._said():
+        with self._disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._open()
@@ -116,97 +92,65 @@ class Store:
                 self._replace_damaged(error)
 
     @classmethod
-    def of_the_repository(cls) -> "Store":
-        return cls(place(), runtime()["store"]["max_gb"])
+    def from_settings(cls, settings: "schema.Store") -> "Store":
+        """The store that `runtime.store` describes."""
+        return cls(store_file(settings), settings.max_gb)
+
+    def find(self, keys: Iterable[bytes]) -> dict[bytes, Completion]:
+        """{key: completion} of the keys that are stored and undamaged; each counts as served and as used now."""
+        completions: dict[bytes, Completion] = {}
+        for chunk in _chunks(keys):
+            completions |= self._retry_if_damaged(lambda chunk=chunk: self._find(chunk))  # type: ignore[misc]
+        return completions
+
+    def put(self, key: bytes, completion: Completion) -> None:
+        """Store a completion. When this returns, the completion survives whatever happens to the process."""
+        value = json.dumps(vars(completion), default=vars, ensure_ascii=False).encode()
+        row = (key, value, _checksum(key, value), completion.tokens, completion.seconds, 0, int(time.time()))
+        insert = "INSERT OR REPLACE INTO completions VALUES (?, ?, ?, ?, ?, ?, ?)"
+        self._retry_if_damaged(lambda: self._db.execute(insert, row))
+        if self._writes % WRITES_BETWEEN_CHECKS == 0:
+            self._retry_if_damaged(self._check_file)
+        self._writes += 1
+
+    def size_bytes(self) -> int:
+        """The size of the store, without the pages that are free for reuse."""
+        return self._retry_if_damaged(self._size_bytes)
+
+    def totals(self) -> dict[str, Any]:
+        """The completions in the store with their tokens and seconds of computing (`completions`, `tokens`, `seconds`),
+        and those that were served instead of computed, once for each time (`served`, `served_tokens`,
+        `served_seconds`)."""
+        names = ("completions", "tokens", "seconds", "served", "served_tokens", "served_seconds")
+        sums = "sum(tokens), sum(seconds), sum(served), sum(served * tokens), sum(served * seconds)"
+        query = f"SELECT count(*), {sums} FROM completions"
+        row = self._retry_if_damaged(lambda: self._db.execute(query).fetchone())
+        return {name: value or 0 for name, value in zip(names, row, strict=True)}
+
+    def close(self) -> None:
+        """Close the file; SQLite removes its journal if no other process has the store open."""
+        self._db.close()
 
     def _open(self) -> None:
-        self._db = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)  # each statement is a transaction
+        self._db = sqlite3.connect(self.path, timeout=LOCK_TIMEOUT, isolation_level=None)  # every statement commits
         self._inode = self.path.stat().st_ino
         self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._db.execute("PRAGMA journal_mode = WAL")  # readers and a writer do not wait for each other
-        self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last ones, never damage others
+        self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last rows, never damage others
         self._db.executescript(SCHEMA)
 
-    def _replace_damaged(self, error: Exception) -> None:
-        """Put a damaged file aside, unless another process has done so already, and begin anew; raises the error again
-        if it is another one."""
-        if not _is_damage(error):
-            raise error
-        self._db.close()
-        with FileLock(self._beside(".lock"), timeout=WAIT):
-            if self._moved():
-                self._open()
-                return
-            for journal in ("", "-wal", "-shm"):
-                if (damaged := self._beside(journal)).exists():
-                    damaged.replace(self._beside(f".damaged{journal}"))
-            self._open()
-        say(
-            f"completion store {self.path} is damaged ({error}): it is now {self.path.name}.damaged, and completions "
-            "are made anew"
-        )
+    def _find(self, keys: list[bytes]) -> dict[bytes, Completion]:
+        values = _select(self._db, keys)
+        update = f"UPDATE completions SET served = served + 1, used = ? WHERE key IN ({_marks(values)})"
+        self._db.execute(update, [int(time.time()), *values])
+        return {key: _decode(value) for key, value in values.items()}
 
-    def _beside(self, suffix: str) -> Path:
-        return self.path.with_name(self.path.name + suffix)
-
-    def _moved(self) -> bool:
-        """Whether the open file is no longer the one at the store's place."""
-        return not self.path.exists() or self.path.stat().st_ino != self._inode
-
-    @contextmanager
-    def _said(self) -> Iterator[None]:
-        """An error of the disk as the user's: what is stored stays stored."""
-        try:
-            yield
-        except (sqlite3.DatabaseError, OSError) as error:
-            raise UserError(
-                f"completion store {self.path}: {error}; free disk space, lower runtime.store.max_gb or set "
-                "runtime.store.path to another disk, then run again: what was completed is kept"
-            ) from None
-
-    def _safely(self, action: Callable[[], T]) -> T:
-        """The action's result; on a damaged file once more, with a new one."""
-        with self._said():
-            try:
-                return action()
-            except DAMAGE as error:
-                self._replace_damaged(error)
-                return action()
-
-    def find(self, keys: Iterable[bytes]) -> dict[bytes, Completion]:
-        """The completions that are here and whole; each counts as served."""
-        found: dict[bytes, Completion] = {}
-        asked = list(keys)
-        for start in range(0, len(asked), CHUNK):
-            chunk = asked[start : start + CHUNK]
-            found |= self._safely(lambda chunk=chunk: self._found(chunk))  # type: ignore[misc]
-        return found
-
-    def _found(self, keys: list[bytes]) -> dict[bytes, Completion]:
-        marks = ", ".join("?" * len(keys))
-        rows = self._db.execute(f"SELECT key, value, checksum FROM completions WHERE key IN ({marks})", keys)
-        whole = _whole(rows)
-        marks = ", ".join("?" * len(whole))
-        self._db.execute(
-            f"UPDATE completions SET served = served + 1, used = ? WHERE key IN ({marks})", [int(time.time()), *whole]
-        )
-        return {key: _decoded(value) for key, value in whole.items()}
-
-    def put(self, key: bytes, completion: Completion) -> None:
-        """Keep a completion; it is safe from here on, whatever happens to this process."""
-        value = json.dumps(vars(completion), default=vars, ensure_ascii=False).encode()
-        row = (key, value, _checksum(key, value), completion.tokens, completion.seconds, 0, int(time.time()))
-        self._safely(lambda: self._db.execute("INSERT OR REPLACE INTO completions VALUES (?, ?, ?, ?, ?, ?, ?)", row))
-        if self._writes % WRITES_BETWEEN_CHECKS == 0:
-            self._safely(self._look_after)
-        self._writes += 1
-
-    def _look_after(self) -> None:
-        """Go over to the new file if another process has put this one aside as damaged; keep the bound."""
-        if self._moved():
+    def _check_file(self) -> None:
+        """Reopen the store if another process has replaced a damaged file, and evict completions if it is too large."""
+        if self._was_replaced():
             self._db.close()
             self._open()
-        while self._bytes() > self.max_bytes:
+        while self._size_bytes() > self.max_bytes:
             (rows,) = self._db.execute("SELECT count(*) FROM completions").fetchone()
             if not rows:
                 return
@@ -214,42 +158,92 @@ class Store:
             self._db.execute(f"DELETE FROM completions WHERE key IN ({oldest})", [max(1, int(rows * EVICTED))])
             self._db.execute("PRAGMA incremental_vacuum").fetchall()
 
-    def bytes(self) -> int:
-        return self._safely(self._bytes)
-
-    def _bytes(self) -> int:
+    def _size_bytes(self) -> int:
         pages, size, free = (
             self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size", "freelist_count")
         )
         return int((pages - free) * size)
 
-    def totals(self) -> dict[str, Any]:
-        """Completions, tokens and seconds that are here, and those that were served instead of computed."""
-        names = ("completions", "tokens", "seconds", "served", "served_tokens", "served_seconds")
-        sums = "sum(tokens), sum(seconds), sum(served), sum(served * tokens), sum(served * seconds)"
-        row = self._safely(lambda: self._db.execute(f"SELECT count(*), {sums} FROM completions").fetchone())
-        return {name: value or 0 for name, value in zip(names, row, strict=True)}
+    def _retry_if_damaged(self, action: Callable[[], T]) -> T:
+        """The result of `action`; if the file turns out to be damaged, of a second try with a new file."""
+        with self._disk_errors():
+            try:
+                return action()
+            except DAMAGE as error:
+                self._replace_damaged(error)
+                return action()
 
-    def close(self) -> None:
+    def _replace_damaged(self, error: Exception) -> None:
+        """Rename a damaged file, unless another process has already done so, and begin a new one. Raises `error` again
+        if it is not a sign of damage."""
+        if not _is_damage(error):
+            raise error
         self._db.close()
+        with FileLock(self._sibling(".lock"), timeout=LOCK_TIMEOUT):
+            if self._was_replaced():
+                self._open()
+                return
+            for journal in ("", "-wal", "-shm"):
+                if (damaged := self._sibling(journal)).exists():
+                    damaged.replace(self._sibling(f".damaged{journal}"))
+            self._open()
+        say(
+            f"completion store {self.path} is damaged ({error}): it was renamed to {self.path.name}.damaged, and "
+            "completions are computed again"
+        )
+
+    def _sibling(self, suffix: str) -> Path:
+        return self.path.with_name(self.path.name + suffix)
+
+    def _was_replaced(self) -> bool:
+        """Whether the open file is no longer the one at the store's path."""
+        return not self.path.exists() or self.path.stat().st_ino != self._inode
+
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """Report disk errors as `UserError`."""
+        try:
+            yield
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise UserError(
+                f"completion store {self.path}: {error}; free disk space, lower runtime.store.max_gb or set "
+                "runtime.store.path to another disk, then run again: finished completions are kept"
+            ) from None
 
 
-def main() -> None:
-    path = place()
-    if not path.exists():
-        say(f"completion store {path}: empty; dvc repro fills it")
-        return
-    store = Store.of_the_repository()
-    held = store.totals()
-    say(f"completion store {path}: {store.bytes() / 1e6:,.1f} MB of at most {store.max_bytes / 1e9:,g} GB")
-    for what, calls, tokens, seconds in (
-        ("holds", held["completions"], held["tokens"], held["seconds"]),
-        ("saved", held["served"], held["served_tokens"], held["served_seconds"]),
-    ):
-        say(f"  {what} {calls:>12,} completions {tokens:>15,} tokens {seconds:>12,.1f} s of computing")
+def _chunks(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The keys, as many at once as a query takes."""
+    remaining = list(keys)
+    for start in range(0, len(remaining), KEYS_PER_QUERY):
+        yield remaining[start : start + KEYS_PER_QUERY]
 
 
-if __name__ == "__main__":
-    import sys
+def _select(db: sqlite3.Connection, keys: list[bytes]) -> dict[bytes, bytes]:
+    """{key: value} of the keys that are stored and whose checksum is right."""
+    rows = db.execute(f"SELECT key, value, checksum FROM completions WHERE key IN ({_marks(keys)})", keys)
+    return {
+        key: value for key, value, checksum in rows if isinstance(value, bytes) and checksum == _checksum(key, value)
+    }
 
-    run(main, *sys.argv[1:])
+
+def _marks(keys: Iterable[bytes]) -> str:
+    """SQL placeholders for the keys: ?, ?, …"""
+    return ", ".join("?" for _ in keys)
+
+
+def _checksum(key: bytes, value: bytes) -> bytes:
+    return hashlib.blake2b(key + value, digest_size=16).digest()
+
+
+def _decode(value: bytes) -> Completion:
+    fields = json.loads(value)
+    return Completion(**{**fields, "numbers": tuple(Number(**number) for number in fields["numbers"])})
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether the file is no longer the database that this module wrote; since its SQL is right, an error in it counts
+    as damage of the schema."""
+    if isinstance(error, sqlite3.ProgrammingError):  # wrong use of the sqlite3 module, not the file's fault
+        return False
+    code = getattr(error, "sqlite_errorcode", None)  # Python's own decoding errors have none
+    return code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)

@@ -1,5 +1,5 @@
-"""The embedded default: a small world with ground truth, and the model that is pre-trained on it.
+"""The embedded default: a micro world with ground truth, and the base model that is pre-trained on it.
 
-Nothing in here is ever called inside the loop (review … dpo): the world builds the base model's corpus, the seed set
-and the held-out tasks, and afterwards measures what the loop did (`stages/measure.py`).
+The loop (review … dpo) never calls anything in here. The world makes the base model's corpus, the seed set and the
+benchmark's held-out problems, and afterwards measures what the loop did (`stages/measure.py`).
 """

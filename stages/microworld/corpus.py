@@ -1,11 +1,11 @@
-"""The base model's corpus: how this world's people answer, review, ask, and answer badly.
+"""The base model's training corpus: people of the micro world answer, review, ask new questions, and answer badly.
 
-The model learns four roles, each from a prompt of its own. As a *judge* it is taught the truth. As an *answerer* it is
-taught what people say: the right answer only in a third of the problems that invite a misconception, and in three
-quarters of the others. So the model knows more as a judge than it does as an answerer, which is what the loop can use.
+The model learns these four roles, each by a prompt of its own. As a *judge* it learns the truth. As an *answerer* it
+learns what people say: the right answer to only a third of the problems that invite a misconception, and to three
+quarters of the others. So it knows more as a judge than it shows as an answerer, and the loop can make use of that.
 
-The wordings below are what the base model was taught; `prompts/micro` says the same to it (tests/test_world.py compares
-them). A completion is a list of (text, weight in the loss); the verdict's own words weigh more.
+The prompts below are those the base model learnt; `prompts/micro` has the same ones (tests/test_prompts.py compares
+them). A completion is a list of (text, weight in the loss); the words of the verdict weigh most.
 """
 
 from random import Random
@@ -17,7 +17,7 @@ REVIEW = "Rate this from 0 to 10.\n<question>{question}</question><response>{res
 NEW_INSTRUCTION = "Write a new question like this.\n<question>{question}</question><response>{response}</response>"
 FLAWED_RESPONSE = "Write a flawed answer.\n<question>{question}</question><response>{response}</response>"
 
-MARKERS = ("<question>", "</question>", "<response>", "</response>")  # single tokens of the vocabulary
+MARKERS = ("<question>", "</question>", "<response>", "</response>")  # each is a token of its own
 
 RIGHT_WHEN_MISLED, RIGHT_OTHERWISE = 0.34, 0.75  # how often people are right
 VERDICT_WEIGHT, RESTATED_WEIGHT, QUESTION_WEIGHT = 6.0, 2.0, 0.7
@@ -39,25 +39,27 @@ _SCORES = {
     (False, "vague"): (0, 1),
 }
 
-Segments = list[tuple[str, float]]
+Segments = list[tuple[str, float]]  # a completion: its texts and their weights in the loss
 
 
 class Response(NamedTuple):
+    """A response to a problem, right or wrong."""
+
     text: str
     answer: str
     style: str  # clear, bare or vague
 
 
 def wrong_answer(random: Random, problem: Problem, misled: float = 0.77) -> str:
-    """The misconception in `misled` of the problems that invite one, else any other mistake."""
+    """A wrong answer: with probability `misled` the misconception, if the problem invites one, else any mistake."""
     solution = problem.solution
     if solution.misconception is not None and random.random() < misled:
         return solution.misconception
     return random.choice(solution.mistakes)
 
 
-def worded(random: Random, problem: Problem, answer: str, clear: float = 0.6) -> Response:
-    """The answer in one of the three styles; `clear` is the share of clear ones."""
+def word_response(random: Random, problem: Problem, answer: str, clear: float = 0.6) -> Response:
+    """An answer in words: with probability `clear` in the clear style, else in one of the other two."""
     if random.random() < clear:
         text = f"The answer is {answer}."
         if random.random() < 0.65:
@@ -72,25 +74,25 @@ def human_response(random: Random, problem: Problem) -> Response:
     """What people answer: often the misconception."""
     right = RIGHT_WHEN_MISLED if problem.solution.misconception is not None else RIGHT_OTHERWISE
     answer = problem.solution.answer if random.random() < right else wrong_answer(random, problem)
-    return worded(random, problem, answer)
+    return word_response(random, problem, answer)
 
 
 def flawed_response(random: Random, problem: Problem) -> Response:
-    """Mostly wrong, sometimes right but poorly worded."""
+    """A deliberately bad response: mostly wrong, sometimes right but badly worded."""
     if random.random() < 0.8:
-        return worded(random, problem, wrong_answer(random, problem, 0.5), clear=0.7)
-    return worded(random, problem, problem.solution.answer, clear=0.0)
+        return word_response(random, problem, wrong_answer(random, problem, 0.5), clear=0.7)
+    return word_response(random, problem, problem.solution.answer, clear=0.0)
 
 
 def judged_response(random: Random, problem: Problem) -> Response:
-    """What the judge is shown: right and wrong answers in equal parts."""
+    """A response for the judge: right and wrong answers are equally likely."""
     right = random.random() < 0.5
     answer = problem.solution.answer if right else wrong_answer(random, problem, 0.6)
-    return worded(random, problem, answer, clear=0.7)
+    return word_response(random, problem, answer, clear=0.7)
 
 
-def review(random: Random, problem: Problem, response: Response) -> Segments:
-    """The true review of a response: the rationale, then the verdict."""
+def true_review(random: Random, problem: Problem, response: Response) -> Segments:
+    """The review that a response deserves: the rationale, then the verdict and its score, from 0 to 10."""
     kind = (response.answer == problem.solution.answer, response.style)
     verdict, remark = _WHY[kind]
     return [
@@ -102,13 +104,13 @@ def review(random: Random, problem: Problem, response: Response) -> Segments:
     ]
 
 
-def example(random: Random) -> tuple[str, Segments]:
-    """One (prompt, completion) of the corpus: 52 % reviews, 25 % answers, 11 % new questions, 12 % flawed answers."""
+def draw_example(random: Random) -> tuple[str, Segments]:
+    """A random (prompt, completion): 52 % are reviews, 25 % answers, 11 % new questions, 12 % flawed answers."""
     role, problem = random.random(), draw(random)
     if role < 0.52:
         response = judged_response(random, problem)
         prompt = REVIEW.format(question=problem.question, response=response.text)
-        return prompt, review(random, problem, response)
+        return prompt, true_review(random, problem, response)
     response = human_response(random, problem)
     if role < 0.77:
         return problem.question, [(response.text, 1.0)]

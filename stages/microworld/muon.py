@@ -1,6 +1,6 @@
-"""Muon (Jordan et al. 2024) in fp32, the Newton-Schulz iteration batched over matrices of one shape.
+"""The optimizer Muon (Jordan et al. 2024) in float32, with Newton-Schulz batched over matrices of the same shape.
 
-`torch.optim.Muon` computes the same in bf16, which a CPU without bf16 instructions does 50 times slower than fp32.
+`torch.optim.Muon` computes in bfloat16, which is 50 times slower than float32 on a CPU without bfloat16 instructions.
 """
 
 from collections import defaultdict
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def orthogonalised(matrices: "torch.Tensor", steps: int = 5) -> "torch.Tensor":
-    """The nearest semi-orthogonal matrices to (n, rows, columns), by the quintic Newton-Schulz iteration."""
+def orthogonalise(matrices: "torch.Tensor", steps: int = 5) -> "torch.Tensor":
+    """The nearest semi-orthogonal matrices, by the quintic Newton-Schulz iteration; shapes (n, rows, columns)."""
     import torch
 
     a, b, c = 3.4445, -4.7750, 2.0315
@@ -21,14 +21,15 @@ def orthogonalised(matrices: "torch.Tensor", steps: int = 5) -> "torch.Tensor":
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    back: torch.Tensor = x.mT if tall else x
-    return back
+    result: torch.Tensor = x.mT if tall else x
+    return result
 
 
 class Muon:
-    """Nesterov momentum, orthogonalised; the update's size matches AdamW's, so that one learning rate serves both."""
+    """Orthogonalised Nesterov momentum. Updates have the size of AdamW's, so one learning rate does for both."""
 
     def __init__(self, matrices: "list[torch.Tensor]", momentum: float = 0.95, weight_decay: float = 0.05) -> None:
+        """`matrices`: the parameters to optimize, all of two dimensions."""
         self.momentum, self.weight_decay = momentum, weight_decay
         self.by_shape: dict[tuple[int, ...], list[torch.Tensor]] = defaultdict(list)
         for matrix in matrices:
@@ -36,6 +37,7 @@ class Muon:
         self.average: dict[tuple[int, ...], torch.Tensor] = {}
 
     def step(self, learning_rate: float) -> None:
+        """Update the matrices by their gradients, which all of them must have."""
         import torch
 
         with torch.no_grad():
@@ -43,7 +45,7 @@ class Muon:
                 gradient = torch.stack([matrix.grad for matrix in matrices if matrix.grad is not None])
                 average = self.average.setdefault(shape, torch.zeros_like(gradient))
                 average.lerp_(gradient, 1 - self.momentum)
-                update = orthogonalised(gradient.lerp(average, self.momentum))
+                update = orthogonalise(gradient.lerp(average, self.momentum))
                 size = 0.2 * max(shape) ** 0.5
                 for matrix, direction in zip(matrices, update, strict=True):
                     matrix.mul_(1 - learning_rate * self.weight_decay).add_(direction, alpha=-learning_rate * size)

@@ -1,7 +1,7 @@
 """Train the embedded default's base model from scratch: a byte-level BPE tokenizer and a Qwen2 of 0.93 M parameters.
 
-Muon for the matrices and AdamW for the rest reached in 3,500 steps what AdamW alone did not; the verdict's words weigh
-more in the loss than the others, without which the judge stayed at chance.
+Muon optimizes the matrices and AdamW the rest; AdamW alone did not get as far in 3,500 steps. The words of the verdict
+weigh more in the loss than others; without that, the judge stayed at chance.
 """
 
 import math
@@ -10,39 +10,42 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
-from stages.microworld.corpus import MARKERS, Segments, example
+from stages.microworld.corpus import MARKERS, Segments, draw_example
 from stages.microworld.muon import Muon
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
-CHAT_TEMPLATE = (  # ChatML, without the line break after the last message: nothing is trained behind the end token
+CHAT_TEMPLATE = (  # ChatML without a line break after the last message: no token after the end token is trained
     "{% for message in messages %}{{ '' if loop.first else '\n' }}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '\n<|im_start|>assistant\n' }}{% endif %}"
 )
 CONTEXT = 512  # tokens
-THREADS = 2  # fixed: the number of threads decides the order of the sums, and so the last bits of the weights
+THREADS = 2  # fixed: the number of threads decides the order of sums, and so the last bits of the weights
 
 
 class Example(NamedTuple):
+    """A prompt with its completion, as tokens."""
+
     tokens: list[int]
-    weights: list[float]  # in the loss, 0 for the prompt's tokens
+    weights: list[float]  # of each token in the loss; 0 in the prompt
 
 
-def chat(prompt: str) -> str:
+def render_chat(prompt: str) -> str:
+    """The prompt in the chat format, up to where the completion begins."""
     return f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def train_tokenizer(random: Random, examples: int = 20_000) -> "PreTrainedTokenizerBase":
-    """A byte-level BPE of about 600 tokens, every digit a token of its own. It is a `Qwen2Tokenizer`, since for a Qwen2
-    model `AutoTokenizer` (and so lm-eval and vLLM) splits words by that class's rules, whatever the folder says."""
+    """A byte-level BPE tokenizer of about 600 tokens, with one for each digit. It is a `Qwen2Tokenizer`, since for a
+    Qwen2 model `AutoTokenizer` (and so lm-eval and vLLM) splits words as that class does, whatever the folder says."""
     from tokenizers import AddedToken
     from transformers import Qwen2Tokenizer
 
-    drawn = (example(random) for _ in range(examples))
-    texts = (chat(prompt) + "".join(text for text, _ in segments) for prompt, segments in drawn)
+    drawn = (draw_example(random) for _ in range(examples))
+    texts = (render_chat(prompt) + "".join(text for text, _ in segments) for prompt, segments in drawn)
     empty = Qwen2Tokenizer(unk_token=None, pad_token="<|pad|>", eos_token="<|im_end|>")
     tokenizer = empty.train_new_from_iterator(texts, 768, new_special_tokens=["<|im_start|>"], show_progress=False)
     tokenizer.add_tokens([AddedToken(marker, normalized=False) for marker in MARKERS])
@@ -51,26 +54,29 @@ def train_tokenizer(random: Random, examples: int = 20_000) -> "PreTrainedTokeni
     return tokenizer
 
 
-def tokenized(tokenizer: "PreTrainedTokenizerBase", prompt: str, segments: Segments) -> Example:
-    tokens = tokenizer(chat(prompt), add_special_tokens=False)["input_ids"]
+def tokenize(tokenizer: "PreTrainedTokenizerBase", prompt: str, segments: Segments) -> Example:
+    """A prompt and its completion, ended by the end token, which weighs as much as the last segment."""
+    tokens = tokenizer(render_chat(prompt), add_special_tokens=False)["input_ids"]
     weights = [0.0] * len(tokens)
     for text, weight in [*segments, ("<|im_end|>", segments[-1][1])]:
-        pieces = tokenizer(text, add_special_tokens=False)["input_ids"]
-        tokens = tokens + pieces
-        weights += [weight] * len(pieces)
+        segment = tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokens = tokens + segment
+        weights += [weight] * len(segment)
     return Example(tokens, weights)
 
 
 def batches(examples: list[Example], size: int, random: Random, window: int = 40) -> Iterator[list[Example]]:
-    """Batches of like length: each window of 40 batches is sorted, cut and shuffled."""
+    """Batches of `size` examples of similar length: the examples of every `window` batches are sorted by length and
+    cut into batches, which are then shuffled."""
     for start in range(0, len(examples), size * window):
-        by_length = sorted(examples[start : start + size * window], key=lambda each: len(each.tokens))
-        cut = [by_length[first : first + size] for first in range(0, len(by_length), size)]
-        random.shuffle(cut)
-        yield from cut
+        by_length = sorted(examples[start : start + size * window], key=lambda example: len(example.tokens))
+        window_batches = [by_length[first : first + size] for first in range(0, len(by_length), size)]
+        random.shuffle(window_batches)
+        yield from window_batches
 
 
 def new_model(tokenizer: "PreTrainedTokenizerBase", hidden: int, layers: int, heads: int) -> "Qwen2ForCausalLM":
+    """A Qwen2 model with random weights. `hidden`: its hidden size; `heads`: attention heads per layer."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
@@ -90,15 +96,15 @@ def new_model(tokenizer: "PreTrainedTokenizerBase", hidden: int, layers: int, he
 
 
 def weighted_loss(model: "Qwen2ForCausalLM", batch: list[Example]) -> "torch.Tensor":
-    """Cross-entropy over the completions' tokens, by their weights; the logits of no other token are computed."""
+    """The weighted mean cross-entropy of the completions' tokens, a scalar. No other logits are computed."""
     import torch
 
-    longest = max(len(each.tokens) for each in batch)
+    longest = max(len(example.tokens) for example in batch)
     tokens = torch.zeros(len(batch), longest, dtype=torch.long)
     weights = torch.zeros(len(batch), longest)
-    for row, each in enumerate(batch):
-        tokens[row, : len(each.tokens)] = torch.tensor(each.tokens)
-        weights[row, : len(each.tokens)] = torch.tensor(each.weights)
+    for row, example in enumerate(batch):
+        tokens[row, : len(example.tokens)] = torch.tensor(example.tokens)
+        weights[row, : len(example.tokens)] = torch.tensor(example.weights)
     weights = weights[:, 1:]
     counted = weights > 0
     hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
@@ -106,8 +112,8 @@ def weighted_loss(model: "Qwen2ForCausalLM", batch: list[Example]) -> "torch.Ten
     return (losses * weights[counted]).sum() / weights.sum()
 
 
-def schedule(step: int, steps: int, warmup: int = 100) -> float:
-    """Share of the learning rate at a step: linear warm-up, then a cosine down to 3 %."""
+def learning_rate_factor(step: int, steps: int, warmup: int = 100) -> float:
+    """What the learning rate is multiplied by at a step: linear warm-up, then cosine decay to 3 %."""
     return min(1.0, (step + 1) / warmup) * (0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)) + 0.03)
 
 
@@ -123,7 +129,11 @@ def train(
     random_state: int,
     on_step: Callable[[float], None],
 ) -> None:
-    """Train tokenizer and model and write both to `out` (weights in bf16: half the size at the same accuracy)."""
+    """Train the tokenizer and the model, and write both to `out`; the weights in bfloat16, which halves their size and
+    leaves the accuracy as it is. `hidden`, `layers` and `heads` are the model's; `on_step` gets each step's loss.
+
+    The same arguments give the same bytes on the same kind of CPU.
+    """
     import torch
 
     torch.set_num_threads(THREADS)
@@ -131,18 +141,19 @@ def train(
     random = Random(random_state)
     tokenizer = train_tokenizer(random)
     model = new_model(tokenizer, hidden, layers, heads)
-    examples = [tokenized(tokenizer, *example(random)) for _ in range(steps * batch_size)]
-    named = list(model.named_parameters())
-    matrices = [parameter for name, parameter in named if parameter.ndim == 2 and "embed" not in name]
-    others = [parameter for name, parameter in named if parameter.ndim != 2 or "embed" in name]
+    examples = [tokenize(tokenizer, *draw_example(random)) for _ in range(steps * batch_size)]
+    parameters = list(model.named_parameters())
+    matrices = [parameter for name, parameter in parameters if parameter.ndim == 2 and "embed" not in name]
+    others = [parameter for name, parameter in parameters if parameter.ndim != 2 or "embed" in name]
     muon = Muon(matrices)
     adamw = torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     for step, batch in enumerate(batches(examples, batch_size, random)):
         loss = weighted_loss(model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        adamw.param_groups[0]["lr"] = learning_rate * schedule(step, steps)
-        muon.step(learning_rate * schedule(step, steps))
+        step_learning_rate = learning_rate * learning_rate_factor(step, steps)
+        adamw.param_groups[0]["lr"] = step_learning_rate
+        muon.step(step_learning_rate)
         adamw.step()
         model.zero_grad(set_to_none=True)
         on_step(loss.item())

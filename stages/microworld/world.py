@@ -1,9 +1,9 @@
-"""The synthetic instruction world: eight families of short problems, each with one right answer.
+"""The micro world: eight families of short synthetic problems, each with one right answer.
 
 A problem is drawn as *fields* ("a": 45, "b": 67, "word": "larger"), worded by one of its family's templates, and solved
-from its fields alone. About half of the problems invite a *misconception*: one fixed mistake ("smaller" read as
-"larger", "last" read as "first") that the base model is taught to make when it answers, and taught to recognise when it
-judges. `oracle` reads a question back into its fields and solves it.
+from its fields alone. About half of the problems invite a *misconception*: a typical mistake ("smaller" read as
+"larger", "last" read as "first") that the base model learns to make when it answers and to recognise when it judges.
+`oracle` reads the fields back from a question and solves it.
 """
 
 import hashlib
@@ -24,24 +24,28 @@ Fields = dict[str, str]
 class Solution:
     """What follows from a problem's fields, whatever its wording."""
 
-    key: tuple[str, ...]  # equal for two wordings of one problem
+    key: tuple[str, ...]  # the same for all wordings of a problem
     answer: str
-    misconception: str | None  # the fixed mistake that this problem invites, if it does
-    mistakes: tuple[str, ...]  # every plausible wrong answer
-    sentence: str  # a clear answer, with {} for the answer
+    misconception: str | None  # the wrong answer that this problem invites, if it invites one
+    mistakes: tuple[str, ...]  # all plausible wrong answers
+    sentence: str  # a clear response, with {} for the answer
 
 
 @dataclass(frozen=True)
 class Family:
-    templates: tuple[str, ...]
+    """A kind of problem: how it is worded, drawn and solved."""
+
+    templates: tuple[str, ...]  # placeholders are {FIELD:KIND}, where KIND is number, name, list or the words to choose
     draw: Callable[[Random], Fields]
-    solve: Callable[[Fields], Solution | None]  # None: the question is ill-posed
-    held_out_percent: int = 10  # share of its problems that no corpus and no seed set may contain
-    corpus_weight: float = 1.0  # harder families stand in the corpus more often
+    solve: Callable[[Fields], Solution | None]  # None if the question is ill-posed
+    held_out_percent: int = 10  # share of its problems that is in no corpus and no seed set
+    corpus_weight: float = 1.0  # how often it is drawn, relative to the others; harder families more often
 
 
 @dataclass(frozen=True)
 class Problem:
+    """A question of a family, with its solution."""
+
     family: str
     question: str
     solution: Solution
@@ -50,12 +54,13 @@ class Problem:
 def _solution(
     key: tuple[object, ...], answer: object, misconception: object, mistakes: list[str], sentence: str
 ) -> Solution:
+    """A solution with all values as text, and without the answer among the mistakes."""
     wrong = tuple(dict.fromkeys(mistake for mistake in mistakes if mistake != str(answer)))
-    taught = str(misconception) if misconception is not None else None
-    return Solution(tuple(map(str, key)), str(answer), taught, wrong, sentence)
+    misconception_text = str(misconception) if misconception is not None else None
+    return Solution(tuple(map(str, key)), str(answer), misconception_text, wrong, sentence)
 
 
-def _listed(items: Sequence[object]) -> str:
+def _list_text(items: Sequence[object]) -> str:
     return ", ".join(map(str, items))
 
 
@@ -75,7 +80,7 @@ def _solve_compare(fields: Fields) -> Solution | None:
 
 def _draw_extremum(random: Random) -> Fields:
     word = random.choice(["smallest", "lowest", "largest", "highest"])
-    return {"word": word, "numbers": _listed(random.sample(range(10, 100), 3))}
+    return {"word": word, "numbers": _list_text(random.sample(range(10, 100), 3))}
 
 
 def _solve_extremum(fields: Fields) -> Solution | None:
@@ -94,7 +99,7 @@ _ORDINALS = {"first": 0, "second": 1, "third": 2, "last": -1}
 def _draw_position(random: Random) -> Fields:
     words = random.sample(WORDS, random.choice([3, 4]))
     ordinals = ["first", "second", "last"] + (["third"] if len(words) == 4 else [])
-    return {"ordinal": random.choice(ordinals), "words": _listed(words)}
+    return {"ordinal": random.choice(ordinals), "words": _list_text(words)}
 
 
 def _solve_position(fields: Fields) -> Solution | None:
@@ -109,16 +114,16 @@ def _solve_position(fields: Fields) -> Solution | None:
 def _draw_neighbor(random: Random) -> Fields:
     words = random.sample(WORDS, random.choice([3, 4]))
     word = words[random.randint(1, len(words) - 2)]
-    return {"side": random.choice(["before", "after"]), "word": word, "words": _listed(words)}
+    return {"side": random.choice(["before", "after"]), "word": word, "words": _list_text(words)}
 
 
 def _solve_neighbor(fields: Fields) -> Solution | None:
     side, word, words = fields["side"], fields["word"], fields["words"].split(", ")
     if words.count(word) != 1:
         return None
-    here = words.index(word)
-    before = words[here - 1] if here > 0 else None
-    after = words[here + 1] if here + 1 < len(words) else None
+    index = words.index(word)
+    before = words[index - 1] if index > 0 else None
+    after = words[index + 1] if index + 1 < len(words) else None
     answer, other = (before, after) if side == "before" else (after, before)
     if answer is None:
         return None
@@ -131,16 +136,16 @@ def _draw_repeated(random: Random) -> Fields:
     words = random.sample(WORDS, random.choice([2, 3]))
     repeated = words[0] if random.random() < 0.5 else random.choice(words[1:])
     words.insert(random.randint(words.index(repeated) + 1, len(words)), repeated)
-    return {"words": _listed(words)}
+    return {"words": _list_text(words)}
 
 
 def _solve_repeated(fields: Fields) -> Solution | None:
     words = fields["words"].split(", ")
-    twice = [word for word in dict.fromkeys(words) if words.count(word) == 2]
-    if len(twice) != 1 or len(words) - len(set(words)) != 1:
+    repeated = [word for word in dict.fromkeys(words) if words.count(word) == 2]
+    if len(repeated) != 1 or len(words) - len(set(words)) != 1:
         return None
-    misconception = words[0] if twice[0] != words[0] else None
-    return _solution(tuple(words), twice[0], misconception, words, "The repeated word is {}.")
+    misconception = words[0] if repeated[0] != words[0] else None
+    return _solution(tuple(words), repeated[0], misconception, words, "The repeated word is {}.")
 
 
 def _draw_parity(random: Random) -> Fields:
@@ -169,7 +174,7 @@ def _solve_adjacent(fields: Fields) -> Solution | None:
 
 
 def _draw_count(random: Random) -> Fields:
-    return {"words": _listed(random.sample(WORDS, random.randint(2, 6)))}
+    return {"words": _list_text(random.sample(WORDS, random.randint(2, 6)))}
 
 
 def _solve_count(fields: Fields) -> Solution | None:
@@ -265,12 +270,12 @@ _FIELD = re.compile(r"\{(\w+):([\w|]+)\}")
 _KINDS = {"number": r"\d+", "name": r"[a-z]+", "list": r"\w+(?:, \w+)*"}
 
 
-def _worded(template: str, fields: Fields) -> str:
+def _fill(template: str, fields: Fields) -> str:
     return _FIELD.sub(lambda field: fields[field[1]], template)
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """The regular expression that reads a question of this template back into its fields."""
+    """The regular expression that reads the fields of a question in this template."""
     parts, end = [], 0
     for field in _FIELD.finditer(template):
         parts += [re.escape(template[end : field.start()]), f"(?P<{field[1]}>{_KINDS.get(field[2], field[2])})"]
@@ -282,14 +287,15 @@ _PATTERNS = [(name, _pattern(template)) for name, family in FAMILIES.items() for
 
 
 def oracle(question: str) -> Problem | None:
-    """Solve any well-formed question of this world; None where it is not one. For building and measuring only."""
+    """The problem of any well-formed question of the micro world; None for any other text. The loop never calls this:
+    it is for tests, and for measuring what the loop did."""
     for name, pattern in _PATTERNS:
         match = pattern.fullmatch(question)
         if not match:
             continue
         try:
             solution = FAMILIES[name].solve(match.groupdict())
-        except ValueError:  # a word where the template has a number
+        except ValueError:  # a word where the solution needs a number
             continue
         if solution:
             return Problem(name, question, solution)
@@ -297,11 +303,12 @@ def oracle(question: str) -> Problem | None:
 
 
 def _percentile(*parts: object) -> int:
+    """A number from 0 to 99, by the hash of the parts."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") % 100
 
 
 def split_of(problem: Problem) -> str:
-    """'train', 'validation' or 'test', decided by the problem's content, so that no wording of it changes sides."""
+    """'train', 'validation' or 'test', by the hash of the problem's content: all of its wordings are in one split."""
     name, key = problem.family, problem.solution.key
     if _percentile(name, key) >= FAMILIES[name].held_out_percent:
         return "train"
@@ -309,21 +316,21 @@ def split_of(problem: Problem) -> str:
 
 
 def draw(random: Random, split: str = "train", family: str | None = None) -> Problem:
-    """A problem of the given split, from the given family or from all of them, by their corpus weight."""
+    """A random problem of a split: of one family or, by default, of any, weighted by `corpus_weight`."""
     while True:
-        weights = [each.corpus_weight for each in FAMILIES.values()]
+        weights = [kind.corpus_weight for kind in FAMILIES.values()]
         name = family or random.choices(list(FAMILIES), weights)[0]
         fields = FAMILIES[name].draw(random)
         solution = FAMILIES[name].solve(fields)
         if solution is None:
             continue
-        problem = Problem(name, _worded(random.choice(FAMILIES[name].templates), fields), solution)
+        problem = Problem(name, _fill(random.choice(FAMILIES[name].templates), fields), solution)
         if split_of(problem) == split:
             return problem
 
 
-def distinct(random: Random, split: str, family: str) -> Iterator[Problem]:
-    """Problems of one family and split, no two of them the same whatever their wording; endless."""
+def draw_distinct(random: Random, split: str, family: str) -> Iterator[Problem]:
+    """Random problems of a split and family, without end, and never the same one again in other words."""
     seen: set[tuple[str, ...]] = set()
     while True:
         problem = draw(random, split, family)

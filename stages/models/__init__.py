@@ -1,1 +1,1 @@
-"""Model folders: what they are, how they converse, and where they come from."""
+"""Model folders: where they come from, their chat format, LoRA adapters, and the hash of their content."""

@@ -1,4 +1,4 @@
-"""The one chat format: generation, SFT, DPO and evaluation all build their messages here."""
+"""The chat format. Generation, SFT, DPO and evaluation all build their messages here, so that they agree."""
 
 import re
 from functools import cache
@@ -9,70 +9,74 @@ from stages.core.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, str]
-PROBE = "LANCE"  # stands for the text of a turn
+Message = dict[str, str]  # {"role", "content"}
+PROBE = "LANCE"  # stands for the content of a message when a chat template is examined
 
 
-def defused(text: str, markers: list[str]) -> str:
-    """The text with every marker (a chat token, what begins a turn) broken by a space: untrusted data cannot speak as
-    structure. A marker that begins like a word, as "User:", is none within another word."""
+def break_markers(text: str, markers: list[str]) -> str:
+    """The text with a space after the first character of every marker in it, so that untrusted text cannot begin or end
+    a turn. A marker that begins with a letter or digit, such as "User:", counts only at the beginning of a word."""
     for marker in markers:
         begins = r"(?<!\w)" if marker[0].isalnum() else ""
-        text = re.sub(begins + re.escape(marker), lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        text = re.sub(begins + re.escape(marker), lambda match: f"{match[0][0]} {match[0][1:]}", text)
     return text
 
 
 @cache
 def markers(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """Everything that is structure and not text: the special tokens, and what the template writes between turns."""
-    return [*special_tokens(tokenizer), *_written_turns(tokenizer)]
+    """Every string that structures a conversation: special tokens, and what the chat template writes between turns."""
+    return [*special_tokens(tokenizer), *_turn_markers(tokenizer)]
 
 
 def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """Every token that is structure and not text; some tokenizers name only a few of them as their special ones."""
+    """All special tokens, including those that `all_special_tokens` lacks (Llama 3's header tokens, for example)."""
     added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     return list(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
 
 
-def _written_turns(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """What begins or ends a turn in plain text, such as Llama 2's "[INST]" or Zephyr's "<|user|>", piece by piece. A
-    mere word is none: the "user" behind a special token needs that token. Nor are think tags, the assistant's own."""
+def _turn_markers(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """The plain text that begins or ends a turn, such as Llama 2's "[INST]" or Zephyr's "<|user|>".
+
+    A single word is not a marker: the "user" after a special token means nothing without that token. Nor are think
+    tags, which the assistant may write.
+    """
     roles = ("system", "user", "assistant", "user")
-    said = tokenizer.apply_chat_template([{"role": role, "content": PROBE} for role in roles], tokenize=False)
-    before, *between = said.split(PROBE)
+    messages = [{"role": role, "content": PROBE} for role in roles]
+    before, *between = tokenizer.apply_chat_template(messages, tokenize=False).split(PROBE)
     opening = before[before.rstrip("\n").rfind("\n") + 1 :]
-    opening = "" if opening.endswith("\n\n") else opening  # no turn's beginning, but a text of the template
-    apart = "|".join(["\n", "</?think>", *map(re.escape, special_tokens(tokenizer))])
-    found: list[str] = []
-    for piece in sorted(re.split(apart, "\n".join([opening, *between])), key=len):
-        for known in found:
-            piece = piece.replace(known, "")
+    opening = "" if opening.endswith("\n\n") else opening  # a paragraph of the template, not the beginning of a turn
+    separator = "|".join(["\n", "</?think>", *map(re.escape, special_tokens(tokenizer))])
+    turn_markers: list[str] = []
+    for piece in sorted(re.split(separator, "\n".join([opening, *between])), key=len):
+        for marker in turn_markers:
+            piece = piece.replace(marker, "")
         text = piece.strip()
         if re.search(r"\w", text) and not text.isalnum():
-            found.append(text)
-    return found
+            turn_markers.append(text)
+    return turn_markers
 
 
-def messages(tokenizer: "PreTrainedTokenizerBase", prompt: str, system: str = "") -> list[Message]:
-    """The conversation up to the assistant's turn; an empty system prompt is left out."""
-    opening = [{"role": "system", "content": system}] if system else []
-    return [*opening, {"role": "user", "content": defused(prompt, markers(tokenizer))}]
+def prompt_messages(tokenizer: "PreTrainedTokenizerBase", prompt: str, system_prompt: str = "") -> list[Message]:
+    """The messages up to the assistant's turn; without a system message if the system prompt is empty."""
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return [*system, {"role": "user", "content": break_markers(prompt, markers(tokenizer))}]
 
 
-def answer(tokenizer: "PreTrainedTokenizerBase", completion: str) -> list[Message]:
-    """The assistant's turn."""
-    return [{"role": "assistant", "content": defused(completion, markers(tokenizer))}]
+def assistant_turn(tokenizer: "PreTrainedTokenizerBase", completion: str) -> list[Message]:
+    """The completion as the assistant's message, in a list of one, as trl takes it."""
+    return [{"role": "assistant", "content": break_markers(completion, markers(tokenizer))}]
 
 
-def rendered(tokenizer: "PreTrainedTokenizerBase", prompt: str, system: str = "") -> str:
-    """The text that the model continues."""
-    conversation = messages(tokenizer, prompt, system)
-    return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+def render(tokenizer: "PreTrainedTokenizerBase", prompt: str, system_prompt: str = "") -> str:
+    """The prompt in the chat template, up to where the assistant's completion begins: the text the model continues."""
+    messages = prompt_messages(tokenizer, prompt, system_prompt)
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def context_length(config: Any) -> int:
-    """How many tokens a conversation may have; a model of several parts, such as one that also sees, has its text's."""
+    """The model's context length in tokens; for a multimodal model, that of its text model. Raises `UserError` if the
+    configuration does not say."""
     length = getattr(config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(length, int):
-        raise UserError("its config.json has no max_position_embeddings, the length of its context; add it there")
+        raise UserError("its config.json has no max_position_embeddings, its context length in tokens; add it there")
     return length

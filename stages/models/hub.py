@@ -1,8 +1,7 @@
-"""A model or data set of the Hugging Face hub, at a pinned commit: fetched once; a model is looked at before anything
-else runs.
+"""Models and data sets of the Hugging Face hub, at a pinned commit: fetched once, into the Hugging Face cache.
 
-What is in the Hugging Face cache is taken from there, without a network. Only the functions here ask the hub; the
-stages are offline (stages/__init__.py).
+What is in the cache is taken from there, without a network. The stage `check` makes sure that the model can be fetched
+before anything else runs. Only this module contacts the hub; the stages are offline (stages/__init__.py).
 """
 
 import json
@@ -19,21 +18,24 @@ from stages.core.errors import UserError
 from stages.core.progress import say
 
 OUT = Path("iterations/0/base")
-SOURCE = "source.json"  # in OUT: the parameters that it was made by
+SOURCE = "source.json"  # in OUT: the parameters that it was made from
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken"]  # never pickled weights
-LEFT_OUT = ["*/*", "consolidated*"]  # the same weights in another format
-BYTES = {"float32": 4, "bfloat16": 2}  # of a weight, by model.dtype
+IGNORED = ["*/*", "consolidated*"]  # the same weights in another format
+BYTES = {"float32": 4, "bfloat16": 2}  # per weight, by dtype
 GB = 1e9
 
 
-def made(model: dict[str, Any]) -> bool:
-    """Whether the materialised base model is the one that the parameters name: here or, where an experiment runs in a
-    temporary copy, in the repository, whose cache has it for the copy."""
+def is_materialised(model: dict[str, Any]) -> bool:
+    """Whether the base model on disk is the one that the parameters name. `model`: that section of params.yaml.
+
+    An experiment in a temporary copy also looks in the repository: dvc restores the copy's base model from its cache.
+    """
     paths = (OUT / SOURCE, repository.root() / OUT / SOURCE)
     return any(path.is_file() and json.loads(path.read_text(encoding="utf-8")) == _source(model) for path in paths)
 
 
-def note(model: dict[str, Any]) -> None:
+def write_source(model: dict[str, Any]) -> None:
+    """Record in `OUT` what it was made from. `model`: that section of params.yaml."""
     (OUT / SOURCE).write_text(json.dumps(_source(model), indent=2) + "\n", encoding="utf-8")
 
 
@@ -41,12 +43,12 @@ def _source(model: dict[str, Any]) -> dict[str, Any]:
     return {name: model[name] for name in ("hub", "dtype", "trust_remote_code")}
 
 
-def look(model: dict[str, Any]) -> None:
-    """Raise `UserError`, with what to do, where the model cannot be had: there is no such model, no access to it,
-    no network, no *.safetensors, or too little disk. `model`: that section of params.yaml."""
-    folder, name, revision = _cached(model), model["hub"]["id"], model["hub"]["revision"]
+def check_available(model: dict[str, Any]) -> None:
+    """Raise `UserError` if the model cannot be fetched: it does not exist, access is denied, there is no network, it
+    has no *.safetensors, or the disk is too small. `model`: that section of params.yaml."""
+    folder, name, revision = _cached_folder(model), model["hub"]["id"], model["hub"]["revision"]
     if folder:
-        _need_disk({OUT: BYTES[model["dtype"]] * _parameters(folder)})
+        _check_disk_space({OUT: BYTES[model["dtype"]] * _parameters(folder)})
         return
     from huggingface_hub import HfApi
 
@@ -55,56 +57,62 @@ def look(model: dict[str, Any]) -> None:
         files = _snapshot(model, dry_run=True)
     weights = sum(file.file_size for file in files if file.filename.endswith(".safetensors"))
     if not weights:
-        raise UserError(f"model.hub: {name} has no *.safetensors, and pickles are not loaded; use another model")
+        raise UserError(
+            f"model.hub: {name} has no *.safetensors, and pickled weights are not loaded; use another model"
+        )
     out = BYTES[model["dtype"]] * info.safetensors.total if info.safetensors else weights
-    _need_disk({_cache(): sum(file.file_size for file in files if file.will_download), OUT: out})
+    _check_disk_space({_cache(): sum(file.file_size for file in files if file.will_download), OUT: out})
 
 
-def fetched(model: dict[str, Any]) -> Path:
-    """The folder of the model in the Hugging Face cache, after it has been fetched where it was not there."""
-    if folder := _cached(model):
+def fetch(model: dict[str, Any]) -> Path:
+    """The model's folder in the Hugging Face cache, downloaded if it is not there. `model`: that section of
+    params.yaml. Raises `UserError` as `check_available` does."""
+    if folder := _cached_folder(model):
         return folder
-    look(model)
-    say(f"base: fetches {model['hub']['id']} into {_cache()}")
+    check_available(model)
+    say(f"base: downloading {model['hub']['id']} to {_cache()}")
     with _online("model.hub", model["hub"]):
         return Path(_snapshot(model))
 
 
-def described(model: dict[str, Any]) -> Path:
-    """A folder with the base model's config.json and tokenizer.json; no weights are fetched for it."""
+def fetch_config(model: dict[str, Any]) -> Path:
+    """A folder with the base model's config.json and tokenizer.json, downloaded without the weights if neither is on
+    disk. `model`: that section of params.yaml. Raises `UserError` if the hub cannot be reached or refuses."""
     if not model["hub"]:
         return Path(model["name"])
-    if (OUT / SOURCE).is_file() and made(model):
+    if (OUT / SOURCE).is_file() and is_materialised(model):
         return OUT
-    if folder := _cached(model):
+    if folder := _cached_folder(model):
         return folder
     from huggingface_hub import snapshot_download
 
-    place = {"repo_id": model["hub"]["id"], "revision": model["hub"]["revision"]}
+    source = {"repo_id": model["hub"]["id"], "revision": model["hub"]["revision"]}
     with _online("model.hub", model["hub"]):
-        return Path(snapshot_download(**place, allow_patterns=["config.json", "tokenizer.json"]))
+        return Path(snapshot_download(**source, allow_patterns=["config.json", "tokenizer.json"]))
 
 
-def data_set(named: dict[str, Any]) -> Path:
-    """The folder of a data set in the Hugging Face cache, fetched where it is not there; `named`: `seed.hub`."""
+def fetch_data_set(data_set: dict[str, Any]) -> Path:
+    """The folder of a data set in the Hugging Face cache, downloaded if it is not there. `data_set`: the section
+    `seed.hub` of params.yaml. Raises `UserError` if the hub cannot be reached or refuses."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    place = {"repo_id": named["id"], "repo_type": "dataset", "revision": named["revision"]}
+    source = {"repo_id": data_set["id"], "repo_type": "dataset", "revision": data_set["revision"]}
     try:
-        return Path(snapshot_download(**place, local_files_only=True))
+        return Path(snapshot_download(**source, local_files_only=True))
     except LocalEntryNotFoundError:
-        with _online("seed.hub", named, "dataset"):
-            return Path(snapshot_download(**place))
+        with _online("seed.hub", data_set, "dataset"):
+            return Path(snapshot_download(**source))
 
 
-def _snapshot(model: dict[str, Any], **how: bool) -> Any:
+def _snapshot(model: dict[str, Any], **options: bool) -> Any:
+    """`snapshot_download` of the model's files: by default their folder, with `dry_run=True` their names and sizes."""
     from huggingface_hub import snapshot_download
 
     download: Any = snapshot_download
     files = FILES + (["*.py"] if model["trust_remote_code"] else [])
-    named = {"repo_id": model["hub"]["id"], "revision": model["hub"]["revision"]}
-    return download(**named, allow_patterns=files, ignore_patterns=LEFT_OUT, **how)
+    source = {"repo_id": model["hub"]["id"], "revision": model["hub"]["revision"]}
+    return download(**source, allow_patterns=files, ignore_patterns=IGNORED, **options)
 
 
 def _cache() -> Path:
@@ -113,8 +121,8 @@ def _cache() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def _cached(model: dict[str, Any]) -> Path | None:
-    """The model's folder in the cache, if all of it is there."""
+def _cached_folder(model: dict[str, Any]) -> Path | None:
+    """The model's folder in the cache; None unless all of it is there."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     if not re.fullmatch("[0-9a-f]{40}", model["hub"]["revision"]):
@@ -123,65 +131,70 @@ def _cached(model: dict[str, Any]) -> Path | None:
         folder = Path(_snapshot(model, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    return folder if _whole(folder) else None
+    return folder if _is_complete(folder) else None
 
 
-def _whole(folder: Path) -> bool:
-    """Whether all weights are there; the cache of an older client does not say itself what is missing."""
+def _is_complete(folder: Path) -> bool:
+    """Whether a cached model has all of its weights; the cache of older clients does not record what is missing."""
     index = folder / "model.safetensors.index.json"
-    named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.is_file() else ()
-    return all((folder / name).is_file() for name in {*named, "config.json"}) and bool(_weights(folder))
+    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.is_file() else ()
+    return all((folder / name).is_file() for name in {*shards, "config.json"}) and bool(_weight_bytes(folder))
 
 
-def _weights(folder: Path) -> int:
+def _weight_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def _parameters(folder: Path) -> int:
+    """The number of a model's parameters, by the size of its weights and their dtype."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return _weights(folder) // BYTES.get(config.get("dtype") or config.get("torch_dtype"), 2)
+    return _weight_bytes(folder) // BYTES.get(config.get("dtype") or config.get("torch_dtype"), 2)
 
 
-def _need_disk(needed: dict[Path, int]) -> None:
-    """Raise `UserError` where a disk has less room than what will be written on it; `needed`: bytes by place."""
-    places = {path: next(each for each in (path, *path.absolute().parents) if each.exists()) for path in needed}
-    total: Counter[int] = Counter()
-    for path, place in places.items():
-        total[place.stat().st_dev] += needed[path]
-    for path, place in places.items():
-        most, free = total[place.stat().st_dev], shutil.disk_usage(place).free
-        if most > free:
+def _check_disk_space(needed: dict[Path, int]) -> None:
+    """Raise `UserError` if a disk has less free space than what will be written to it. `needed`: bytes by path, which
+    need not exist yet."""
+    existing = {path: next(folder for folder in (path, *path.absolute().parents) if folder.exists()) for path in needed}
+    needed_by_disk: Counter[int] = Counter()
+    for path, folder in existing.items():
+        needed_by_disk[folder.stat().st_dev] += needed[path]
+    for path, folder in existing.items():
+        total, free = needed_by_disk[folder.stat().st_dev], shutil.disk_usage(folder).free
+        if total > free:
             raise UserError(
-                f"model.hub: the model takes {most / GB:,.1f} GB of the disk of {path}, which has {free / GB:,.1f} GB "
-                "free; make room, or move the Hugging Face cache by $HF_HOME"
+                f"model.hub: the model needs {total / GB:,.1f} GB on the disk of {path}, which has {free / GB:,.1f} GB "
+                "free; free some space, or set $HF_HOME to keep the Hugging Face cache on another disk"
             )
 
 
 @contextmanager
-def _online(parameter: str, named: dict[str, str], kind: str = "model") -> Iterator[None]:
-    """The hub may be asked, and what it refuses is a `UserError`; `named`: {"id", "revision"}."""
+def _online(parameter: str, source: dict[str, str], kind: str = "model") -> Iterator[None]:
+    """Allow requests to the hub, and turn its refusals into a `UserError` that names the parameter. `source`: {"id",
+    "revision"}; `kind`: model or dataset."""
     import httpx
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-    name, revision, path = named["id"], named["revision"], "datasets/" if kind == "dataset" else ""
-    page, log_in = f"{constants.ENDPOINT}/{path}{name}", "log in by hf auth login, or set $HF_TOKEN"
+    name, revision, path = source["id"], source["revision"], "datasets/" if kind == "dataset" else ""
+    page, log_in = f"{constants.ENDPOINT}/{path}{name}", "log in with hf auth login, or set $HF_TOKEN"
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, False
     try:
         yield
     except GatedRepoError as error:
-        raise UserError(f"{parameter}: {name} is gated; ask for access at {page}, then {log_in}") from error
+        raise UserError(f"{parameter}: {name} is gated; request access at {page}, then {log_in}") from error
     except RepositoryNotFoundError as error:
-        raise UserError(f"{parameter}: there is no {page}, or it is private; correct the id, or {log_in}") from error
+        raise UserError(f"{parameter}: {page} does not exist or is private; correct the id, or {log_in}") from error
     except RevisionNotFoundError as error:
-        raise UserError(f"{parameter}: {name} has no revision '{revision}'; take one of {page}/commits/main") from error
+        raise UserError(
+            f"{parameter}: {name} has no revision '{revision}'; choose one of {page}/commits/main"
+        ) from error
     except HfHubHTTPError as error:
         raise UserError(f"{parameter}: {page}: {str(error).splitlines()[0]}; try again later, or {log_in}") from error
     except (httpx.HTTPError, OSError) as error:
         raise UserError(
             f"{parameter}: {name} is not in the Hugging Face cache, and {constants.ENDPOINT} cannot be reached "
-            f"({error}); on a machine with network run hf download {name} --repo-type {kind} --revision {revision}, "
-            f"and take its cache along ({_cache()})"
+            f"({error}); on a machine with a network run hf download {name} --repo-type {kind} --revision {revision}, "
+            f"and copy its cache to this machine ({_cache()})"
         ) from error
     finally:
         constants.HF_HUB_OFFLINE = before

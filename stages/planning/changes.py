@@ -17,8 +17,7 @@ from stages.core.params import PARAMS_FILE, load
 from stages.core.records import Record
 
 CHECK = "check"  # the stage whose out never changes, so that nothing follows it
-LOCK_FILE, PARAMS = Path("dvc.lock"), str(PARAMS_FILE)
-ABSENT = "(not there)"
+LOCK_FILE, PARAMS, ABSENT = Path("dvc.lock"), str(PARAMS_FILE), "(not there)"
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,7 @@ class Planned:
 
 
 def changes() -> dict[str, Planned]:
-    """The stages that would run, upstream first; not those whose outs dvc only has to take from its cache. Raises
-    `UserError` where dvc cannot read its files."""
+    """The stages that would run, upstream first. Raises `UserError` where dvc cannot read its files."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from networkx import dfs_postorder_nodes
@@ -72,7 +70,7 @@ def changes() -> dict[str, Planned]:
         raise UserError(f"dvc: {error}; run this in the project's folder, after git init and dvc init") from None
     lock, params = load(LOCK_FILE)["stages"] if LOCK_FILE.exists() else {}, load(PARAMS_FILE)
     plan, remade = dict[str, Planned](), list[Path]()
-    repeats, restored = {CHECK}, set[str]()  # stages whose outs stay the same; those of them that dvc need not run
+    repeats, restored = {CHECK}, set[str]()  # with the same outs as before; of these, with outs in dvc's cache
     for stage in dfs_postorder_nodes(graph):
         name, upstream = stage.addressing, {each.addressing for each in graph.successors(stage)}
         deps, outs = _paths(status.get(name, []), "deps"), _paths(status.get(name, []), "outs")

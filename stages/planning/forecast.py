@@ -15,9 +15,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from stages.core.prompts import Review, fill, system, writing
+from stages.core.prompts import ReviewPrompt, fill, generation_templates, read_system_prompt
 from stages.core.records import Record, Tally, read
-from stages.data.seed_data import of_file, of_hub, pairs
+from stages.core.rows import BenchmarkItem
+from stages.data.seed_data import judge_training_pairs, of_file, of_hub, pairs
 from stages.planning.changes import Planned
 
 SHARES = {  # before any run
@@ -28,14 +29,12 @@ SHARES = {  # before any run
     "pairs": 0.4,
 }
 CALLS = {  # where a stage's results count its model calls; those of an evaluation count its items
-    "review": ("verdicts.asked",),
+    **dict.fromkeys(("review", "assess"), ("verdicts.asked",)),
     "generate": ("new_instructions.in", "responses.in", "flawed_responses.in"),
-    "assess": ("verdicts.asked",),
     "evaluate": ("test.items", "validation.items", "judging.items", "apart.items"),
 }
 TOKEN = re.compile(r"\d|[^\W\d]{1,6}|[^\w\s]")  # a digit, up to six letters or a mark
 CHAT = 7  # tokens of the chat format around a prompt
-SAMPLE = 100  # rows that stand for a whole file
 
 
 def kind(stage: str) -> str:
@@ -44,23 +43,22 @@ def kind(stage: str) -> str:
 
 
 class Texts:
-    """Mean tokens of a prompt, a response and a review, and of what the model reads `to_answer`, `to_review` and
-    `to_write` (an instruction or a flawed response); `seeds` and `judge_rows`: the usable rows of the two files."""
+    """Mean tokens of a prompt, a response and a review, each with the one that ends it, and of what the model reads
+    `to_answer`, `to_review` and `to_write` (an instruction or a flawed response); usable `seeds` and `judge_rows`."""
 
     def __init__(self, params: Record) -> None:
-        seed, rubric, templates = params["seed"], Review(params["prompts"]), writing(params["prompts"])
+        seed, prompts = params["seed"], params["prompts"]
         source = of_hub(seed["hub"]) if seed["hub"] else of_file(Path(seed["path"]), "seed.path")
         usable = pairs(source, "seed", Tally(0), seed["columns"], "drop")
-        rows = [{"instruction": row["prompt"], "response": row["response"]} for row in islice(usable, SAMPLE)]
-        number = len(rows) + sum(1 for _ in usable)
-        self.seeds = min(number, seed["limit"] or number)
-        reviews = list(pairs(of_file(Path(seed["reviews"]), "seed.reviews"), "", Tally(0), None, "drop", ("review",)))
-        self.judge_rows, chat = len(reviews), CHAT + _tokens([system(params["prompts"])])
-        self.prompt, self.response = (_tokens(row[name] for row in rows) for name in ("instruction", "response"))
-        self.review = _tokens(row["review"] for row in reviews) or self.response
+        rows = [{"instruction": pair["prompt"], "response": pair["response"]} for pair in islice(usable, 100)]
+        self.seeds = min(len(rows) + sum(1 for _ in usable), seed["limit"] or 10**9)
+        reviewed = list(judge_training_pairs(of_file(Path(seed["reviews"]), "seed.reviews"), "", Tally(0), "drop"))
+        self.judge_rows, chat = len(reviewed), CHAT + _tokens([read_system_prompt(prompts)])
+        self.prompt, self.response = (1 + _tokens(row[name] for row in rows) for name in ("instruction", "response"))
+        self.review = 1 + _tokens(pair["review"] for pair in reviewed) if reviewed else self.response
         self.to_answer = chat + self.prompt
-        self.to_review = chat + _tokens(rubric.prompt(**row) for row in rows)
-        self.to_write = chat + _tokens(fill(template, **row) for template in templates for row in rows)
+        self.to_review = chat + _tokens(ReviewPrompt(prompts).render(**row) for row in rows)
+        self.to_write = chat + _tokens(fill(text, **row) for text in generation_templates(prompts) for row in rows)
 
 
 def _tokens(texts: Iterable[str]) -> float:
@@ -124,8 +122,9 @@ class Forecast:
 
     def _iteration(self, key: str, before: dict[str, float]) -> dict[str, float]:
         params, share, texts, tree = self.params, self.share, self.texts, self.params["iterations"]
-        parent, seeds, draws = tree.get(str(tree[key]["parent"])), before["seed"], params["samples"]
-        scored = parent and str(parent["judge"]) == str(tree[key]["judge"])  # when the rows were new
+        parent, judge = tree.get(str(tree[key]["parent"])), str(tree[key]["judge"])
+        scored = parent and str(parent["judge"]) == judge  # when the rows were new
+        seeds, draws = before["seed"], params["samples"]
         reviews = 1 if params["review"]["estimator"] == "expected" else params["review"]["samples"]
         self._call(f"review@{key}", 0 if scored else seeds * reviews, texts.to_review, texts.review)
 
@@ -140,25 +139,33 @@ class Forecast:
             planned.read = round((seeds + instructions) * texts.prompt)  # embedded
 
         kept, select = (responses + flawed) * share["kept"], params["select"]
-        self._call(f"assess@{key}", kept * reviews, texts.to_review, texts.review)
-        new = {name: min(select[f"max_{name}"], kept * share[name]) for name in ("sft", "pairs")}
-        rows = {name: number + before[name] * select["accumulate"] for name, number in new.items()}
+        self._call(f"assess@{key}", kept * reviews, texts.to_review, texts.review, self._new(key, judge))
+        added = {name: min(select[f"max_{name}"], kept * share[name]) for name in ("sft", "pairs")}
+        rows = {name: number + before[name] * select["accumulate"] for name, number in added.items()}
         self._sft(f"sft@{key}", rows["sft"], min(select["max_judge"], texts.judge_rows))
         self._train(f"dpo@{key}", rows["pairs"] * 2 * (texts.to_answer + texts.response), params["dpo"]["epochs"])
         self._call(f"evaluate@{key}", self.items, texts.to_answer, texts.response)
         return rows | {"seed": seeds + kept * share["seed"]}
 
-    def _call(self, name: str, calls: float, read: float, written: float) -> None:
-        """Model calls, and the tokens that one reads and writes by the seed set's texts."""
+    def _new(self, key: str, judge: str) -> float:
+        """The share of assess's calls to make: that of generate's where it was looked up and assess only follows it."""
+        generate, assess = (self.plan.get(f"{stage}@{key}") for stage in ("generate", "assess"))
+        known = generate and generate.stored is not None and assess and assess.only_follows
+        new_judge = ("sft-0" if judge == "0" else f"dpo@{judge}") in self.plan
+        return generate.made / max(1, generate.calls) if generate and known and not new_judge else 1
+
+    def _call(self, name: str, calls: float, read: float, written: float, new: float = 1) -> None:
+        """Model calls, and the tokens that one reads and writes by the seed set's texts; `new`: the share to make."""
         if planned := self.plan.get(name):
             read, written = self.last.per_call(kind(name)) or (read, written)
             if planned.stored is None:
-                planned.calls, planned.read = round(calls), round(calls * read)
+                planned.calls, planned.made = round(calls), round(calls * new)
+                planned.read = round(planned.made * read)
             else:
                 responses = planned.unwritten * self.params["samples"]
                 planned.calls += responses
+                planned.made = planned.calls - planned.stored
                 planned.read += round(responses * self.texts.to_answer)
-            planned.made = planned.calls - (planned.stored or 0)
             planned.written = round(planned.made * written)
 
     def _sft(self, name: str, rows: float, judge_rows: float) -> None:
@@ -167,15 +174,15 @@ class Forecast:
         self._train(name, tokens, self.params["sft"]["epochs"])
 
     def _train(self, name: str, tokens: float, epochs: int) -> None:
-        if planned := self.plan.get(name):
-            enabled = "@" not in name or self.params[kind(name)]["enabled"]
-            planned.trained = round(tokens * epochs) if enabled else 0
+        enabled = "@" not in name or self.params[kind(name)]["enabled"]
+        if enabled and name in self.plan:
+            self.plan[name].trained = round(tokens * epochs)
 
     def _items(self) -> int:
         """Of an evaluation: of the suite as it is split, else of the data in its folder, where it has its own."""
         split, settings = Path("iterations/0/benchmark.jsonl"), self.params["evaluate"]
         if split.exists() and "benchmark" not in self.plan:
-            parts = list(Counter((row["task"], row["part"]) for row in read(split)).values())
+            parts = list(Counter((row["task"], row["part"]) for row in read(split, BenchmarkItem)).values())
         else:
             files = Path("evaluation", settings["suite"], "data").glob("*.jsonl")
             parts = [path.read_bytes().count(b"\n") // 2 for path in files for _ in ("validation", "test")]

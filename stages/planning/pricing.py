@@ -30,7 +30,6 @@ START = {
     "base": 4,
 }  # seconds to load
 ROWS = {"CPU": 384, "GPU": 2048}  # completions at once
-LONGEST = 2  # the longest row of a batch, in mean ones
 LIBRARIES, SPARE = 0.7e9, 1.1  # bytes of a process with torch and trl; for fragments and buffers
 ACTIVATIONS = 34  # bytes per token, layer and unit of the hidden size in 16 bits (arXiv 2205.05198, section 4.1)
 TILE = (4096, 32_768)  # tokens × vocabulary whose logits trl's loss holds at once
@@ -60,15 +59,14 @@ GPUS = {  # from the data sheets
 
 def this_machine() -> Device:
     """Its processor, as fast as a current server's; a GPU is named by --gpu."""
-    import psutil
+    from psutil import virtual_memory
 
     flops = 1e11 * int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
-    return Device("this machine", psutil.virtual_memory().total, 2.5e10, flops, flops)
+    return Device("this machine", virtual_memory().total, 2.5e10, flops, flops)
 
 
 class Shape:
-    """A decoder with gated MLPs and grouped keys and values (Qwen2, Llama, Mistral), by the config.json of its folder;
-    raises `UserError` for anything else."""
+    """A decoder such as Qwen2, Llama or Mistral, by its folder's config.json; raises `UserError` for another model."""
 
     def __init__(self, folder: Path) -> None:
         path = folder / "config.json"
@@ -96,7 +94,7 @@ class Pricing:
 
     def __init__(self, params: Record, texts: Texts, device: Device, last: LastRun | None) -> None:
         self.params, self.texts, self.device, self.last = params, texts, device, last
-        model, runtime, gpu = Shape(hub.described(params["model"])), params["runtime"], device.name in GPUS
+        model, runtime, gpu = Shape(hub.fetch_config(params["model"])), params["runtime"], device.name in GPUS
         self.model, self.how, self.dtype = model, runtime["training"], params["model"]["dtype"]
         self.weights, lora = model.parameters * BYTES[self.dtype], params["training"]["lora"]
         self.adapters = 4 * lora["rank"] * model.adapters if lora else 0
@@ -107,7 +105,7 @@ class Pricing:
         vllm = runtime["vllm"] if gpu and runtime["engine"] in ("auto", "vllm") else {}
         self.pieces = vllm.get("tensor_parallel_size", 1) * vllm.get("pipeline_parallel_size", 1)  # of the model
         self.engines = self.pieces * vllm.get("data_parallel_size", 1)
-        self.length = LONGEST * (texts.to_review + texts.review)
+        self.length = 2 * (texts.to_review + texts.review)  # of the longest row, which is twice the mean
         self.cache = 2 * model.layers * model.keys * BYTES[self.dtype] * self.length  # keys and values of a row
         fitting = 0.6 * (device.memory - self.weights / self.pieces) / self.cache  # as engines/transformers.py has it
         self.rows = max(1, min(runtime["batch_rows"] or ROWS["GPU" if gpu else "CPU"], int(fitting)))
@@ -152,7 +150,7 @@ class Pricing:
         model, how, autocast = self.model, self.how, self.params["training"]["autocast"]
         working = BYTES[autocast or self.dtype]
         batch = self.params["microworld" if work == "pretrain" else work]["batch_size"] // self.trainers
-        row = self.length if work != "dpo" else LONGEST * 2 * (self.texts.to_answer + self.texts.response)
+        row = self.length if work != "dpo" else 4 * (self.texts.to_answer + self.texts.response)
         tokens = min(batch, how["rows_at_once"] or batch) * row
         layer = ACTIVATIONS * model.hidden * working / 2
         kept = layer + model.layers * model.hidden * working if how["gradient_checkpointing"] else model.layers * layer

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from stages.core.errors import UserError
 from stages.core.records import Record, read
-from stages.evaluation.comparison import Difference, difference, mean_score
+from stages.core.rows import ItemScore
+from stages.evaluation.bootstrap import Difference, difference, mean_score
 
 RESULTS, COSTS = Path("results"), Path("costs")
 WARM_START = ("prepare", "sft")
@@ -24,10 +25,10 @@ class Scores:
 
     def __init__(self, iterations: Record, tasks: set[str]) -> None:
         self.parents = {key: str(iteration["parent"]) for key, iteration in iterations.items()}
-        self._rows = {key: read(RESULTS / key / "scores.jsonl") for key in ["0", *iterations]}
+        self._rows = {key: read(RESULTS / key / "scores.jsonl", ItemScore) for key in ["0", *iterations]}
         self._tasks = tasks
 
-    def of(self, iteration: str, part: str) -> list[Record]:
+    def of(self, iteration: str, part: str) -> list[ItemScore]:
         """A part's items, those that the suite's score rests on."""
         return [row for row in self._rows[iteration] if row["part"] == part and row["benchmark"] in self._tasks]
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from stages.core import repository
-from stages.core.params import runtime
 from stages.core.progress import say
-from stages.training import processes
+from stages.core.schema import TrainingRuntime
+from stages.training import launch
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -32,14 +32,14 @@ LIBRARIES = ("torch", "transformers", "trl", "peft")  # what they save, another 
 
 
 @contextmanager
-def folder(*decides: Any) -> Iterator[Path]:
+def folder(settings: TrainingRuntime, *decides: Any) -> Iterator[Path]:
     """A training's checkpoints, by what decides its result, the same in all of its processes. While another process is
     at the same training, which a killed stage may have left alive, it is a folder that begins and ends empty."""
-    how = [runtime()["training"][name] for name in ("rows_at_once", "sharding", "config")] + [processes.count()]
+    how = [settings.rows_at_once, settings.sharding, settings.config, launch.count()]
     told = json.dumps([*decides, how, [version(library) for library in LIBRARIES]], sort_keys=True, default=str)
     place = repository.root() / PLACE / hashlib.sha256(told.encode()).hexdigest()
-    if not processes.is_main():
-        yield Path(processes.agreed(None))
+    if not launch.is_main():
+        yield Path(launch.agreed(None))
         return
     place.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place / "lock")
@@ -47,11 +47,11 @@ def folder(*decides: Any) -> Iterator[Path]:
         lock.acquire(timeout=0)
     except Timeout:
         with TemporaryDirectory() as alone:
-            yield Path(processes.agreed(alone))
+            yield Path(launch.agreed(alone))
         return
     with lock:
         _remove_abandoned(place.parent)
-        yield Path(processes.agreed(str(place)))
+        yield Path(launch.agreed(str(place)))
         shutil.rmtree(place)  # not after an error: what was trained is kept
 
 
@@ -67,7 +67,7 @@ def _remove_abandoned(place: Path) -> None:
 
 def last(place: Path) -> str | None:
     """The last whole checkpoint; a torn one is removed. trl writes a checkpoint's state after everything else."""
-    whole: str | None = processes.agreed(_last_whole(place) if processes.is_main() else None)
+    whole: str | None = launch.agreed(_last_whole(place) if launch.is_main() else None)
     return whole
 
 
@@ -82,18 +82,16 @@ def _last_whole(place: Path) -> str | None:
     return None
 
 
-def saver() -> "TrainerCallback":
-    """Has trl save a checkpoint every `runtime.checkpoint_minutes`."""
+def saver(minutes: float | None) -> "TrainerCallback":
+    """Has trl save a checkpoint every `minutes`; None: never."""
     from transformers import TrainerCallback, TrainerControl, TrainerState
-
-    minutes = runtime()["checkpoint_minutes"]
 
     class Saver(TrainerCallback):  # type: ignore[misc]
         saved = time.monotonic()
 
         def on_step_end(self, _: Any, state: TrainerState, control: TrainerControl, **__: Any) -> None:
             due = minutes is not None and time.monotonic() - self.saved >= 60 * minutes
-            if processes.agreed(due) and state.global_step < state.max_steps:
+            if launch.agreed(due) and state.global_step < state.max_steps:
                 control.should_save = True
                 self.saved = time.monotonic()
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from stages.core.records import Record
 from stages.models import adapters
-from stages.models.digest import own_code
-from stages.training import processes
+from stages.models.fingerprint import has_custom_code
+from stages.training import launch
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,11 +27,11 @@ def dataset_of(chats: list[Record], folder: Path, precompute: bool) -> "Dataset"
     """The pairs for trl; where several processes share what it precomputes, from files that they share."""
     from datasets import Dataset, load_from_disk
 
-    if not precompute or processes.count() == 1:
+    if not precompute or launch.count() == 1:
         return Dataset.from_list(chats)
-    if processes.is_main():
+    if launch.is_main():
         Dataset.from_list(chats).save_to_disk(folder / "pairs")
-    return load_from_disk(processes.agreed(str(folder / "pairs")))
+    return load_from_disk(launch.agreed(str(folder / "pairs")))
 
 
 def blank(inputs: Any, pairs: list[int]) -> None:
@@ -62,7 +62,7 @@ def _weighing() -> "type[DPOTrainer]":
         pairs, tokens = 0, 0  # of this step, in all passes and processes: those that have a weight, and of the chosen
 
         def get_batch_samples(self, passes: Any, *args: Any) -> Any:
-            step, items = super().get_batch_samples(processes.without_repeats(self, passes, blank), *args)
+            step, items = super().get_batch_samples(launch.without_repeats(self, passes, blank), *args)
             self.pairs = self._in_all(sum(weighed(each) for each in step))
             self.tokens = self._in_all(sum(chosen_tokens(each) for each in step))
             return step, items
@@ -77,7 +77,7 @@ def _weighing() -> "type[DPOTrainer]":
             loss = super().compute_loss(model, inputs, *args, **kwargs)
             if here < width:  # a blank pair's loss is ln 2 without a gradient; a pass of nothing else has no mean NLL
                 loss = (loss * width - (width - here) * math.log(2)) / here if here else loss.nan_to_num()
-            if processes.count() > 1:
+            if launch.count() > 1:
                 diluted = self._in_all(width) / self._in_all(here)
                 for measure in ("rewards/margins", "rewards/accuracies"):
                     self._metrics["train"][measure][-1] *= diluted
@@ -102,12 +102,12 @@ def trainer_of(
     if reference == "sft":
         return weighing(model=policy, **parts)
     if is_peft_model(policy) and adapters.is_adapter(WARM_START):
-        adapters.replace(policy, WARM_START)
+        adapters.load_weights(policy, WARM_START)
         trainer = weighing(model=policy, **parts)
-        adapters.replace(policy, model)
+        adapters.load_weights(policy, model)
         return trainer
-    whole = adapters.whole(WARM_START)
-    fixed = AutoModelForCausalLM.from_pretrained(whole, trust_remote_code=own_code(whole))
+    whole = adapters.full_weights(WARM_START)
+    fixed = AutoModelForCausalLM.from_pretrained(whole, trust_remote_code=has_custom_code(whole))
     trainer = weighing(model=policy, ref_model=fixed, **parts)
     if precompute:
         trainer.ref_model = None  # it has said all that it is asked

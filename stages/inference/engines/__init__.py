@@ -1,7 +1,7 @@
-"""Engines: requests in, completions out as they finish; one file per engine behind this one interface.
+"""Engines: requests in, completions out as they finish. Each engine is a module behind the one interface `Engine`.
 
-What a request samples depends on the request alone: its random numbers are seeded by the rendered prompt, the sampling
-parameters and the draw's number, never by its batch or its place in the queue.
+What a request samples depends on the request alone: its random numbers are seeded with the rendered prompt, the
+sampling parameters and the number of the draw, whatever its batch and its position in the queue.
 """
 
 import hashlib
@@ -11,59 +11,69 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from math import exp, inf, log1p, prod
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from stages.core.errors import UserError
 
-ALTERNATIVES = 20  # tokens whose probability is told at a number; what servers allow
+if TYPE_CHECKING:
+    from stages.core.schema import Runtime, Vllm
+
+ALTERNATIVES = 20  # most likely tokens that are kept at a number; vLLM's servers allow no more by default
 
 
 @dataclass(frozen=True)
 class Sampling:
+    """How to decode. The fields in this order are part of a completion's key in the store."""
+
     temperature: float  # 0: greedy
-    top_p: float  # the nucleus' mass
-    max_tokens: int
+    top_p: float  # probability mass of the nucleus; 1: the whole vocabulary
+    max_tokens: int  # of a completion
     random_state: int
-    numbers: bool = False  # also tell the probabilities of the tokens at each number
+    numbers: bool = False  # also return the log-probabilities of the most likely tokens at each number
 
 
 @dataclass(frozen=True)
 class Request:
+    """One completion to generate."""
+
     prompt: str  # rendered: the text that the model continues
-    tokens: tuple[int, ...]  # the same, as the model reads it
-    draw: int
+    tokens: tuple[int, ...]  # the same text as token ids
+    draw: int  # 0, 1, …: which of the prompt's completions
 
 
 @dataclass(frozen=True)
 class Number:
-    """A token that holds a digit, or follows such a one: where it starts in the completion's text, and the most likely
-    tokens there with the logarithm of their probability (at temperature 1)."""
+    """A token that holds a digit, or the token after one: where it starts in the completion's text, and the most likely
+    tokens at that position."""
 
-    start: int
-    logprobs: dict[str, float]
+    start: int  # in characters
+    logprobs: dict[str, float]  # {token's text: natural log of its probability at temperature 1}
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A completion that was cut ("length") or that never ran ("too long": the prompt does not fit the model's
-    context) has its text, but no stage uses it."""
+    """What the model wrote. Stages use a completion only if it finished with "stop": "length" means that `max_tokens`
+    cut it, and "too long" that the prompt does not fit the model's context and was not run."""
 
     text: str
     finish: Literal["stop", "length", "too long"]
     prompt_tokens: int = 0
-    tokens: int = 0
-    numbers: tuple[Number, ...] = field(default=(), compare=False)  # only where they were asked for
-    seconds: float = field(default=0.0, compare=False)  # of computing: since the completion before
+    tokens: int = 0  # generated, with the end token
+    numbers: tuple[Number, ...] = field(default=(), compare=False)  # empty without Sampling.numbers
+    seconds: float = field(default=0.0, compare=False)  # of computing: since the previous completion finished
 
 
 class Engine(Protocol):
+    """A model that completes requests."""
+
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
-        """Each request's completion, in the order in which they finish."""
+        """Each request's completion, in the order in which they finish. Raises `UserError` if the engine fails."""
         ...
 
 
 def seed_of(prompt: str, sampling: Sampling, draw: int) -> int:
-    """63 bits from what decides a draw. A temperature of 1 is one of 1.0, as to DVC."""
+    """The seed of a draw, 63 bits of the SHA-256 of the prompt, the sampling parameters and the draw's number. A
+    temperature of 1 gives the seed of 1.0, since DVC does not tell them apart either. `numbers` has no effect."""
     parts = [
         ("max_tokens", sampling.max_tokens),
         ("random_state", sampling.random_state),
@@ -75,61 +85,65 @@ def seed_of(prompt: str, sampling: Sampling, draw: int) -> int:
 
 
 def dtype(model: Path) -> str:
-    """The type of a model's weights. vLLM must be told: by itself it would run 32-bit weights in 16 bits."""
+    """The dtype of a model folder's weights, by its config.json. vLLM needs it: by default it runs 32-bit weights in 16
+    bits."""
     return str(json.loads((model / "config.json").read_text(encoding="utf-8"))["dtype"])
 
 
 def by_text(likely: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Log-probabilities by the token's text; tokens of the same text, such as 5 and the byte 0x35, add up."""
-    found: dict[str, float] = {}
+    """Log-probabilities by the token's text, from pairs of (text, log-probability), rounded to 6 digits. Tokens with
+    the same text, such as 5 and the byte 0x35, count as one: their probabilities are added."""
+    logprobs: dict[str, float] = {}
     for text, logprob in likely:
-        other = found.get(text, -inf)
-        found[text] = max(other, logprob) + log1p(exp(-abs(other - logprob)))
-    return {text: round(logprob, 6) for text, logprob in found.items()}
+        other = logprobs.get(text, -inf)
+        logprobs[text] = max(other, logprob) + log1p(exp(-abs(other - logprob)))
+    return {text: round(logprob, 6) for text, logprob in logprobs.items()}
 
 
 def holds_digit(text: str) -> bool:
+    """Whether the text of a token contains a digit of any script."""
     return any(character.isdigit() for character in text)
 
 
-def chosen(engine: str) -> str:
-    """`auto`: vllm where it is installed and there is a GPU, else transformers. Raises `UserError` where the engine
-    that was asked for is not installed."""
+def resolve(engine: str) -> str:
+    """The engine that `runtime.engine` names; for `auto`, vllm if it is installed and there is a GPU, else
+    transformers. Raises `UserError` if the engine's package is not installed."""
     if engine == "auto":
-        return "vllm" if find_spec("vllm") and _gpu() else "transformers"
-    needed = {"vllm": "vllm", "server": "openai"}.get(engine)
-    if needed and not find_spec(needed):
+        return "vllm" if find_spec("vllm") and _has_gpu() else "transformers"
+    package = {"vllm": "vllm", "server": "openai"}.get(engine)
+    if package and not find_spec(package):
         raise UserError(
             f"runtime.engine: '{engine}' is not installed; pip install -e '.[{engine}]', or use another engine"
         )
     return engine
 
 
-def gpus(engine: str, vllm: dict[str, Any]) -> int | None:
-    """How many an engine computes on, with the settings `runtime.vllm`; None: an endpoint does not say."""
+def gpus(engine: str, vllm: "Vllm") -> int | None:
+    """How many GPUs the engine uses, with the settings `runtime.vllm`; None for a server, which does not say."""
     if engine == "server":
         return None
-    several = prod(vllm[f"{kind}_parallel_size"] for kind in ("tensor", "pipeline", "data"))
-    return _gpu() * (several if engine == "vllm" else 1)
+    parallel = prod((vllm.tensor_parallel_size, vllm.pipeline_parallel_size, vllm.data_parallel_size))
+    return _has_gpu() * (parallel if engine == "vllm" else 1)
 
 
-def _gpu() -> bool:
+def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
 
 
-def load(engine: str, model: Path, digest: str, runtime: dict[str, Any]) -> Engine:
-    """The engine of that name with a model folder, whose content has that digest."""
+def load(engine: str, model: Path, digest: str, runtime: "Runtime") -> Engine:
+    """The engine of that name, with the weights of the folder `model`, whose content has the hash `digest`. Raises
+    `UserError` if it cannot start with this model."""
     if engine == "vllm":
         from stages.inference.engines.vllm import VllmEngine
 
-        vllm: Engine = VllmEngine(model, runtime["vllm"])
+        vllm: Engine = VllmEngine(model, runtime.vllm)
         return vllm
     if engine == "server":
         from stages.inference.engines.server import ServerEngine
 
-        return ServerEngine(model, digest, **runtime["server"])
+        return ServerEngine(model, digest, runtime.server)
     from stages.inference.engines.transformers import TransformersEngine
 
-    return TransformersEngine(model, runtime["batch_rows"])
+    return TransformersEngine(model, runtime.batch_rows)

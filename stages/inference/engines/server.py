@@ -1,7 +1,7 @@
-"""Generation by any OpenAI-compatible endpoint: `vllm serve`, several of them behind a load balancer, and others.
+"""Generation with an OpenAI-compatible server: `vllm serve`, several of them behind a load balancer, and others.
 
-The endpoint must serve the very model that the iteration starts from, and says so by its name, which holds the hash of
-the model's content. The prompts are sent as tokens: the chat format stays ours.
+The server must serve exactly the model of this iteration, so the name under which it serves the model contains the hash
+of the model's content. Prompts are sent as token ids, so the server's chat template is not used.
 """
 
 import os
@@ -14,53 +14,61 @@ import openai
 from openai.types import CompletionChoice
 
 from stages.core.errors import UserError
+from stages.core.schema import Server
 from stages.inference.engines import ALTERNATIVES, Completion, Number, Request, Sampling, dtype, holds_digit, seed_of
-from stages.models.digest import own_code
+from stages.models.fingerprint import has_custom_code
 
-# Nothing but what the request says: vLLM would else take top_k and penalties from the model's generation_config.
+# vLLM takes what a request leaves out from the model's generation_config; these values turn that off.
 NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
-def name(digest: str) -> str:
-    """The name under which a model of this content must be served."""
+def served_model_name(digest: str) -> str:
+    """The name under which a server must serve the model whose content has this hash."""
     return f"lance-{digest[:16]}"
 
 
 class ServerEngine:
-    def __init__(self, model: Path, digest: str, url: str, concurrency: int, timeout: float, retries: int) -> None:
-        self.url, self.concurrency, self.name = url, concurrency, name(digest)
-        key = os.environ.get("OPENAI_API_KEY", "none")  # a server of one's own asks for none
-        self.client = openai.OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=retries)
+    """A client of the server at `runtime.server.url`."""
+
+    def __init__(self, model: Path, digest: str, settings: Server) -> None:
+        """Raises `UserError` if the server does not answer or does not serve the model whose content has the hash
+        `digest`. The folder `model` is named in the error and not read otherwise."""
+        self.url, self.concurrency, self.name = settings.url, settings.concurrency, served_model_name(digest)
+        key = os.environ.get("OPENAI_API_KEY", "none")  # the client insists on a key, vLLM's server does not
+        self.client = openai.OpenAI(
+            base_url=self.url, api_key=key, timeout=settings.timeout, max_retries=settings.retries
+        )
         try:
-            served = [each.id for each in self.client.models.list()]
+            served = [served_model.id for served_model in self.client.models.list()]
         except openai.OpenAIError as error:
-            raise self._failed(error) from error
+            raise self._server_error(error) from error
         if self.name not in served:
             raise UserError(
-                f"runtime.server.url {url} serves {', '.join(served) or 'no model'}, not the model of {model}; "
+                f"runtime.server.url {self.url} serves {', '.join(served) or 'no model'}, not the model of {model}; "
                 f"start it with: vllm serve {model} --served-model-name {self.name} --dtype {dtype(model)}"
-                + own_code(model)
-                * " --trust-remote-code"
+                + (" --trust-remote-code" if has_custom_code(model) else "")
             )
 
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        """Each request's completion, in the order in which they finish, with `runtime.server.concurrency` of them under
+        way at once. Raises `UserError` if the server fails; requests that have not been sent are cancelled."""
         with ThreadPoolExecutor(self.concurrency) as pool:
-            asked = {pool.submit(self._one, request, sampling): request for request in requests}
+            pending = {pool.submit(self._completion, request, sampling): request for request in requests}
             try:
-                for answered in as_completed(asked):
-                    yield asked.pop(answered), answered.result()
+                for future in as_completed(pending):
+                    yield pending.pop(future), future.result()
             except openai.OpenAIError as error:
-                raise self._failed(error) from error
+                raise self._server_error(error) from error
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _failed(self, error: openai.OpenAIError) -> UserError:
+    def _server_error(self, error: openai.OpenAIError) -> UserError:
         return UserError(
-            f"runtime.server.url {self.url}: {error}; look at the server, then run again: what was completed is kept"
+            f"runtime.server.url {self.url}: {error}; check the server, then run again: finished completions are kept"
         )
 
-    def _one(self, request: Request, sampling: Sampling) -> Completion:
-        answer = self.client.completions.create(
+    def _completion(self, request: Request, sampling: Sampling) -> Completion:
+        response = self.client.completions.create(
             model=self.name,
             prompt=list(request.tokens),
             max_tokens=sampling.max_tokens,
@@ -70,30 +78,32 @@ class ServerEngine:
             logprobs=ALTERNATIVES if sampling.numbers else None,
             extra_body=NEUTRAL,
         )
-        (choice,) = answer.choices
+        (choice,) = response.choices
         if choice.finish_reason not in ("stop", "length"):
-            raise UserError(f"runtime.server.url {self.url} ended a completion by '{choice.finish_reason}'")
+            raise UserError(
+                f"runtime.server.url {self.url}: a completion finished with '{choice.finish_reason}' instead of stop "
+                "or length; turn off the server's filters and tools"
+            )
         return Completion(
             choice.text,
             choice.finish_reason,
             prompt_tokens=len(request.tokens),
-            tokens=answer.usage.completion_tokens if answer.usage else 0,
+            tokens=response.usage.completion_tokens if response.usage else 0,
             numbers=self._numbers(request, choice) if sampling.numbers else (),
         )
 
     def _numbers(self, request: Request, choice: CompletionChoice) -> tuple[Number, ...]:
-        told: Any = choice.logprobs
-        if not told or not told.top_logprobs:
+        logprobs: Any = choice.logprobs
+        if not logprobs or not logprobs.top_logprobs:
             raise UserError(
-                f"runtime.server.url {self.url} tells no log-probabilities, which review.estimator: expected needs; "
+                f"runtime.server.url {self.url} returns no log-probabilities, which review.estimator: expected needs; "
                 "use another server, or review.estimator: sampled"
             )
-        after = holds_digit(request.prompt[-1:])
-        found = []
-        for text, offset, logprobs in zip(told.tokens, told.text_offset, told.top_logprobs, strict=True):
-            if holds_digit(text) or after:
-                found.append(
-                    Number(offset - told.text_offset[0], {token: round(p, 6) for token, p in logprobs.items()})
-                )
-            after = holds_digit(text)
-        return tuple(found)
+        after_digit = holds_digit(request.prompt[-1:])
+        numbers = []
+        for text, offset, likely in zip(logprobs.tokens, logprobs.text_offset, logprobs.top_logprobs, strict=True):
+            if holds_digit(text) or after_digit:
+                start = offset - logprobs.text_offset[0]
+                numbers.append(Number(start, {token: round(logprob, 6) for token, logprob in likely.items()}))
+            after_digit = holds_digit(text)
+        return tuple(numbers)

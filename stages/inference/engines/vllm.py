@@ -1,6 +1,6 @@
-"""Generation with vLLM in this process; several GPUs, and through its Ray executor several hosts, by its own settings.
+"""Generation with vLLM in this process, on one or more GPUs; its Ray executor can span several hosts.
 
-All requests are handed over at once; the prefix cache reads the rubric and a prompt's draws once.
+All requests are queued at once. The prefix cache prefills the shared rubric once, and a prompt once for all its draws.
 """
 
 import atexit
@@ -17,6 +17,7 @@ from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 
 from stages.core.errors import UserError
+from stages.core.schema import Vllm
 from stages.inference.engines import (
     ALTERNATIVES,
     Completion,
@@ -28,32 +29,37 @@ from stages.inference.engines import (
     holds_digit,
     seed_of,
 )
-from stages.models.digest import own_code
+from stages.models.fingerprint import has_custom_code
 
 
 def end_with_this_process(llm: LLM) -> None:
-    """Python waits for vLLM's own processes before it lets go of the object that would end them: so, end them first."""
+    """Shut vLLM's processes down at exit. Without this, Python waits for them before it deletes the `LLM` object that
+    would stop them, and hangs."""
     atexit.register(llm.llm_engine.engine_core.shutdown)
 
 
 def cannot_start(model: Path, error: Exception) -> UserError:
+    """The `UserError` for a vLLM that failed to start with a model folder."""
     return UserError(
-        f"vllm cannot start with model folder {model} ({type(error).__name__}: {error}); its own messages stand above; "
-        "see runtime.vllm, or use another runtime.engine"
+        f"vllm cannot start with model folder {model} ({type(error).__name__}: {error}); see vllm's messages above, "
+        "then change runtime.vllm or use another runtime.engine"
     )
 
 
 class VllmEngine:
-    def __init__(self, model: Path, settings: dict[str, Any]) -> None:
-        """`settings`: arguments of `vllm.LLM`, from `runtime.vllm`."""
+    """A model in `vllm.LLM`."""
+
+    def __init__(self, model: Path, settings: Vllm) -> None:
+        """`model`: a folder with whole weights. `settings`: arguments of `vllm.LLM`, from `runtime.vllm`. Raises
+        `UserError` if vLLM cannot start."""
         try:
             self.llm = LLM(
                 str(model),
                 dtype=dtype(model),
-                trust_remote_code=own_code(model),
+                trust_remote_code=has_custom_code(model),
                 enable_prefix_caching=True,
                 use_tqdm_on_load=False,
-                **settings,
+                **settings.model_dump(),
             )
         except Exception as error:  # vLLM, torch and safetensors each raise their own
             raise cannot_start(model, error) from error
@@ -61,11 +67,11 @@ class VllmEngine:
         self.tokenizer = self.llm.get_tokenizer()
 
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        """Each request's completion, in the order in which they finish."""
         engine = self.llm.llm_engine
-        for place, request in enumerate(requests):
-            engine.add_request(
-                str(place), TokensPrompt(prompt_token_ids=list(request.tokens)), asked(request, sampling)
-            )
+        for index, request in enumerate(requests):
+            prompt = TokensPrompt(prompt_token_ids=list(request.tokens))
+            engine.add_request(str(index), prompt, sampling_params(request, sampling))
         while engine.has_unfinished_requests():
             for output in engine.step():
                 if output.finished:
@@ -82,17 +88,19 @@ class VllmEngine:
         )
 
     def _numbers(self, request: Request, output: Any) -> tuple[Number, ...]:
-        found, after = [], holds_digit(request.prompt[-1:])
-        for place, (token, likely) in enumerate(zip(output.token_ids, output.logprobs, strict=True)):
-            digit = holds_digit(likely[token].decoded_token)
-            if digit or after:
-                start = len(self.tokenizer.decode(output.token_ids[:place], skip_special_tokens=True))
-                found.append(Number(start, by_text((each.decoded_token, each.logprob) for each in likely.values())))
-            after = digit
-        return tuple(found)
+        numbers, after_digit = [], holds_digit(request.prompt[-1:])
+        for index, (token, likely) in enumerate(zip(output.token_ids, output.logprobs, strict=True)):
+            is_digit = holds_digit(likely[token].decoded_token)
+            if is_digit or after_digit:
+                start = len(self.tokenizer.decode(output.token_ids[:index], skip_special_tokens=True))
+                logprobs = by_text((entry.decoded_token, entry.logprob) for entry in likely.values())
+                numbers.append(Number(start, logprobs))
+            after_digit = is_digit
+        return tuple(numbers)
 
 
-def asked(request: Request, sampling: Sampling) -> SamplingParams:
+def sampling_params(request: Request, sampling: Sampling) -> SamplingParams:
+    """vLLM's sampling parameters of one request, with the seed of its draw."""
     return SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,

@@ -4,8 +4,12 @@ Nothing is changed by it: no weight, no random number, no count of trl's. What i
 """
 
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
+
+from stages.core.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -43,3 +47,19 @@ def longest(trainer: "Trainer") -> list[dict[str, Any]]:
 
 def trained_bytes(model: Any) -> int:
     return sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
+
+
+@contextmanager
+def explain_out_of_memory(name: str) -> Iterator[None]:
+    """Raise `UserError` where what is done inside takes more memory than there is."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+            raise
+        raise UserError(
+            f"{name}: out of memory; lower runtime.training.rows_at_once, set runtime.training.gradient_checkpointing: "
+            f"true, or train less: training.lora, or model.dtype: bfloat16 ({str(error).splitlines()[0]})"
+        ) from error

@@ -1,6 +1,6 @@
 """Sampled rows carry their whole way from the seed to the pair."""
 
-from stages.data.examples import NUMBER, dropped, lineages
+from stages.data.lineage import SAMPLE, dropped, lineages
 
 SEEDS = [
     {"id": f"s{n}", "prompt": f"seed {n}", "response": "x", "score": 2.0, "reviews": [{"text": "score: 2"}]}
@@ -37,9 +37,9 @@ def test_a_row_has_its_seed_the_verdicts_and_what_became_of_it():
 def test_ten_rows_of_both_kinds_each_of_another_seed_those_in_pairs_first():
     rows = [assessed(n) for n in range(20)] + [assessed(n, "flawed", 1.0) for n in range(20)]
     found = lineages(SEEDS, rows, [PAIR], [])
-    assert len(found) == NUMBER
+    assert len(found) == SAMPLE
     assert [row["route"] for row in found] == ["new"] * 5 + ["flawed"] * 5
-    assert len({(row["route"], row["seed"]["id"]) for row in found}) == NUMBER
+    assert len({(row["route"], row["seed"]["id"]) for row in found}) == SAMPLE
     assert found[0]["pair"]["margin"] == 6.5
 
 
@@ -55,4 +55,4 @@ def test_a_row_without_a_score_or_a_pair_says_so():
 
 def test_dropped_rows_keep_their_reason():
     rows = [{"id": f"{n:02}", "route": "new", "prompt": "p", "response": "r", "reason": "too long"} for n in range(30)]
-    assert dropped(rows) == [{"route": "new", "prompt": "p", "response": "r", "reason": "too long"}] * NUMBER
+    assert dropped(rows) == [{"route": "new", "prompt": "p", "response": "r", "reason": "too long"}] * SAMPLE

@@ -2,8 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from stages.core import cost
 from stages.core.errors import UserError
-from stages.core.params import runtime
-from stages.core.progress import quiet_transformers, say
+from stages.core.progress import prepare_transformers, say
 from stages.core.records import Record, Tally, write_json
+from stages.core.schema import TrainingRuntime
 from stages.models import adapters
-from stages.models.digest import own_code
-from stages.training import checkpoints, fit, processes
+from stages.models.fingerprint import has_custom_code
+from stages.training import checkpoints, launch, memory
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -26,9 +25,9 @@ LOG_POINTS = 100  # of a run's log that the counts keep
 LOGGED = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}  # trl's names, and ours
 
 
-def pass_on(name: str, reason: str, model: Path, out: Path, counts_file: Path) -> None:
-    """End a phase that has nothing to do: its model is the one that came in."""
-    if not processes.is_main():
+def skip(name: str, reason: str, model: Path, out: Path, counts_file: Path) -> None:
+    """End a phase with nothing to do: copy the input model."""
+    if not launch.is_main():
         return
     shutil.copytree(model, out, dirs_exist_ok=True)
     write_json(counts_file, {"passed_on": reason})
@@ -37,39 +36,39 @@ def pass_on(name: str, reason: str, model: Path, out: Path, counts_file: Path) -
 
 
 def load(
-    name: str, model: Path, training: dict[str, Any], random_state: int
+    name: str, model: Path, training: dict[str, Any], random_state: int, sharding: str | None = None
 ) -> "tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]":
     """The model to train, and its tokenizer; with `training.lora`, the base with the adapter to train."""
-    quiet_transformers()
+    prepare_transformers()
     from datasets import disable_progress_bars
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     disable_progress_bars()
-    trust = {"trust_remote_code": own_code(adapters.base_of(model))}
+    trust = {"trust_remote_code": has_custom_code(adapters.config_folder(model))}
     try:
         if training["lora"]:
-            policy = adapters.trainable(model, training, random_state)
-            _of_one_type(policy)
+            policy = adapters.load_trainable(model, training, random_state)
+            _need_one_type(policy, sharding)
         else:
-            policy = AutoModelForCausalLM.from_pretrained(adapters.whole(model), **trust)
+            policy = AutoModelForCausalLM.from_pretrained(adapters.full_weights(model), **trust)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     return policy, AutoTokenizer.from_pretrained(model, **trust)
 
 
-def _of_one_type(policy: "PeftModel") -> None:
+def _need_one_type(policy: "PeftModel", sharding: str | None) -> None:
     types = {weight.dtype for weight in policy.parameters()}
-    if runtime()["training"]["sharding"] == "zero3" and len(types) > 1:
+    if sharding == "zero3" and len(types) > 1:
         raise UserError(
             "runtime.training.sharding: zero3 gathers weights of one type, and the adapter has 32 bits over a base of "
             "fewer; set it to fsdp or null, or have the base in 32 bits too (model.dtype, training.four_bit)"
         )
 
 
-def rows_at_once(phase: str, batch_size: int) -> int:
-    """Rows of one pass of one process: as many as `runtime.training.rows_at_once` allows, so that some number of whole
+def rows_at_once(phase: str, batch_size: int, most: int | None) -> int:
+    """Rows of one pass of one process: at most `most` (`runtime.training.rows_at_once`), so that some number of whole
     passes makes the batch. Raises `UserError` where the processes cannot share it."""
-    most, several = runtime()["training"]["rows_at_once"], processes.count()
+    several = launch.count()
     share, left = divmod(batch_size, several)
     if left:
         raise UserError(f"{phase}.batch_size {batch_size} cannot be shared by {several} processes; make it a multiple")
@@ -78,25 +77,25 @@ def rows_at_once(phase: str, batch_size: int) -> int:
 
 def arguments(
     phase: str, settings: dict[str, Any], training: dict[str, Any], random_state: int, folder: Path, context: int,
-    rows: int,
+    rows: int, runtime: TrainingRuntime,
 ) -> dict[str, Any]:  # fmt: skip
     """The settings that both phases use; trl would switch bf16 and gradient checkpointing on by itself. In a run
     of a few steps there is no warm-up: its first step has a learning rate of 0, which would be all of it."""
     import torch
 
-    at_once = rows_at_once(phase, settings["batch_size"])
+    at_once = rows_at_once(phase, settings["batch_size"], runtime.rows_at_once)
     return {
         "output_dir": str(folder),
         "learning_rate": settings["learning_rate"],
         "num_train_epochs": settings["epochs"],
         "per_device_train_batch_size": at_once,
-        "gradient_accumulation_steps": settings["batch_size"] // (at_once * processes.count()),
+        "gradient_accumulation_steps": settings["batch_size"] // (at_once * launch.count()),
         "max_length": context,
         "warmup_steps": 0.1 if steps(rows, settings) >= 10 else 0,  # below 1: a share of all steps
         "seed": random_state,
         "data_seed": random_state,
         "bf16": training["autocast"] == "bfloat16",
-        "gradient_checkpointing": runtime()["training"]["gradient_checkpointing"],
+        "gradient_checkpointing": runtime.gradient_checkpointing,
         "use_cpu": not torch.cuda.is_available(),
         "save_strategy": "no",  # core/checkpoints.py says when
         "save_total_limit": 2,  # the one before is whole when a kill tears the last
@@ -108,23 +107,14 @@ def arguments(
     }
 
 
-@contextmanager
-def memory(name: str) -> Iterator[None]:
-    """Raise `UserError` where what is done inside takes more memory than there is."""
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
-            raise
-        raise UserError(
-            f"{name}: out of memory; lower runtime.training.rows_at_once, set runtime.training.gradient_checkpointing: "
-            f"true, or train less: training.lora, or model.dtype: bfloat16 ({str(error).splitlines()[0]})"
-        ) from error
-
-
-def train(trainer: "Trainer", name: str, phase: str, advance: Callable[[int], None], counts_file: Path) -> list[Record]:
+def train(
+    trainer: "Trainer",
+    name: str,
+    phase: str,
+    advance: Callable[[int], None],
+    counts_file: Path,
+    checkpoint_minutes: float | None,
+) -> list[Record]:
     """Run a trl trainer with our progress bar, from its last checkpoint if it was killed, and write what it cost; trl's
     log of each step. Raises `UserError` where the loss is no number, or processes have no rows of their own."""
     from transformers import PrinterCallback
@@ -138,7 +128,7 @@ def train(trainer: "Trainer", name: str, phase: str, advance: Callable[[int], No
     resumed = checkpoints.last(Path(trainer.args.output_dir))
     watch = _watch(trainer, name, phase, advance, resumed)
     trainer.add_callback(watch)
-    trainer.add_callback(checkpoints.saver())
+    trainer.add_callback(checkpoints.saver(checkpoint_minutes))
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=resumed)
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -157,9 +147,9 @@ def write_cost(counts_file: Path, seconds: float, tokens: int, peak: int | None 
     "peak_gb", of memory, in the main process."""
     import torch
 
-    if not processes.is_main():
+    if not launch.is_main():
         return
-    gpus = processes.count() if torch.cuda.is_available() else 0
+    gpus = launch.count() if torch.cuda.is_available() else 0
     known: Record = {"seconds": round(seconds, 3), "tokens": tokens, **cost.device(gpus)}
     known |= {} if peak is None else {"peak_gb": round(peak / 1e9, 3)}
     cost.write(counts_file.stem, counts_file.parent.name, known)
@@ -180,9 +170,10 @@ def _watch(
                 advance(state.global_step)
             sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
             if resumed and is_peft_model(trainer.model) and not sharded:
-                adapters.replace(trainer.model, Path(resumed))  # of two adapters, transformers restores the reference
+                # of two adapters, transformers restores the reference
+                adapters.load_weights(trainer.model, Path(resumed))
             if not trainer.is_deepspeed_enabled:  # its engine takes every pass for a part of a step
-                self.peak = fit.peak(trainer)
+                self.peak = memory.peak(trainer)
                 say(f"{name}: fits, peak {self.peak / 1e9:,.1f} GB")
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -208,9 +199,9 @@ def save(trainer: "Trainer", tokenizer: "PreTrainedTokenizerBase", name: str, ph
     from accelerate.utils import is_peft_model
 
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    several = processes.count() > 1
+    several = launch.count() > 1
     gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if several else None
-    if not processes.is_main():
+    if not launch.is_main():
         return
     weights = gathered or dict(model.named_parameters())
     broken = [weight for weight, values in weights.items() if not values.isfinite().all()]
@@ -228,7 +219,7 @@ def save(trainer: "Trainer", tokenizer: "PreTrainedTokenizerBase", name: str, ph
 
 def finish(name: str, rows: str, tally: Tally, log: list[Record], counts_file: Path) -> None:
     """Write a training's counts, and say how it went; `rows`: what the rows are called."""
-    if not processes.is_main():
+    if not launch.is_main():
         return
     out = tally.rows - tally.dropped.total()
     write_json(counts_file, {"rows": tally.counts(out), "steps": len(log), "log": curve(log)})

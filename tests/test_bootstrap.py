@@ -1,10 +1,10 @@
-"""Two iterations are compared item by item: the interval covers the truth, and pairing narrows it."""
+"""The difference of two iterations on the same items: its interval covers the truth, and pairing narrows it."""
 
 import random
 
 import pytest
 
-from stages.evaluation.comparison import difference, mean_score
+from stages.evaluation.bootstrap import difference, mean_score
 
 
 def rows(scores: list[float], benchmark="b"):
@@ -23,8 +23,8 @@ def test_the_points_are_the_difference_of_the_means_over_benchmarks():
 
 
 def test_the_same_scores_differ_by_nothing():
-    found = difference(rows([0, 1, 1]), rows([0, 1, 1]))
-    assert (found.points, found.low, found.high) == (0, 0, 0)
+    gain = difference(rows([0, 1, 1]), rows([0, 1, 1]))
+    assert (gain.points, gain.low, gain.high) == (0, 0, 0)
 
 
 def test_only_the_same_items_can_be_compared():
@@ -42,10 +42,10 @@ def test_pairing_narrows_the_interval_to_what_changed():
     """Ten of 200 items got better: independent scores would have an interval of ±10 points."""
     before = [item % 2 for item in range(200)]
     after = [1 if item < 20 else score for item, score in enumerate(before)]
-    found = difference(rows(after), rows(before))
-    assert found.points == pytest.approx(5)
-    assert 1.5 < found.low < 3
-    assert 7 < found.high < 8.5
+    gain = difference(rows(after), rows(before))
+    assert gain.points == pytest.approx(5)
+    assert 1.5 < gain.low < 3
+    assert 7 < gain.high < 8.5
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
@@ -54,8 +54,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     for _ in range(200):
         before = [draw.random() < 0.6 for _ in range(150)]
         after = [score if draw.random() < 0.75 else draw.random() < 0.8 for score in before]
-        found = difference(rows(after), rows(before))
-        covered += found.low <= 5 <= found.high
+        gain = difference(rows(after), rows(before))
+        covered += gain.low <= 5 <= gain.high
     assert 0.9 < covered / 200 < 0.99
 
 
@@ -63,14 +63,14 @@ def test_items_of_a_group_are_drawn_together():
     """Eleven copies of each of 40 problems, as in eleven languages: no more evidence than the 40 problems are."""
     draw = random.Random(2)
     before, after = ([float(draw.random() < 0.5) for _ in range(40)] for _ in range(2))
-    found = difference(rows(after), rows(before))
+    gain = difference(rows(after), rows(before))
     many = [
         [{**row, "id": f"{row['id']} {copy}"} for row in rows(scores) for copy in range(11)]
         for scores in (after, before)
     ]
     together = difference(*many)
-    assert together.points == pytest.approx(found.points, abs=1e-3)
-    assert together.low == pytest.approx(found.low, abs=1)
-    assert together.high == pytest.approx(found.high, abs=1)
+    assert together.points == pytest.approx(gain.points, abs=1e-3)
+    assert together.low == pytest.approx(gain.low, abs=1)
+    assert together.high == pytest.approx(gain.high, abs=1)
     alone = difference(*([{**row, "group": row["id"]} for row in side] for side in many))
     assert alone.high - alone.low < 0.5 * (together.high - together.low)
