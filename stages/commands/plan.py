@@ -1,142 +1,114 @@
-"""What `dvc repro` would run with the parameters as they stand, why, and what it would cost; it runs nothing.
+"""What `dvc repro` would run with the parameters as they stand, why, and what it would cost. Nothing runs.
 
     lance plan              a table
     lance plan --json       the same as JSON
     lance plan --gpu h100   hours and memory on another machine
 
-No stage of the DAG, and none depends on it. It takes a second, or a few to look into the store; it writes nothing, and
-what it finds there does not count as served. Each number says what it rests on: *looked up* in the store by the real
-keys, or an estimate from the counts of the *last run*, or from the *parameters* (planning/forecast.py). Seconds rest on
-the last run of this model on this machine, else on the model's shape (planning/estimate.py).
+Where a stage's inputs are here, its model calls are looked up in the completion store by their real keys. All else is
+estimated, by the shares and rates of the last run if there was one.
 """
 
 import json
+from dataclasses import asdict
+from datetime import timedelta
 from typing import Annotated
 
 from typer import Option
 
 from stages.check import read_valid_params
 from stages.core.errors import UserError
-from stages.core.params import read_runtime
 from stages.core.progress import say
 from stages.core.records import Record
-from stages.inference.store import store_file
-from stages.planning import estimate, forecast, lookup, pricing
-from stages.planning.changes import Change, changes
-from stages.planning.forecast import Forecast, Work
-from stages.planning.last_run import last_run
-from stages.planning.listing import Row, as_record, duration, size, table
-from stages.planning.lookup import Found
-from stages.planning.pricing import Pricing
-from stages.planning.texts import texts
+from stages.planning.changes import Planned, changes
+from stages.planning.forecast import Forecast, LastRun, Texts
+from stages.planning.lookup import look_up
+from stages.planning.pricing import CHECKPOINTS, GPUS, ROW, Pricing, this_machine
 
-NOTHING = Work(basis="")
-WIDTH = 160  # of the table where there is no terminal
+SHOWN = 2  # reasons in a row of the table
+COLUMNS = ("stage", "why", "calls", "in store", "read", "written", "trained", "time", "memory")
+BOUND = (
+    "≤ runs only if its inputs change, and dvc restores what ran before with the same inputs: totals are upper bounds"
+)
 
 
-def planned(params: Record, gpu: str | None) -> tuple[list[Row], list[Row], Pricing]:
-    """The stages that would run or be restored, in their order, with what they cost: at most, and at least, where all
-    that only follow others need not run."""
-    changed = changes()
-    surely = {name: each for name, each in changed.items() if not each.at_most}
-    told, last = texts(params), last_run(params["iterations"])
-    present = {name: each for name, each in changed.items() if each.present and not each.restored}
-    wanted = {name: each for name, each in present.items() if each.ready or name in surely}
-    here = {name: looked for name, each in wanted.items() if (looked := lookup.look(each.command))}
-    ready = {name: looked for name, looked in here.items() if changed[name].ready}
-    items = forecast.items(params, "benchmark" not in changed)
-    device = estimate.GPUS[gpu] if gpu else estimate.this_machine()
-    measured, pretrained = not gpu and "base" not in changed, "pretrain" in changed
-    prices = Pricing(params, told, last, device, measured=measured, pretrained=pretrained)
-
-    def priced(stages: dict[str, Change], found: dict[str, Found]) -> list[Row]:
-        work = Forecast(params, stages, found, last, told, items).walk()
-        rows = ((each, work.get(name, NOTHING)) for name, each in stages.items())
-        return [(each, done, prices.price(each.stage, done)) for each, done in rows]
-
-    return priced(changed, ready), priced(surely, here), prices
+def plan(params: Record, gpu: str | None = None) -> tuple[list[Planned], Record]:
+    """The stages that would run, and their total."""
+    planned, last, texts = changes(), LastRun(), Texts(params)
+    stages = list(planned.values())
+    for stage in (each for each in stages if each.ready):
+        look_up(stage, params["iterations"])
+    Forecast(params, planned, last, texts).walk()
+    pricing = Pricing(params, texts, GPUS[gpu] if gpu else this_machine(), None if gpu or "base" in planned else last)
+    for stage in stages:
+        pricing.price(stage)
+    return stages, totals(stages, pricing)
 
 
-def totals(rows: list[Row], prices: Pricing) -> Record:
-    """Of the stages that would run; dvc keeps an out twice, in the workspace and in its cache."""
-    ran = [row for row in rows if not row[0].restored]
-    names = ("calls", "stored", "made", "read", "written", "trained")
-    sums: Record = {name: round(sum(getattr(work, name) for _, work, _ in ran)) for name in names}
-    computing, start, outs = (sum(getattr(price, name) for _, _, price in ran) for name in ("seconds", "start", "disk"))
-    longest = max((price.seconds for _, work, price in ran if work.trained), default=0.0)
-    peak, stage = max(((price.memory, each.stage) for each, _, price in ran), default=(0.0, ""))
-    disk = {
-        "outs": outs,
-        "cache": outs,
-        "store": sums["made"] * pricing.ROW,
-        "checkpoints": prices.checkpoints(longest),
-    }
+def totals(stages: list[Planned], pricing: Pricing) -> Record:
+    """Sums, and `memory` at the peak; `disk` without dvc's cache, which keeps the same again, and the other two."""
+    names = ("calls", "made", "read", "written", "trained", "seconds", "disk")
+    sums = {name: round(sum(getattr(stage, name) for stage in stages)) for name in names}
     return {
-        "stages": len(ran),
+        "stages": len(stages),
         **sums,
-        "seconds": round(computing, 1),
-        "hours": round((computing + start) / 3600, 4),
-        "disk": {name: round(size) for name, size in disk.items()},
-        "memory": {"peak": round(peak), "stage": stage, "device": round(prices.device.memory)},
+        "store": sums["made"] * ROW,
+        "checkpoints": round(CHECKPOINTS * pricing.trained) if sums["trained"] else 0,
+        "memory": round(max((stage.memory for stage in stages), default=0)),
+        "device": pricing.device._asdict(),
     }
 
 
-def notes(rows: list[Row], total: Record, device: estimate.Device) -> list[str]:
+def notes(stages: list[Planned], total: Record) -> list[str]:
     """What the numbers alone do not say."""
-    found = []
-    if any(each.at_most and not each.restored for each, _, _ in rows):
-        found.append("≤ runs only if what it follows makes something else than before; the totals count all of it")
-    if total["memory"]["peak"] > device.memory:
-        needed, there = size(total["memory"]["peak"]), size(device.memory)
-        found.append(f"{total['memory']['stage']} needs {needed}, and {device.name} has {there}")
-    if any(each.stage.startswith("evaluate") and not work.calls for each, work, _ in rows if not each.restored):
-        found.append("evaluate: the suite's items are counted once its stage `benchmark` ran")
-    if lookup.damaged():
-        found.append(
-            f"completion store {store_file(read_runtime().store)} is damaged: a run puts it aside and makes its "
-            "completions anew"
-        )
+    from rich.filesize import decimal
+
+    found, device = [BOUND], total["device"]
+    if any(stage.stage.startswith("evaluate") and not stage.calls for stage in stages):
+        found.append("evaluate: its model calls are counted once the stage benchmark has split the suite")
+    if total["memory"] > device["memory"]:
+        peak, there = max(stages, key=lambda stage: stage.memory), decimal(device["memory"])
+        found.append(f"{peak.stage} needs {decimal(total['memory'])}, and {device['name']} has {there}")
     return found
 
 
-def show(rows: list[Row], total: Record, least: Record, prices: Pricing) -> None:
+def show(stages: list[Planned], total: Record) -> None:
     from rich.console import Console
+    from rich.filesize import decimal
+    from rich.markup import escape
+    from rich.table import Column, Table
 
+    table = Table(*(Column(name, justify="left" if name in ("stage", "why") else "right") for name in COLUMNS))
+    for stage in stages:
+        more = [f"and {len(stage.reasons) - SHOWN} more"] if len(stage.reasons) > SHOWN else []
+        why = ("≤ " if stage.only_follows else "") + ", ".join([*map(str, stage.reasons[:SHOWN]), *more])
+        calls, *tokens = (f"{n:,.0f}" if n else "" for n in (stage.calls, stage.read, stage.written, stage.trained))
+        stored = "" if stage.stored is None else f"{stage.stored:,}"
+        time, memory = timedelta(seconds=round(stage.seconds)), decimal(int(stage.memory)) if stage.memory else ""
+        table.add_row(stage.stage, escape(why), calls, stored, *tokens, f"{time}", memory)
     console = Console()
-    (console if console.is_terminal else Console(width=WIDTH)).print(table(rows))
-    disk, memory = total["disk"], total["memory"]
-    spent, computing = duration(3600 * total["hours"]), duration(total["seconds"])
-    checkpoints = f", for a while {size(disk['checkpoints'])} of checkpoints" if disk["checkpoints"] else ""
+    (console if console.is_terminal else Console(width=150)).print(table)
+    memory, outs, store, checkpoints = (decimal(total[name]) for name in ("memory", "disk", "store", "checkpoints"))
     say(
-        f"{total['stages']} stages, {total['made']:,} of {total['calls']:,} model calls to make "
-        f"({total['read']:,} tokens to read, {total['written']:,} to write), {total['trained']:,} tokens to train on"
+        f"{total['stages']} stages: {total['made']:,} of {total['calls']:,} model calls to make, which read "
+        f"{total['read']:,} and write {total['written']:,} tokens, and {total['trained']:,} tokens to train on"
     )
-    say(
-        f"about {spent} on {prices.device.name}, {computing} of it computing; memory at most {size(memory['peak'])}; "
-        f"disk {size(disk['outs'])} of outs, the same in dvc's cache, and {size(disk['store'])} in the completion "
-        f"store{checkpoints}"
-    )
-    if least["stages"] < total["stages"]:
-        spent = duration(3600 * least["hours"])
-        say(f"at least {least['stages']} stages, {least['made']:,} model calls, {spent}, where no other (≤) runs")
-    for note in notes(rows, total, prices.device):
-        say(note)
+    say(f"about {timedelta(seconds=total['seconds'])} on {total['device']['name']}, memory {memory} at most")
+    say(f"disk: {outs} of outs and as much in dvc's cache, {store} of completions, {checkpoints} of checkpoints")
 
 
 def main(
-    as_json: Annotated[bool, Option("--json", help="print the plan as JSON")] = False,
-    gpu: Annotated[str | None, Option(help=f"hours and memory on another machine: {', '.join(estimate.GPUS)}")] = None,
+    as_json: Annotated[bool, Option("--json", help="print JSON")] = False,
+    gpu: Annotated[str | None, Option(help=f"another machine: {', '.join(GPUS)}")] = None,
 ) -> None:
-    """Print what dvc repro would run, why, and its cost."""
-    if gpu and gpu not in estimate.GPUS:
-        raise UserError(f"--gpu {gpu} is not known; choose one of {', '.join(estimate.GPUS)}")
-    rows, surely, prices = planned(read_valid_params(), gpu)
-    total, least = totals(rows, prices), totals(surely, prices)
+    """What dvc repro would run, why, and what it would cost."""
+    if gpu and gpu not in GPUS:
+        raise UserError(f"--gpu {gpu}: no such GPU; choose one of {', '.join(GPUS)}")
+    stages, total = plan(read_valid_params(), gpu)
     if as_json:
-        stages, said = [as_record(*row) for row in rows], notes(rows, total, prices.device)
-        plan = {"device": prices.device.name, "stages": stages, "total": total, "least": least, "notes": said}
-        say(json.dumps(plan, indent=2, ensure_ascii=False))
-    elif rows:
-        show(rows, total, least, prices)
+        found = {"stages": [asdict(stage) for stage in stages], "total": total, "notes": notes(stages, total)}
+        say(json.dumps(found, indent=2, ensure_ascii=False))
+    elif stages:
+        show(stages, total)
+        say("\n".join(notes(stages, total)))
     else:
         say("nothing would run")

@@ -1,268 +1,189 @@
-"""How many model calls and tokens the stages that would run need, before they run.
+"""How many model calls and tokens the planned stages need.
 
-Rows are followed through the loop, from the seed set on: by the counts of the stages that do not run, by the shares of
-the last run where there was one (of the same iteration, else of the nearest one before it), and by SHARES where there
-was none. Tokens likewise: by what a call took in the last run, else by the texts of the seed set, since the model
-writes what it is trained to write: instructions and responses like the seed's, reviews like those that it learns from.
+Rows are followed through the loop from the seed set on, by the shares of the last run. A call takes as many tokens as
+in the last run, else as the seed set's texts have, since the model is trained to write what is like them.
 """
 
-from dataclasses import dataclass, field
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from statistics import fmean
+from typing import Any
 
-from stages.core.records import Record, read
+from stages.core.prompts import ReviewPrompt, fill, generation_templates, read_system_prompt
+from stages.core.records import Record, Tally, read
 from stages.core.rows import BenchmarkItem
-from stages.planning.changes import Change
-from stages.planning.last_run import JUDGE, Last, calls_of, shares
-from stages.planning.lookup import Found
-from stages.planning.texts import Texts
+from stages.data.seed_data import judge_training_pairs, of_file, of_hub, pairs
+from stages.planning.changes import Planned
 
-SHARES = {  # where no run has told them; of the rows that a step takes in
-    "unscored": 0.0,  # by the judge
-    "low": 0.5,  # scored at most V
-    "instructions": 1.0,  # new instructions that can be read
-    "responses": 1.0,
-    "flawed": 1.0,
-    "kept": 0.7,  # by the filter
-    "sft": 0.3,  # of what it keeps
+SHARES = {  # before any run
+    "low": 0.5,  # of the seeds, scored at most V
+    "kept": 0.7,  # of the responses asked for, kept by the filter
+    "seed": 0.25,  # of what it keeps, new seeds
+    "sft": 0.3,  # new SFT rows, likewise
     "pairs": 0.4,
-    "grown": 0.25,  # new seeds
 }
+CALLS = {  # where a stage's results count its model calls; those of an evaluation count its items
+    **dict.fromkeys(("review", "assess"), ("verdicts.asked",)),
+    "generate": ("new_instructions.in", "responses.in", "flawed_responses.in"),
+    "evaluate": ("test.items", "validation.items", "judging.items", "apart.items"),
+}
+TOKEN = re.compile(r"\d|[^\W\d]{1,6}|[^\w\s]")  # a digit, up to six letters or a mark
+CHAT = 7  # tokens of the chat format around a prompt
 
 
-class Work(NamedTuple):
-    """Of a stage: its model calls, those in the store, the tokens that the others read (a prompt once for each draw)
-    and write, the rows and tokens that it trains on, the tokens that it embeds, and what this rests on."""
+def kind(stage: str) -> str:
+    """sft for sft@2 and sft-0."""
+    return stage.partition("@")[0].removesuffix("-0")
 
-    calls: float = 0
-    stored: float = 0
-    read: float = 0
-    written: float = 0
-    rows: float = 0
-    trained: float = 0
-    embedded: float = 0
-    basis: str = "estimate: parameters"
 
-    @property
-    def made(self) -> float:
-        return self.calls - self.stored
+class Texts:
+    """Mean tokens of a prompt, a response and a review, each with the one that ends it, and of what the model reads
+    `to_answer`, `to_review` and `to_write` (an instruction or a flawed response); usable `seeds` and `judge_rows`."""
+
+    def __init__(self, params: Record) -> None:
+        seed, prompts = params["seed"], params["prompts"]
+        source = of_hub(seed["hub"]) if seed["hub"] else of_file(Path(seed["path"]), "seed.path")
+        usable = pairs(source, "seed", Tally(0), seed["columns"], "drop")
+        rows = [{"instruction": pair["prompt"], "response": pair["response"]} for pair in islice(usable, 100)]
+        self.seeds = min(len(rows) + sum(1 for _ in usable), seed["limit"] or 10**9)
+        reviewed = list(judge_training_pairs(of_file(Path(seed["reviews"]), "seed.reviews"), "", Tally(0), "drop"))
+        self.judge_rows, chat = len(reviewed), CHAT + _tokens([read_system_prompt(prompts)])
+        self.prompt, self.response = (1 + _tokens(row[name] for row in rows) for name in ("instruction", "response"))
+        self.review = 1 + _tokens(pair["review"] for pair in reviewed) if reviewed else self.response
+        self.to_answer = chat + self.prompt
+        self.to_review = chat + _tokens(ReviewPrompt(prompts).render(**row) for row in rows)
+        self.to_write = chat + _tokens(fill(text, **row) for text in generation_templates(prompts) for row in rows)
+
+
+def _tokens(texts: Iterable[str]) -> float:
+    return fmean([len(TOKEN.findall(text)) for text in texts] or [0])
+
+
+class LastRun:
+    """What results/ and costs/ hold: {stage: its counts} of each iteration."""
+
+    def __init__(self) -> None:
+        self.results, self.costs = _counts("results"), _counts("costs")
+
+    def per_call(self, stage: str) -> tuple[float, float] | None:
+        """Mean tokens that a model call read and wrote; None if none was made."""
+        calls = sum(sum(values(self.results, f"{stage}.{name}")) for name in CALLS[stage])
+        read, written = (sum(values(self.costs, f"{stage}.{name}")) for name in ("prompt_tokens", "tokens"))
+        return (read / calls, written / calls) if calls else None
+
+    def shares(self, threshold: float) -> dict[str, float]:
+        """SHARES, or what the last run measured instead."""
+        scores = values(self.results, "review.scores.nearest")  # rows by score, from 0
+        asked = sum(sum(values(self.results, f"generate.{name}.in")) for name in ("responses", "flawed_responses"))
+        kept = sum(values(self.results, "assess.rows.in"))
+        measured = {name: (sum(values(self.results, f"select.{name}.new")), kept) for name in ("seed", "sft", "pairs")}
+        measured["low"] = sum(sum(rows[: int(threshold) + 1]) for rows in scores), sum(map(sum, scores))
+        measured["kept"] = kept, asked
+        return SHARES | {name: part / whole for name, (part, whole) in measured.items() if whole}
+
+
+def _counts(folder: str) -> list[Record]:
+    paths = sorted(path for path in Path(folder).glob("*") if path.is_dir())
+    return [{path.stem: json.loads(path.read_text(encoding="utf-8")) for path in each.glob("*.json")} for each in paths]
+
+
+def values(counts: list[Any], path: str) -> list[Any]:
+    """What the iterations have at a dotted path; one that has nothing there is left out."""
+    for name in path.split("."):
+        counts = [each[name] for each in counts if each.get(name) is not None]
+    return counts
 
 
 @dataclass
 class Forecast:
-    """A walk through the tree of iterations."""
+    """Fills in the calls and tokens of planned stages; calls that were looked up stay."""
 
     params: Record
-    changed: dict[str, Change]
-    found: dict[str, Found]
-    last: Last
+    plan: dict[str, Planned]
+    last: LastRun
     texts: Texts
-    items: int  # of an evaluation
-    work: dict[str, Work] = field(default_factory=dict)
-    seeds: dict[str, float] = field(default_factory=dict)
-    rows: dict[str, dict[str, float]] = field(default_factory=dict)  # new SFT rows and pairs of each iteration
 
-    def walk(self) -> dict[str, Work]:
-        """The work of every stage that would run."""
-        if self.runs("pretrain"):
-            corpus = self.params["microworld"]["steps"] * self.params["microworld"]["batch_size"]
-            self.work["pretrain"] = Work(rows=corpus, trained=corpus * (self.texts.to_review + self.texts.review))
-        self._warm_start()
-        waiting = dict(self.params["iterations"])
-        while waiting:  # parents and judges first
-            for key, models in list(waiting.items()):
-                if not {str(models["parent"]), str(models["judge"])} & set(waiting):
-                    self._iteration(key, str(models["parent"]), str(models["judge"]))
-                    del waiting[key]
-        return self.work
+    def walk(self) -> None:
+        micro, texts, tree = self.params["microworld"], self.texts, self.params["iterations"]
+        self.share, self.items = self.last.shares(self.params["threshold"]), self._items()
+        self._train("pretrain", micro["steps"] * micro["batch_size"] * (texts.to_review + texts.review), 1)
+        self._sft("sft-0", texts.seeds, texts.judge_rows)
+        self._call("evaluate-0", self.items, texts.to_answer, texts.response)
+        rows = {"0": {"seed": float(texts.seeds), "sft": 0.0, "pairs": 0.0}}  # what each iteration hands on
+        for key in TopologicalSorter({key: [str(each["parent"])] for key, each in tree.items()}).static_order():
+            if key != "0":
+                rows[key] = self._iteration(key, rows[str(tree[key]["parent"])])
 
-    def runs(self, stage: str) -> bool:
-        return stage in self.changed and not self.changed[stage].restored
+    def _iteration(self, key: str, before: dict[str, float]) -> dict[str, float]:
+        params, share, texts, tree = self.params, self.share, self.texts, self.params["iterations"]
+        parent, judge = tree.get(str(tree[key]["parent"])), str(tree[key]["judge"])
+        scored = parent and str(parent["judge"]) == judge  # when the rows were new
+        seeds, draws = before["seed"], params["samples"]
+        reviews = 1 if params["review"]["estimator"] == "expected" else params["review"]["samples"]
+        self._call(f"review@{key}", 0 if scored else seeds * reviews, texts.to_review, texts.review)
 
-    def _there(self, key: str, stage: str) -> bool:
-        """Whether the counts of a stage are those that it will have."""
-        return not self.runs(f"{stage}@{key}") and stage in self.last.results[key]
+        low = min(params["generate"]["max_low"], seeds * share["low"])
+        high = min(params["generate"]["max_high"], seeds * (1 - share["low"]))
+        instructions, responses, flawed = low * draws, low * draws**2, high * draws
+        asked = max(1, instructions + responses + flawed)
+        read = (instructions + flawed) * texts.to_write + responses * texts.to_answer
+        written = instructions * texts.prompt + (responses + flawed) * texts.response
+        self._call(f"generate@{key}", asked, read / asked, written / asked)
+        if planned := self.plan.get(f"filter@{key}"):
+            planned.read = round((seeds + instructions) * texts.prompt)  # embedded
 
-    def _warm_start(self) -> None:
-        prepared = self.last.results["0"].get("prepare")
-        known = prepared and not self.runs("prepare")
-        self.seeds["0"] = prepared["seed"]["out"] if prepared and known else self.texts.seeds
-        self.judge_rows = prepared["judge"]["out"] if prepared and known else self.texts.judge
-        self.rows["0"] = {"sft": 0.0, "pairs": 0.0}
-        told = self.texts
-        each = self.seeds["0"] * (told.to_answer + told.response) + self.judge_rows * (told.to_review + told.review)
-        self._train("sft-0", "0", self.seeds["0"] + self.judge_rows, each)
-        self._evaluate("evaluate-0", "0")
+        kept, select = (responses + flawed) * share["kept"], params["select"]
+        self._call(f"assess@{key}", kept * reviews, texts.to_review, texts.review, self._new(key, judge))
+        added = {name: min(select[f"max_{name}"], kept * share[name]) for name in ("sft", "pairs")}
+        rows = {name: number + before[name] * select["accumulate"] for name, number in added.items()}
+        self._sft(f"sft@{key}", rows["sft"], min(select["max_judge"], texts.judge_rows))
+        self._train(f"dpo@{key}", rows["pairs"] * 2 * (texts.to_answer + texts.response), params["dpo"]["epochs"])
+        self._call(f"evaluate@{key}", self.items, texts.to_answer, texts.response)
+        return rows | {"seed": seeds + kept * share["seed"]}
 
-    def _iteration(self, key: str, parent: str, judge: str) -> None:
-        settings, tree = self.params["generate"], self.params["iterations"]
-        mine, draws = self.last.results[key], self.params["samples"]
-        seeds, judge_model = self.seeds[parent], self._model(judge)
-        scored_before = parent != "0" and str(tree[parent]["judge"]) == judge
-        unscored = self._share(key, "unscored")
-        self._call("review", key, (seeds * unscored if scored_before else seeds) * self._reviews(), judge_model)
+    def _new(self, key: str, judge: str) -> float:
+        """The share of assess's calls to make: that of generate's where it was looked up and assess only follows it."""
+        generate, assess = (self.plan.get(f"{stage}@{key}") for stage in ("generate", "assess"))
+        known = generate and generate.stored is not None and assess and assess.only_follows
+        new_judge = ("sft-0" if judge == "0" else f"dpo@{judge}") in self.plan
+        return generate.made / max(1, generate.calls) if generate and known and not new_judge else 1
 
-        scored = seeds * (1 - unscored)
-        low = min(settings["max_low"], scored * self._share(key, "low"))
-        high = min(settings["max_high"], scored * (1 - self._share(key, "low")))
-        if self._there(key, "generate"):
-            low, high = mine["generate"]["seed"]["low"], mine["generate"]["seed"]["high"]
-        instructions = low * draws * self._share(key, "instructions")
-        self._call("generate", key, (low + high + instructions) * draws, self._model(parent), (low, instructions, high))
+    def _call(self, name: str, calls: float, read: float, written: float, new: float = 1) -> None:
+        """Model calls, and the tokens that one reads and writes by the seed set's texts; `new`: the share to make."""
+        if planned := self.plan.get(name):
+            read, written = self.last.per_call(kind(name)) or (read, written)
+            if planned.stored is None:
+                planned.calls, planned.made = round(calls), round(calls * new)
+                planned.read = round(planned.made * read)
+            else:
+                responses = planned.unwritten * self.params["samples"]
+                planned.calls += responses
+                planned.made = planned.calls - planned.stored
+                planned.read += round(responses * self.texts.to_answer)
+            planned.written = round(planned.made * written)
 
-        self._embed(key, seeds + instructions)
-        made = draws * (instructions * self._share(key, "responses") + high * self._share(key, "flawed"))
-        kept = mine["filter"]["rows"]["out"] if self._there(key, "filter") else made * self._share(key, "kept")
-        self._call("assess", key, kept * self._reviews(), judge_model)
-        self._select(key, parent, kept)
-        told = self.texts
-        replayed = min(self.params["select"]["max_judge"], self.judge_rows)
-        new, pairs = self.rows[key]["sft"], self.rows[key]["pairs"]
-        tokens = new * (told.to_answer + told.response) + replayed * (told.to_review + told.review)
-        self._train(f"sft@{key}", key, new + replayed if self.params["sft"]["enabled"] else 0, tokens)
-        pair = 2 * (told.to_answer + told.response)
-        self._train(f"dpo@{key}", key, pairs if self.params["dpo"]["enabled"] else 0, pairs * pair)
-        self._evaluate(f"evaluate@{key}", key)
+    def _sft(self, name: str, rows: float, judge_rows: float) -> None:
+        texts = self.texts
+        tokens = rows * (texts.to_answer + texts.response) + judge_rows * (texts.to_review + texts.review)
+        self._train(name, tokens, self.params["sft"]["epochs"])
 
-    def _select(self, key: str, parent: str, kept: float) -> None:
-        settings, mine = self.params["select"], self.last.results[key]
-        if not self._there(key, "select"):
-            self.seeds[key] = self.seeds[parent] + kept * self._share(key, "grown")
-            new = {name: min(settings[f"max_{name}"], kept * self._share(key, name)) for name in ("sft", "pairs")}
-            earlier = self.rows[parent] if settings["accumulate"] else {"sft": 0.0, "pairs": 0.0}
-            self.rows[key] = {name: new[name] + earlier[name] for name in new}
+    def _train(self, name: str, tokens: float, epochs: int) -> None:
+        enabled = "@" not in name or self.params[kind(name)]["enabled"]
+        if enabled and name in self.plan:
+            self.plan[name].trained = round(tokens * epochs)
+
+    def _items(self) -> int:
+        """Of an evaluation: of the suite as it is split, else of the data in its folder, where it has its own."""
+        split, settings = Path("iterations/0/benchmark.jsonl"), self.params["evaluate"]
+        if split.exists() and "benchmark" not in self.plan:
+            parts = list(Counter((row["task"], row["part"]) for row in read(split, BenchmarkItem)).values())
         else:
-            self.seeds[key] = mine["select"]["seed"]["total"]
-            self.rows[key] = {name: mine["select"][name]["total"] for name in ("sft", "pairs")}
-
-    # ---- a stage ----
-
-    def _call(
-        self, stage: str, key: str, calls: float, model: str, kinds: tuple[float, float, float] | None = None
-    ) -> None:
-        """Model calls; `kinds` are the low seeds, new instructions and high seeds of generate."""
-        name = f"{stage}@{key}"
-        if not self.runs(name):
-            return
-        read, written = self._per_call(stage, key, kinds)
-        if name in self.found:
-            looked = self.found[name]
-            more = looked.unknown * self.params["samples"] * self._share(key, "instructions")
-            made = looked.calls - looked.stored + more
-            seen = looked.read + more * self.texts.to_answer
-            basis = "looked up" + (", rest an estimate" if more else "")
-            self.work[name] = Work(looked.calls + more, looked.stored, seen, made * written, basis=basis)
-            return
-        stored = calls * self._stored(stage, key, model)
-        made = calls - stored
-        self.work[name] = Work(calls, stored, made * read, made * written, basis=self._basis(key, stage))
-
-    def _stored(self, stage: str, key: str, model: str) -> float:
-        """The share of a stage's calls that is in the store although its rows are not known: those of assess, as far as
-        what it judges is generated anew in part only, and in the same words by the same judge."""
-        change = self.changed[f"{stage}@{key}"]
-        if stage != "assess" or self.runs(model) or not change.at_most:
-            return 0.0
-        generated = f"generate@{key}"
-        if not self.runs(generated):
-            return 1.0
-        looked = self.found.get(generated)
-        return (
-            looked.stored / (looked.calls + looked.unknown * self.params["samples"]) if looked and looked.calls else 0.0
-        )
-
-    def _embed(self, key: str, texts: float) -> None:
-        if self.runs(f"filter@{key}"):
-            self.work[f"filter@{key}"] = Work(embedded=texts * self.texts.prompt, basis=self._basis(key, "generate"))
-
-    def _evaluate(self, name: str, key: str) -> None:
-        if not self.runs(name):
-            return
-        if looked := self.found.get(name):
-            _, written = self._per_call("evaluate", key, None)
-            made = looked.calls - looked.stored
-            self.work[name] = Work(looked.calls, looked.stored, looked.read, made * written, basis="looked up")
-            return
-        read, written = self._per_call("evaluate", key, None)
-        self.work[name] = Work(
-            self.items, 0, self.items * read, self.items * written, basis=self._basis(key, "evaluate")
-        )
-
-    def _train(self, name: str, key: str, rows: float, tokens: float) -> None:
-        if not self.runs(name):
-            return
-        stage, epochs = name.partition("@")[0].removesuffix("-0"), self.params[name[:3]]["epochs"]
-        ran = calls_of(stage, self.last.results[key])
-        if ran and (cost := self.last.costs[key].get(stage)):
-            before = cost["tokens"] / (ran * self._epochs_then(stage, key, ran))
-            tokens = rows * before
-        self.work[name] = Work(rows=rows, trained=tokens * epochs, basis=self._basis(key, stage))
-
-    def _epochs_then(self, stage: str, key: str, rows: int) -> int:
-        """Of the last run, by its steps and the present batch size; it may have been another one."""
-        steps = int(self.last.results[key][stage]["steps"])
-        return max(1, round(steps / -(-rows // int(self.params[stage]["batch_size"]))))
-
-    def _per_call(self, stage: str, key: str, kinds: tuple[float, float, float] | None) -> tuple[float, float]:
-        """Tokens that a call reads and writes: in the last run, over all iterations, else by the seed set's texts."""
-        stages = JUDGE if stage in JUDGE else (stage,)
-        calls, read, written = 0, 0, 0
-        for iteration, results in self.last.results.items():
-            for each in stages:
-                if cost := self.last.costs[iteration].get(each):
-                    calls += calls_of(each, results)
-                    read += cost["prompt_tokens"]
-                    written += cost["tokens"]
-        if calls:
-            return read / calls, written / calls
-        told = self.texts
-        if stage in JUDGE:
-            return told.to_review, min(told.review, self.params["review"]["max_tokens"])
-        if kinds is None or not sum(kinds):
-            return told.to_answer, told.response
-        low, instructions, high = kinds
-        most = self.params["generate"]["max_tokens"]
-        read_all = low * told.to_instruct + instructions * told.to_answer + high * told.to_flaw
-        written_all = low * min(told.prompt, most) + (instructions + high) * min(told.response, most)
-        return read_all / sum(kinds), written_all / sum(kinds)
-
-    def _share(self, key: str, name: str) -> float:
-        """Of this iteration's last run, else of the nearest one before it, else of any other, else assumed."""
-        for other in self._like(key):
-            if name in (told := shares(self.last.results[other], self.params["threshold"])):
-                return told[name]
-        return SHARES[name]
-
-    def _like(self, key: str) -> list[str]:
-        path, tree = [key], self.params["iterations"]
-        while path[-1] in tree:
-            path.append(str(tree[path[-1]]["parent"]))
-        return [*path, *(other for other in reversed(tree) if other not in path)]
-
-    def _basis(self, key: str, stage: str) -> str:
-        known = any(stage in self.last.results[other] for other in self._like(key))
-        return f"estimate: {'last run' if known else 'parameters'}"
-
-    def _model(self, iteration: str) -> str:
-        """The stage that makes an iteration's model."""
-        return "sft-0" if iteration == "0" else f"dpo@{iteration}"
-
-    def _reviews(self) -> int:
-        review = self.params["review"]
-        return 1 if review["estimator"] == "expected" else int(review["samples"])
-
-
-def items(params: Record, known: bool) -> int:
-    """The items of an evaluation: of the suite as it was split, if that is still so, else of the data in its folder."""
-    limit, counts = params["evaluate"]["limit"], dict[tuple[str, ...], int]()
-    split = Path("iterations/0/benchmark.jsonl")
-    if known and split.is_file():
-        for row in read(split, BenchmarkItem):
-            place = (row["task"], row["part"])
-            counts[place] = counts.get(place, 0) + 1
-        return sum(min(number, limit or number) for number in counts.values())
-    files = sorted(Path("evaluation", params["evaluate"]["suite"], "data").glob("*.jsonl"))
-    for path in files:
-        with path.open("rb") as lines:
-            counts[path.name,] = sum(1 for _ in lines)
-    return sum(min(number, 2 * limit if limit else number) for number in counts.values())
+            files = Path("evaluation", settings["suite"], "data").glob("*.jsonl")
+            parts = [path.read_bytes().count(b"\n") // 2 for path in files for _ in ("validation", "test")]
+        return sum(min(items, settings["limit"] or items) for items in parts)

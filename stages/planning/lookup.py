@@ -1,19 +1,18 @@
-"""Which of a stage's model calls the completion store holds: the stage's own code, with a model that only looks.
+"""Which of a stage's model calls the completion store holds: the stage's own code, with a client that only looks.
 
-The keys are the real ones, so that what is found here is what the stage will find. No weights are loaded, nothing is
-written, and nothing counts as served. A stage that asks in steps (generate: instructions, then responses to them) is
-followed as far as the store has the answers.
+The keys are the real ones, so what is found here is what the stage will find. No weights are loaded, nothing is written
+and nothing counts as served.
 """
 
 import json
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from types import SimpleNamespace
 
 from stages import evaluate, generate, review
 from stages.core.params import read_params, read_runtime
 from stages.core.prompts import read_system_prompt
-from stages.core.records import Tally, read
+from stages.core.records import Record, Tally, read
 from stages.core.rows import BenchmarkItem, ReviewablePair, ReviewedSeed
 from stages.evaluation import harness, suite
 from stages.inference.client import Client
@@ -21,128 +20,71 @@ from stages.inference.engines import Completion, Request, Sampling
 from stages.inference.store import Reader, store_file
 from stages.models.adapters import config_folder
 from stages.models.fingerprint import digest, has_custom_code
+from stages.planning.changes import Planned
 
 
-class Found(NamedTuple):
-    """A stage's model calls as far as they are known, those of them that are stored, the prompts' tokens of the others,
-    and how many prompts more it would ask, whose texts nobody knows yet."""
+class StoreOnly(Client):
+    """The client of an iteration's model, which completes what the store holds and counts a planned stage's calls."""
 
-    calls: int
-    stored: int
-    read: int
-    unknown: int = 0
-
-
-class Looking(Client):
-    """A model that answers what the store holds and nothing else."""
-
-    def __init__(self, folder: Path, stage: str) -> None:
-        super().__init__(folder, stage, max_overlong=1.0, runtime=read_runtime())
-        self.store = Reader(store_file(self.runtime.store))
-        self.tasks: dict[str, Found] = {}
+    def __init__(self, iteration: str, planned: Planned) -> None:
+        super().__init__(
+            Path("iterations", iteration, "model"), planned.stage, max_overlong=1.0, runtime=read_runtime()
+        )
+        self.planned = planned
 
     def _look_up_or_compute(
         self, task: str, keys: dict[Request, bytes], sampling: Sampling
     ) -> dict[Request, Completion]:
-        stored = self.store.find(keys.values())
-        found = {each: stored[key] for each, key in keys.items() if key in stored}
-        missing = [each for each in keys if each not in found]
-        self.tasks[task] = Found(len(keys), len(found), sum(len(each.tokens) for each in missing))
-        return found
-
-    def total(self, unknown: int = 0) -> Found:
-        return Found(*(sum(column) for column in zip(Found(0, 0, 0), *self.tasks.values(), strict=True)))._replace(
-            unknown=unknown
-        )
+        stored = Reader(store_file(self.runtime.store)).find(keys.values())
+        missing = [request for request, key in keys.items() if key not in stored]
+        self.planned.calls += len(keys)
+        self.planned.stored = (self.planned.stored or 0) + len(keys) - len(missing)
+        self.planned.read += sum(len(request.tokens) for request in missing)
+        if task.endswith("new instructions"):
+            self.planned.unwritten = len(missing)
+        return {request: stored[key] for request, key in keys.items() if key in stored}
 
 
-def of_review(rows: Path, judge: Path, out: Path, stop: Path | None = None) -> Found:
-    """`python -m stages.review` with these arguments."""
-    if stop and json.loads(stop.read_text(encoding="utf-8"))["stopped"]:
-        return Found(0, 0, 0)
-    name = f"{out.stem}@{out.parent.name}"
-    model = Looking(judge, name)
-    review.review(model, name, read_params(out.stem), review.to_review(read(rows, ReviewablePair), judge.parent.name))
-    return model.total()
+def look_up(planned: Planned, iterations: Record) -> None:
+    """Count the model calls of a stage whose inputs are here. `iterations`: the tree of params.yaml."""
+    name, _, key = planned.stage.partition("@")
+    if name in ("evaluate", "evaluate-0"):
+        _evaluate(planned, name, key or "0")
+    if name not in ("review", "generate", "assess"):
+        return
+    parent, judge = (str(iterations[key][role]) for role in ("parent", "judge"))
+    client, params = StoreOnly(parent if name == "generate" else judge, planned), read_params(name)
+    if name == "generate":
+        seeds, limits = read(Path("iterations", key, "review.jsonl"), ReviewedSeed), params["generate"]
+        bounds = params["threshold"], limits["max_low"], limits["max_high"]
+        low, high = generate.route(seeds, *bounds, parent, Tally(len(seeds)))
+        generate.generate(client, planned.stage, params, low, high)
+    else:
+        source = Path("iterations", *((parent, "seed.jsonl") if name == "review" else (key, "filtered.jsonl")))
+        stop = json.loads(Path("iterations", parent, "stop.json").read_text(encoding="utf-8"))["stopped"]
+        rows = [] if stop and name == "review" else read(source, ReviewablePair)
+        review.review(client, planned.stage, params, review.to_review(rows, judge))
 
 
-def of_generate(rows: Path, model: Path, out: Path) -> Found:
-    """`python -m stages.generate` with these arguments."""
-    params, name = read_params("generate"), f"generate@{out.parent.name}"
-    settings, parent = params["generate"], model.parent.name
-    looking = Looking(model, name)
-    reviewed = read(rows, ReviewedSeed)
-    bounds = (params["threshold"], settings["max_low"], settings["max_high"])
-    low, high = generate.route(reviewed, *bounds, parent, Tally(len(reviewed)))
-    generate.generate(looking, name, params, low, high)
-    instructions = looking.tasks[f"{name} new instructions"]
-    return looking.total(unknown=instructions.calls - instructions.stored)
-
-
-def of_evaluate(model: Path, parent: Path | None = None) -> Found:
-    """`python -m stages.evaluate` with these arguments: the questions that lm-eval asks, each answered with nothing."""
-    from lm_eval.api.model import LM, hash_args
+def _evaluate(planned: Planned, name: str, key: str) -> None:
+    """The requests that lm-eval builds from the suite's items, in its own chat format."""
+    from lm_eval.api.model import hash_args
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer
 
-    class Listening(LM):  # type: ignore[misc]
-        chat_template_args: ClassVar[dict[str, Any]] = {}
-        apply_chat_template = HFLM.apply_chat_template
-
-        def __init__(self, folder: Path) -> None:
-            super().__init__()
-            code = has_custom_code(config_folder(folder))
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=code)
-            self.heard: dict[str, str] = {}  # lm-eval's hash of each request, and what the model would read
-
-        @property
-        def tokenizer_name(self) -> str:
-            return str(self.tokenizer.name_or_path)
-
-        def _hear(self, call: str, requests: list[Any], answer: Any) -> list[Any]:
-            self.heard |= {hash_args(call, each.args): str(each.args[0]) for each in requests}
-            return [answer] * len(requests)
-
-        def generate_until(self, requests: list[Any]) -> list[Any]:
-            return self._hear("generate_until", requests, "")
-
-        def loglikelihood(self, requests: list[Any]) -> list[Any]:
-            return self._hear("loglikelihood", requests, (0.0, False))
-
-        def loglikelihood_rolling(self, requests: list[Any]) -> list[Any]:
-            return self._hear("loglikelihood_rolling", requests, 0.0)
-
-    params = read_params("evaluate" if parent else "evaluate-0")
-    tasks = suite.load_tasks(params["evaluate.suite"], suite.load(params["evaluate.suite"]))
-    samples = evaluate.select_samples(
-        read(Path("iterations/0/benchmark.jsonl"), BenchmarkItem), params["evaluate.limit"]
-    )
-    lm, content = Listening(model), digest(model)
-    harness.run_lm_eval(lm, harness.merge_tasks(list(tasks.values())), samples, read_system_prompt(params["prompts"]))
-    keys = {harness.answer_key(content, request): context for request, context in lm.heard.items()}
-    stored = Reader(store_file(read_runtime().store)).find(keys)
-    missing = [context for each, context in keys.items() if each not in stored]
-    return Found(len(keys), len(stored), sum(len(lm.tokenizer(context)["input_ids"]) for context in missing))
-
-
-LOOKS: dict[str, Callable[..., Found]] = {
-    "stages.review": of_review,
-    "stages.generate": of_generate,
-    "stages.evaluate": of_evaluate,
-}
-
-
-def look(command: str) -> Found | None:
-    """The model calls of a stage, by its command in dvc.yaml; None where they cannot be known without running it."""
-    _, _, module, *arguments = command.split()
-    options = {
-        name.removeprefix("--"): Path(value) for name, value in zip(arguments[::2], arguments[1::2], strict=True)
-    }
-    return LOOKS[module](**options) if module in LOOKS else None
-
-
-def damaged() -> bool:
-    """Whether the store is no longer the database that it was, so that a run puts it aside and begins anew."""
-    reader = Reader(store_file(read_runtime().store))
-    reader.find([b""])
-    return reader.damaged
+    params, folder = read_params(name), Path("iterations", key, "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=has_custom_code(config_folder(folder)))
+    chat = partial(HFLM.apply_chat_template, SimpleNamespace(tokenizer=tokenizer, chat_template_args={}))
+    benchmarks = suite.load_tasks(params["evaluate.suite"], suite.load(params["evaluate.suite"]))
+    items = read(Path("iterations/0/benchmark.jsonl"), BenchmarkItem)
+    samples = evaluate.select_samples(items, params["evaluate.limit"])
+    system_prompt, model, prompts = read_system_prompt(params["prompts"]) or None, digest(folder), dict[bytes, str]()
+    for task_name, task in harness.merge_tasks(list(benchmarks.values()))["tasks"].items():
+        how = {"apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": chat}
+        task.build_all_requests(samples=samples[task_name], system_instruction=system_prompt, **how)
+        for each in task.instances:
+            prompts[harness.answer_key(model, hash_args(each.request_type, each.args))] = str(each.args[0])
+    stored = Reader(store_file(read_runtime().store)).find(prompts)
+    missing = [prompt for request, prompt in prompts.items() if request not in stored]
+    planned.calls, planned.stored = len(prompts), len(stored)
+    planned.read = sum(len(tokenizer(prompt)["input_ids"]) for prompt in missing)

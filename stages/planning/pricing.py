@@ -1,207 +1,166 @@
-"""What the work of a stage costs: seconds, memory and disk.
+"""What planned stages cost: seconds, bytes of memory on each device, bytes of disk.
 
-Seconds by what the same work took in the last run, where the model and the machine are the same, else by the model's
-shape (planning/estimate.py), divided by the GPUs that share it, as if nothing were lost among them. Memory, of each
-device, and disk by the shape.
+Seconds by the last run's rates, else by the model's shape: two operations per weight and token forward, twice that
+backward. Decoding is bound by the bandwidth (a step reads all weights and the batch's keys and values) or, in a large
+batch, by arithmetic, as prefill and training are. GPUs that share work lose no time over it.
 """
 
 import json
+import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from stages.core.errors import UserError
 from stages.core.records import Record
 from stages.models import hub
-from stages.planning import estimate
-from stages.planning.estimate import Device, Shape
-from stages.planning.forecast import Work
-from stages.planning.last_run import JUDGE, Last
-from stages.planning.texts import Texts
+from stages.planning.changes import Planned
+from stages.planning.forecast import LastRun, Texts, kind, values
 
-# Seconds of a process until it has loaded its libraries and its model, on one busy core.
-START = {"review": 5, "assess": 5, "generate": 5, "evaluate": 7, "sft": 9, "dpo": 9, "filter": 8, "base": 4}
-QUICK = 0.5  # of the other stages
-LOADED = 1e9  # bytes of weights that are read in a second
-MODELS = ("base", "sft", "dpo", "promote")  # whose out is a model folder
-TRAININGS = ("sft", "dpo")
-MOST_ROWS = {True: 2048, False: 384}  # completions at once by default, with a GPU and without
-EVALUATED = 64  # of an evaluation
-ROW = 1200  # bytes of a call's row in the outs, and of its completion in the store, with what an index takes
-LONGEST = 2.0  # the longest row of a batch, in mean ones
-SHARDED = ("weights", "gradients", "optimiser", "autocast copy", "reference")  # of a training, by fsdp and zero3
-CHECKPOINT = 3  # in weights: they and the optimiser's two numbers for each; two of them are kept
-
-
-class Price(NamedTuple):
-    seconds: float  # of computing
-    start: float  # and of starting
-    memory: float  # bytes at the peak
-    disk: float  # bytes of the outs
-    basis: str  # of the seconds: last run or shape
+BYTES = {"float32": 4, "bfloat16": 2}
+EFFICIENCY = {"decode": 0.6, "prefill": 0.4, "train": 0.35}  # share of the peak without tuning
+LAUNCH = 1e-4  # seconds per layer of a decoding step, however little it computes
+START = {
+    "review": 5,
+    "assess": 5,
+    "generate": 5,
+    "evaluate": 7,
+    "sft": 9,
+    "dpo": 9,
+    "filter": 8,
+    "base": 4,
+}  # seconds to load
+ROWS = {"CPU": 384, "GPU": 2048}  # completions at once
+LIBRARIES, SPARE = 0.7e9, 1.1  # bytes of a process with torch and trl; for fragments and buffers
+ACTIVATIONS = 34  # bytes per token, layer and unit of the hidden size in 16 bits (arXiv 2205.05198, section 4.1)
+TILE = (4096, 32_768)  # tokens × vocabulary whose logits trl's loss holds at once
+ROW = 1200  # bytes of a model call, in the outs and again in the completion store
+CHECKPOINTS = 6  # in weights: two are kept, each with the optimiser's two numbers per weight
 
 
-def shape_of(folder: Path) -> Shape:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"model {folder} is not a model folder (no config.json); correct model.name")
-    try:
-        return estimate.shape(json.loads(path.read_text(encoding="utf-8")))
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            f"{path}: {error} cannot be read; a plan needs a decoder such as Qwen2, Llama or Mistral"
-        ) from None
+class Device(NamedTuple):
+    name: str
+    memory: float  # bytes
+    bandwidth: float  # bytes per second
+    bfloat16: float  # dense floating-point operations per second
+    float32: float  # on a GPU as TF32
 
 
-def _microworld(model: Shape, settings: Record) -> Shape:
-    """The default's model as these settings make it."""
-    hidden, heads = settings["hidden"], settings["heads"]
-    sizes = {"hidden": hidden, "intermediate": 3 * hidden, "head": hidden // heads}
-    return model._replace(layers=settings["layers"], heads=heads, kv_heads=heads, **sizes)
+GPUS = {  # from the data sheets
+    "h200": Device("h200", 141e9, 4.8e12, 989e12, 494e12),
+    "h100": Device("h100", 80e9, 3.35e12, 989e12, 494e12),
+    "a100-80": Device("a100-80", 80e9, 2.04e12, 312e12, 156e12),
+    "a100-40": Device("a100-40", 40e9, 1.56e12, 312e12, 156e12),
+    "l40s": Device("l40s", 48e9, 0.864e12, 362e12, 183e12),
+    "l4": Device("l4", 24e9, 0.3e12, 121e12, 60e12),
+    "rtx4090": Device("rtx4090", 24e9, 1.01e12, 165e12, 83e12),
+    "rtx3090": Device("rtx3090", 24e9, 0.936e12, 71e12, 36e12),
+}
 
 
-def _shared(parts: dict[str, float], names: tuple[str, ...], devices: int) -> dict[str, float]:
-    """Bytes on each device, where these parts are cut among them."""
-    return {name: size / devices if name in names else size for name, size in parts.items()}
+def this_machine() -> Device:
+    """Its processor, as fast as a current server's; a GPU is named by --gpu."""
+    from psutil import virtual_memory
+
+    flops = 1e11 * int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    return Device("this machine", virtual_memory().total, 2.5e10, flops, flops)
+
+
+class Shape:
+    """A decoder such as Qwen2, Llama or Mistral, by its folder's config.json; raises `UserError` for another model."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "config.json"
+        if not path.is_file():
+            raise UserError(f"model {folder} is not a model folder (no config.json); correct model.name")
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            names = ("num_attention_heads", "hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
+            heads, self.hidden, inner, self.layers, self.vocabulary = (config[name] for name in names)
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{path}: {error} cannot be read; a plan needs a decoder such as Qwen2 or Llama") from None
+        head = config.get("head_dim") or self.hidden // heads
+        queries, self.keys = heads * head, head * (config.get("num_key_value_heads") or heads)
+        attention = [(self.hidden, queries), *[(self.hidden, self.keys)] * 2, (queries, self.hidden)]
+        linear = [*attention, *[(self.hidden, inner)] * 2, (inner, self.hidden)]
+        biased = config.get("attention_bias", config.get("model_type") == "qwen2")
+        layer = sum(rows * columns for rows, columns in linear) + 2 * self.hidden + biased * (queries + 2 * self.keys)
+        embeddings = self.vocabulary * self.hidden * (1 if config.get("tie_word_embeddings") else 2)
+        self.parameters = self.layers * layer + embeddings + self.hidden
+        self.adapters = self.layers * sum(map(sum, linear))  # parameters of LoRA of rank 1 on every linear layer
 
 
 class Pricing:
-    """`measured`: whether the last run had this model on this machine; `pretrained`: whether the embedded default's
-    model is made anew."""
+    """Fills in what planned stages cost on a device; `last`: the last run, if it had this model and this device."""
 
-    def __init__(
-        self, params: Record, texts: Texts, last: Last, device: Device, *, measured: bool, pretrained: bool
-    ) -> None:
-        self.params, self.texts, self.last, self.device, self.measured = params, texts, last, device, measured
-        self.model, self.dtype = shape_of(hub.fetch_config(params["model"])), params["model"]["dtype"]
-        if pretrained:
-            self.model = _microworld(self.model, params["microworld"])
-        self.how: Record = params["runtime"]["training"]
-        lora = params["training"]["lora"]
-        self.lora: int | None = lora["rank"] if lora else None
-        self.autocast: str | None = params["training"]["autocast"]
-        gpu = device.name in estimate.GPUS  # a CPU's cores compute as much in one process
-        self.processes: int = self.how["processes"] if gpu else 1
-        vllm = params["runtime"]["vllm"] if gpu and params["runtime"]["engine"] in ("auto", "vllm") else {}
-        self.parts: int = vllm.get("tensor_parallel_size", 1) * vllm.get("pipeline_parallel_size", 1)  # of a model
-        self.engines: int = self.parts * vllm.get("data_parallel_size", 1)
+    def __init__(self, params: Record, texts: Texts, device: Device, last: LastRun | None) -> None:
+        self.params, self.texts, self.device, self.last = params, texts, device, last
+        model, runtime, gpu = Shape(hub.fetch_config(params["model"])), params["runtime"], device.name in GPUS
+        self.model, self.how, self.dtype = model, runtime["training"], params["model"]["dtype"]
+        self.weights, lora = model.parameters * BYTES[self.dtype], params["training"]["lora"]
+        self.adapters = 4 * lora["rank"] * model.adapters if lora else 0
+        self.trained = self.adapters or self.weights
+        self.folders = {"base": self.weights, "sft": self.trained, "dpo": self.trained, "promote": self.weights}
+        self.flops = {"bfloat16": device.bfloat16, "float32": device.float32}
+        self.trainers = self.how["processes"] if gpu else 1
+        vllm = runtime["vllm"] if gpu and runtime["engine"] in ("auto", "vllm") else {}
+        self.pieces = vllm.get("tensor_parallel_size", 1) * vllm.get("pipeline_parallel_size", 1)  # of the model
+        self.engines = self.pieces * vllm.get("data_parallel_size", 1)
+        self.length = 2 * (texts.to_review + texts.review)  # of the longest row, which is twice the mean
+        self.cache = 2 * model.layers * model.keys * BYTES[self.dtype] * self.length  # keys and values of a row
+        fitting = 0.6 * (device.memory - self.weights / self.pieces) / self.cache  # as engines/transformers.py has it
+        self.rows = max(1, min(runtime["batch_rows"] or ROWS["GPU" if gpu else "CPU"], int(fitting)))
 
-    def price(self, name: str, work: Work) -> Price:
-        stage = name.partition("@")[0].removesuffix("-0")
-        measured = self._rate(stage)
-        amount = work.trained or (work.written if work.made else 0.0)
-        seconds = amount * measured if measured is not None else self._by_shape(stage, work)
-        parts = self._memory(stage, work)
-        disk = self._model_bytes(stage) if stage in MODELS else work.calls * ROW
-        return Price(
-            seconds,
-            START.get(stage, QUICK) + (self.weights / LOADED if stage in START or stage in MODELS else 0),
-            estimate.total(parts) if parts else 0.0,
-            disk,
-            "last run" if measured is not None else "shape",
-        )
+    def price(self, planned: Planned) -> None:
+        work, parts = kind(planned.stage), 0.0
+        if planned.trained:
+            planned.seconds, parts = self._training(work, planned.trained), sum(self.training_memory(work).values())
+        elif planned.read:
+            planned.seconds = self._completions(planned.read, planned.written)
+            parts = (self.weights + self.rows * self.cache) / self.pieces
+        if rate := self._rate(work):
+            planned.seconds = rate * (planned.trained or planned.written)
+        planned.seconds += START.get(work, 0.5)
+        planned.memory = LIBRARIES + SPARE * parts if parts else 0
+        planned.disk = self.folders.get(work, planned.calls * ROW)
 
-    @property
-    def weights(self) -> float:
-        return float(estimate.parameters(self.model) * estimate.BYTES[self.dtype])
+    def _rate(self, work: str) -> float:
+        """Seconds per token trained on or written in the last run; 0 if it had none, or trained on other GPUs."""
+        costs = values(self.last.costs, work) if self.last else []
+        if work in ("sft", "dpo") and not self.how["config"]:
+            costs = [cost for cost in costs if cost["device"] == "CPU" or cost["devices"] == self.how["processes"]]
+        return float(sum(cost["seconds"] for cost in costs) / max(1, sum(cost["tokens"] for cost in costs)))
 
-    def _model_bytes(self, stage: str) -> float:
-        """Of a model folder: the weights, or the adapters that a training leaves."""
-        if self.lora is None or stage not in ("sft", "dpo"):
-            return self.weights
-        return 4.0 * estimate.lora_parameters(self.model, self.lora)
+    def _completions(self, read: float, written: float) -> float:
+        """Seconds of model calls that read and write so many tokens in all."""
+        prefill = 2 * self.model.parameters / (EFFICIENCY["prefill"] * self.flops[self.dtype])  # of a token
+        moved = (self.weights + self.rows * self.cache) / (self.device.bandwidth * EFFICIENCY["decode"])
+        step = max(moved, self.rows * prefill) + self.model.layers * LAUNCH
+        return float((read * prefill + written / self.rows * step) / self.engines)
 
-    def checkpoints(self, seconds: float) -> float:
-        """Bytes that a training of so many seconds keeps until it ends."""
-        minutes = self.params["runtime"]["checkpoint_minutes"]
-        return 2 * CHECKPOINT * self._model_bytes("sft") if minutes is not None and seconds > 60 * minutes else 0.0
+    def _training(self, work: str, tokens: float) -> float:
+        """Seconds, by passes: forward; backward, worth two, or one where adapters leave the weights frozen; forward
+        again under gradient checkpointing; and the reference's."""
+        passes = 1 + (1 if self.adapters else 2) + self.how["gradient_checkpointing"] + (work == "dpo")
+        flops = EFFICIENCY["train"] * self.flops[self.params["training"]["autocast"] or self.dtype]
+        return float(2 * self.model.parameters * tokens * passes / flops / self.trainers)
 
-    def _rate(self, stage: str) -> float | None:
-        """Seconds for each token that was written or trained on in the last run; None where nothing was measured, or
-        more GPUs or fewer train now."""
-        stages = JUDGE if stage in JUDGE else (stage,)
-        costs = [each[name] for each in self.last.costs.values() for name in stages if name in each]
-        tokens = sum(cost["tokens"] for cost in costs)
-        if not self.measured or not tokens or (stage in TRAININGS and self._on_other_gpus(costs)):
-            return None
-        return float(sum(cost["seconds"] for cost in costs) / tokens)
-
-    def _on_other_gpus(self, trained: list[Record]) -> bool:
-        """Whether another number of GPUs would train now; a configuration of the user's does not tell."""
-        now = self.how["processes"]
-        return not self.how["config"] and any(cost["device"] == "GPU" and cost["devices"] != now for cost in trained)
-
-    def _by_shape(self, stage: str, work: Work) -> float:
-        if work.embedded:
-            return estimate.reading_seconds(self.model, self.dtype, self.device, work.embedded, self.texts.prompt)
-        if work.trained:
-            once = self.how["precompute_reference"]
-            reference = work.trained / (self.params["dpo"]["epochs"] if once else 1) if stage == "dpo" else 0.0
-            seconds = estimate.training_seconds(
-                self.model,
-                self.dtype,
-                self.device,
-                work.trained,
-                self._row(stage),
-                **self._training(),
-                reference_tokens=reference,
-            )
-            return seconds / self._trainers(stage)
-        draws = 1 if stage == "evaluate" else self._draws(stage)  # a prompt is read once for all its draws
-        seconds = estimate.completion_seconds(
-            self.model, self.dtype, self.device, work.read / draws, work.written, work.made, self._rows_at_once(stage)
-        )
-        return seconds / self.engines
-
-    def _memory(self, stage: str, work: Work) -> dict[str, float]:
-        if work.trained:
-            size = self.params["microworld" if stage == "pretrain" else stage]["batch_size"] // self._trainers(stage)
-            rows = min(work.rows, size, self.how["rows_at_once"] or size)
-            length = min(self.model.context, LONGEST * self._row(stage))
-            parts = estimate.training_memory(
-                self.model, self.dtype, int(rows), int(length), **self._training(), preference=stage == "dpo",
-                reference=stage == "dpo" and self._reference(),
-            )  # fmt: skip
-            return _shared(parts, SHARDED, self._trainers(stage)) if self.how["sharding"] else parts
-        if work.embedded:
-            return {"weights": self.weights}
-        if not work.made:
-            return {}
-        rows = min(self._rows_at_once(stage), work.made)
-        parts = estimate.completion_memory(self.model, self.dtype, int(rows), self._length(stage))
-        return _shared(parts, ("weights", "keys and values"), self.parts)
-
-    def _trainers(self, stage: str) -> int:
-        """The GPUs that share a training; the embedded default's base model is trained in one process."""
-        return self.processes if stage in TRAININGS else 1
-
-    def _reference(self) -> bool:
-        """Whether DPO holds a second model: not where its log-probabilities are computed before, nor where what is
-        trained is an adapter, since the reference is then another one on the same base, or none."""
-        return not self.how["precompute_reference"] and not self.lora
-
-    def _training(self) -> dict[str, Any]:
-        checkpointing = self.how["gradient_checkpointing"]
-        return {"lora_rank": self.lora, "autocast": self.autocast, "gradient_checkpointing": checkpointing}
-
-    def _row(self, stage: str) -> float:
-        """Tokens of a training row: a response to an instruction; in SFT some are reviews."""
-        return (
-            self.texts.to_answer + self.texts.response if stage == "dpo" else self.texts.to_review + self.texts.review
-        )
-
-    def _length(self, stage: str) -> int:
-        most = self.params["review" if stage in JUDGE else "generate"]["max_tokens"]
-        return int(min(self.model.context, LONGEST * self.texts.to_review + most))
-
-    def _rows_at_once(self, stage: str) -> int:
-        gpu = self.device.name in estimate.GPUS
-        most = EVALUATED if stage == "evaluate" else MOST_ROWS[gpu]
-        if chosen := self.params["runtime"]["batch_rows"]:
-            return int(chosen)
-        return estimate.rows_that_fit(self.model, self.dtype, self.device, self._length(stage), most)
-
-    def _draws(self, stage: str) -> int:
-        review = self.params["review"]
-        if stage in JUDGE:
-            return 1 if review["estimator"] == "expected" else int(review["samples"])
-        return int(self.params["samples"])
+    def training_memory(self, work: str) -> dict[str, float]:
+        """Bytes of a step on each device. AdamW keeps two numbers per trained weight, in its type; adapters are in 32
+        bits. DPO's reference is a second model, except beside adapters or where it is read before the training."""
+        model, how, autocast = self.model, self.how, self.params["training"]["autocast"]
+        working = BYTES[autocast or self.dtype]
+        batch = self.params["microworld" if work == "pretrain" else work]["batch_size"] // self.trainers
+        row = self.length if work != "dpo" else 4 * (self.texts.to_answer + self.texts.response)
+        tokens = min(batch, how["rows_at_once"] or batch) * row
+        layer = ACTIVATIONS * model.hidden * working / 2
+        kept = layer + model.layers * model.hidden * working if how["gradient_checkpointing"] else model.layers * layer
+        parts = {
+            "weights": self.weights + self.adapters,
+            "gradients": self.trained,
+            "optimiser": 2 * self.trained,
+            "autocast copy": model.parameters * working if autocast not in (None, self.dtype) else 0,
+            "reference": self.weights * (work == "dpo" and not self.adapters and not how["precompute_reference"]),
+        }
+        shared = {name: size / (self.trainers if how["sharding"] else 1) for name, size in parts.items()}
+        logits = 2 * min(tokens, TILE[0]) * min(model.vocabulary, TILE[1]) * working
+        return shared | {"activations": tokens * kept, "logits": logits}
