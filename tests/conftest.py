@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from stages.core.schema import runtime_of
 
@@ -122,6 +123,18 @@ class Project:
         self.run("git", "add", "-A")
         self.run("git", "commit", "-qm", "start")
 
+    @classmethod
+    def at(cls, folder: Path) -> "Project":
+        """A project that is there already."""
+        project = cls.__new__(cls)
+        project.folder = folder
+        return project
+
+    def copy(self, folder: Path) -> "Project":
+        """Another project with the same files, history and DVC cache."""
+        shutil.copytree(self.folder, folder)
+        return Project.at(folder)
+
     @property
     def params(self) -> dict:
         return yaml.safe_load((self.folder / "params.yaml").read_text())
@@ -169,6 +182,27 @@ def error_line(result: subprocess.CompletedProcess) -> str:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def looped(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
+    """A project that ran the whole loop by `dvc repro`, each stage in a fresh interpreter as a user runs it, with its
+    results in git. It is made once for all workers of pytest-xdist; to read and to copy only."""
+    if worker_id == "master":  # without pytest-xdist
+        folder = tmp_path_factory.mktemp("looped")
+    else:
+        folder = tmp_path_factory.getbasetemp().parent / "looped"
+    output = folder / "output.txt"
+    with FileLock(f"{folder}.lock"):
+        if not output.exists():
+            project = Project(folder / "project", SMALL)
+            result = project.run("dvc", "repro", env=dict(os.environ))
+            project.run("git", "add", "-A")
+            project.run("git", "commit", "-qm", "ran")
+            output.write_text(result.stdout + result.stderr, encoding="utf-8")
+    project = Project.at(folder / "project")
+    project.output = output.read_text(encoding="utf-8")
+    return project
 
 
 @pytest.fixture(scope="session")

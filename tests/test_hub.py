@@ -132,8 +132,7 @@ def test_an_experiment_in_a_temporary_copy_does_not_ask_for_what_the_repository_
     shutil.rmtree(asking.home)
     hub.asked.clear()
     monkeypatch.setenv("DVC_ROOT", str(asking.project.folder))
-    copy = Project.__new__(Project)
-    copy.folder = tmp_path / "copy"
+    copy = Project.at(tmp_path / "copy")
     shutil.copytree(asking.project.folder, copy.folder, ignore=shutil.ignore_patterns("iterations"))
     done(Asking(copy, hub, tmp_path / "other").run("check"))
     assert not hub.asked
