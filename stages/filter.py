@@ -10,11 +10,12 @@ in dropped.jsonl and in the counts.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 from typer import Option
 
 from stages.core.command import run
+from stages.core.counts import Diversity, FilterCounts
 from stages.core.params import declared
 from stages.core.progress import progress, say
 from stages.core.prompts import ReviewPrompt
@@ -26,15 +27,6 @@ from stages.data.similarity import Benchmark, distinct, duplicates, embed, mean_
 BASE, BENCHMARK = Path("iterations/0/base"), Path("iterations/0/benchmark.jsonl")
 Settings = dict[str, Any]  # the section `filter` of params.yaml
 Kind = Literal["instruction", "response"]
-
-
-class Diversity(TypedDict):
-    """How different the kept new instructions are; None: nothing to compare."""
-
-    distance: float | None  # mean cosine distance of their embeddings
-    distinct_1: float | None  # share of different words
-    distinct_2: float | None  # share of different pairs of words
-    near_duplicates: float | None  # share of the compared instructions that repeat an earlier one
 
 
 def own_fault(text: str, kind: Kind, settings: Settings, review: ReviewPrompt) -> str | None:
@@ -184,7 +176,7 @@ def main(
     write(out, kept)
     write(out.with_name("dropped.jsonl"), dropped)
     fresh = [instruction for instruction in instructions if instruction not in faults]
-    counts = {
+    counts: FilterCounts = {
         "rows": tally.counts(len(kept)),
         "diversity": diversity(fresh, distance, len(repeated), len(standing)),
         "words": {"instruction": mean_words(fresh), "response": mean_words([row["response"] for row in kept])},

@@ -10,17 +10,18 @@ flawed responses to its own instruction.
 import re
 from pathlib import Path
 from string import Template
-from typing import Annotated, Generic, NamedTuple, TypedDict, TypeVar
+from typing import Annotated, Generic, NamedTuple, TypeVar
 
 from typer import Option
 
 from stages.core import cost
 from stages.core.command import run
+from stages.core.counts import Counts, GenerateCounts, SampleCounts
 from stages.core.params import Params, declared, read_runtime
 from stages.core.progress import say
 from stages.core.prompts import answer_pattern, fill, generation_templates, system
 from stages.core.records import Tally, content_id, counts_file, read, write, write_json
-from stages.core.rows import Candidate, Counts, Draw, Lineage, ReviewedSeed, Route, ScoredSeed
+from stages.core.rows import Candidate, Draw, Lineage, ReviewedSeed, Route, ScoredSeed
 from stages.inference.client import Client
 from stages.inference.engines import Sampling
 
@@ -44,15 +45,7 @@ class Generated(NamedTuple):
 
     responses: list[Response]
     flawed: list[Text[ScoredSeed]]
-    counts: "GeneratedCounts"
-
-
-class GeneratedCounts(TypedDict):
-    """The samples of each step, those dropped with the reason."""
-
-    new_instructions: Counts
-    responses: Counts
-    flawed_responses: Counts
+    counts: SampleCounts
 
 
 def route(
@@ -153,7 +146,7 @@ def generate(client: Client, name: str, params: Params, low: list[ScoredSeed], h
         f"{name} responses", "response", instructions, [instruction.text for instruction in instructions]
     )
     flawed, flawed_counts = writer.write(f"{name} flawed responses", "flawed", high, filled(flawed_template, high))
-    counts: GeneratedCounts = {
+    counts: SampleCounts = {
         "new_instructions": instruction_counts,
         "responses": response_counts,
         "flawed_responses": flawed_counts,
@@ -177,7 +170,10 @@ def main(
     responses, flawed, written = generate(client, name, params, low, high)
 
     write(out, [new_candidate(text) for text in responses] + [flawed_candidate(text) for text in flawed])
-    counts = {"seed": {**routed.counts(len(low) + len(high)), "low": len(low), "high": len(high)}, **written}
+    counts: GenerateCounts = {
+        "seed": {**routed.counts(len(low) + len(high)), "low": len(low), "high": len(high)},
+        **written,
+    }
     write_json(counts_file("generate", iteration), counts)
     cost.write("generate", iteration, cost.of_completions(client.used.values(), client.gpus()))
     say(f"{name}: {len(low):,} low, {len(high):,} high seeds gave {len(responses):,} new pairs, {len(flawed):,} flawed")

@@ -9,11 +9,12 @@ correct. About data that is not of this world nothing is known, and the counts s
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, TypedDict, cast
+from typing import Annotated, cast
 
 from typer import Option
 
 from stages.core.command import run
+from stages.core.counts import MeasureCounts, Share
 from stages.core.progress import say
 from stages.core.records import counts_file, read, write_json
 from stages.core.rows import JudgedCandidate, PreferencePair, SftRow
@@ -21,23 +22,6 @@ from stages.microworld.world import oracle, split_of
 
 ANSWER = re.compile(r"(?:answer is|^is|^maybe|^i think|^guess) ([^ .]+)")
 JUDGED_RIGHT = 4.0  # scores from here on call the answer right: the world's own reviews give wrong ones 3 at most
-
-
-class Share(TypedDict):
-    """A share of the rows that the world knows."""
-
-    percent: float | None  # None: it knows none of them
-    of: int  # rows that it knows
-
-
-class Measures(TypedDict):
-    """An iteration against ground truth."""
-
-    judge_right: Share  # the score is on the right side of JUDGED_RIGHT
-    instructions_well_posed: Share
-    sft_rows_correct: Share
-    sft_rows_held_out: Share  # may be one of the benchmark's problems in other words
-    pairs_in_order: Share  # chosen is right and rejected wrong, of the pairs in which one is
 
 
 def correct(prompt: str, response: str) -> bool | None:
@@ -76,7 +60,7 @@ def in_order(pair: PreferencePair) -> bool | None:
 
 def measure(
     assessed: list[JudgedCandidate], sft: list[SftRow], pairs: list[PreferencePair], iteration: str
-) -> Measures:
+) -> MeasureCounts:
     """An iteration's candidates, and what it selected itself."""
     instructions = sorted({row["prompt"] for row in assessed if row["route"] == "new"})
     new_sft = [row for row in sft if row["kind"] == "new" and row["iteration"] == iteration]

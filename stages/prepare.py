@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from stages.core.command import run
+from stages.core.counts import PrepareCounts
 from stages.core.errors import UserError
 from stages.core.params import declared
 from stages.core.progress import say
@@ -103,11 +104,14 @@ def main() -> None:
     write(OUT / "judge.jsonl", judge)
     write(OUT / "sft.jsonl", [*map(seed_sft_row, seed), *judge])
     write(OUT / "pairs.jsonl", [])
-    length = {
-        "instruction": mean_words([row["prompt"] for row in seed]),
-        "response": mean_words([row["response"] for row in seed]),
+    counts: PrepareCounts = {
+        "seed": tally.counts(len(seed)),
+        "judge": judge_tally.counts(len(judge)),
+        "words": {
+            "instruction": mean_words([row["prompt"] for row in seed]),
+            "response": mean_words([row["response"] for row in seed]),
+        },
     }
-    counts = {"seed": tally.counts(len(seed)), "judge": judge_tally.counts(len(judge)), "words": length}
     write_json(counts_file("prepare", WARM_START), counts)
     say(f"prepare: {len(seed):,} of {tally.rows:,} seed rows, {len(judge):,} judge-training rows")
 

@@ -18,46 +18,22 @@ import random
 from collections import Counter
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Annotated, TypedDict
+from typing import Annotated
 
 from typer import Option
 
 from stages.core import cost
 from stages.core.command import run
+from stages.core.counts import ReviewCounts, Scores
 from stages.core.errors import UserError
 from stages.core.params import Params, declared, read_runtime
 from stages.core.progress import say
 from stages.core.prompts import ReviewPrompt, system
 from stages.core.records import Tally, counts_file, read, write, write_json
-from stages.core.rows import Counts, Review, ReviewablePair, ReviewedPair
+from stages.core.rows import Review, ReviewablePair, ReviewedPair
 from stages.inference.client import Client
 from stages.judging.judge import Verdict, reviews_of
 from stages.judging.verdict import mean_score
-
-
-class Scores(TypedDict):
-    """How scores are distributed."""
-
-    mean: float
-    spread: float  # standard deviation
-    nearest: list[int]  # how many lie nearest to 0, 1, …, 10
-
-
-class Verdicts(TypedDict):
-    """How many verdicts could be read."""
-
-    asked: int  # requested of the judge
-    written: int  # of the prompts that fit its context
-    readable: int
-
-
-class ReviewCounts(TypedDict):
-    """The counts of review and assess."""
-
-    rows: Counts
-    reviewed: int  # rows that this judge had not scored before
-    verdicts: Verdicts
-    scores: Scores | None  # None: no row has a score
 
 
 def to_review(rows: list[ReviewablePair], judge: str) -> list[ReviewablePair]:
@@ -166,7 +142,9 @@ def main(
     if settings["shuffled"]:
         result = shuffle_scores(result, params["random_state"])
     write(out, result)
-    write_json(counts_file(stage, iteration), {**counts, "stopped": True} if stopped else counts)
+    if stopped:
+        counts["stopped"] = True
+    write_json(counts_file(stage, iteration), counts)
     cost.write(stage, iteration, cost.of_completions(client.used.values(), client.gpus()))
     say(f"{name}: {summary(counts, len(pairs))}")
 

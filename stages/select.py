@@ -15,9 +15,10 @@ from typing import Annotated, TypedDict, TypeVar
 from typer import Option
 
 from stages.core.command import run
+from stages.core.counts import SelectCounts, SetCounts
 from stages.core.params import declared
 from stages.core.progress import say
-from stages.core.records import Record, Tally, content_id, counts_file, read, write, write_json
+from stages.core.records import Tally, content_id, counts_file, read, write, write_json
 from stages.core.rows import Identified, JudgedCandidate, Lineage, PreferencePair, ReviewedSeed, SeedRow, SftRow
 from stages.data.lineage import lineages
 
@@ -224,7 +225,7 @@ def main(
     write(out / "sft.jsonl", sft + judge)
     write(out / "pairs.jsonl", pairs)
     write(out / "seed.jsonl", seed)
-    counts = {
+    counts: SelectCounts = {
         "sft": counted(sft_tally, len(earlier_sft), len(sft)),
         "pairs": counted(pair_tally, len(earlier_pairs), len(pairs)),
         "seed": counted(seed_tally, len(earlier_seed), len(seed)),
@@ -240,13 +241,13 @@ def stop(out: Path, seed: list[SeedRow], iteration: str) -> None:
     write(out / "sft.jsonl", [])
     write(out / "pairs.jsonl", [])
     write(out / "seed.jsonl", seed)
-    nothing = {"new": 0, "earlier": 0, "total": 0, **Tally(0).counts(0)}
-    counts = {"sft": nothing, "pairs": nothing, "seed": nothing | {"earlier": len(seed), "total": len(seed)}}
-    write_json(counts_file("select", iteration), counts | {"examples": []})
+    nothing, unchanged = counted(Tally(0), 0, 0), counted(Tally(0), len(seed), len(seed))
+    counts: SelectCounts = {"sft": nothing, "pairs": nothing, "seed": unchanged, "examples": []}
+    write_json(counts_file("select", iteration), counts)
     say(f"select@{iteration}: the chain was stopped, nothing is selected")
 
 
-def counted(tally: Tally, earlier: int, total: int) -> Record:
+def counted(tally: Tally, earlier: int, total: int) -> SetCounts:
     """The tally of the new rows, and how many rows there are with the earlier iterations'."""
     new = total - earlier
     return {"new": new, "earlier": earlier, "total": total, **tally.counts(new)}

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stages.core.counts import Counts
 from stages.core.errors import UserError
-from stages.core.rows import Counts
 
 Record = dict[str, Any]  # counts and settings; what flows from stage to stage is typed in core/rows.py
 Row = TypeVar("Row")

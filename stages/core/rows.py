@@ -10,9 +10,6 @@ from typing import Literal, NotRequired, TypedDict
 Route = Literal["new", "flawed"]  # a new instruction with its responses, or flawed responses to a seed's own prompt
 Part = Literal["validation", "test"]  # of a benchmark: chooses the best iteration, or is reported
 
-Counts = TypedDict("Counts", {"in": int, "out": int, "dropped": dict[str, int]})
-"""Rows that went into a step, that came out, and that were dropped, by reason; in = out + dropped."""
-
 
 class Draw(TypedDict):
     """One sample of the model."""

@@ -1,52 +1,11 @@
 """Sampled rows with their lineage: seed → its review → new instruction → response → verdict → pair."""
 
-from typing import TypedDict
-
+from stages.core.counts import DroppedExample, Example
 from stages.core.rows import DroppedCandidate, JudgedCandidate, PreferencePair, ReviewedSeed, Route, SftRow
 
 SAMPLE = 10  # rows
 
 ROUTES: tuple[Route, ...] = ("new", "flawed")
-
-
-class LineageSeed(TypedDict):
-    """A seed row, as an example shows it."""
-
-    id: str
-    prompt: str
-    response: str
-    score: float | None
-    review: str | None
-
-
-class LineagePair(TypedDict):
-    """The pair that a row became a side of."""
-
-    chosen: str
-    rejected: str
-    margin: float
-
-
-class Example(TypedDict):
-    """A candidate's way: what it came from, what the judge wrote about both, and what became of it."""
-
-    route: Route
-    seed: LineageSeed
-    instruction: str
-    response: str
-    score: float | None
-    review: str | None
-    sft: bool  # it became an SFT row
-    pair: LineagePair | None
-
-
-class DroppedExample(TypedDict):
-    """A candidate that the filter dropped, as an example shows it."""
-
-    route: Route
-    prompt: str
-    response: str
-    reason: str
 
 
 def lineages(

@@ -1,0 +1,204 @@
+"""What the stages count, one type per file of results/ITERATION. `report` and `lance plan` read it."""
+
+from typing import NotRequired, TypedDict
+
+from stages.core.rows import Route
+
+Counts = TypedDict("Counts", {"in": int, "out": int, "dropped": dict[str, int]})
+"""Rows that went into a step, that came out, and that were dropped, by reason; in = out + dropped."""
+
+
+class MeanWords(TypedDict):
+    """Mean lengths in words; None without texts."""
+
+    instruction: float | None
+    response: float | None
+
+
+class PrepareCounts(TypedDict):
+    """results/0/prepare.json"""
+
+    seed: Counts
+    judge: Counts  # judge-training rows
+    words: MeanWords  # of the seed set
+
+
+class Scores(TypedDict):
+    """How the judge's scores are distributed."""
+
+    mean: float
+    spread: float  # standard deviation
+    nearest: list[int]  # how many lie nearest to 0, 1, …, 10
+
+
+class Verdicts(TypedDict):
+    """How many verdicts could be read."""
+
+    asked: int  # requested of the judge
+    written: int  # of the prompts that fit its context
+    readable: int
+
+
+class ReviewCounts(TypedDict):
+    """results/t/review.json and assess.json"""
+
+    rows: Counts
+    reviewed: int  # rows that this judge had not scored before
+    verdicts: Verdicts
+    scores: Scores | None  # None: no row has a score
+    stopped: NotRequired[bool]  # the chain was stopped before this iteration
+
+
+class RoutingCounts(Counts):
+    """Seeds by route."""
+
+    low: int  # scored at most V: they get new instructions
+    high: int  # scored above V: they get flawed responses
+
+
+class SampleCounts(TypedDict):
+    """The samples of each kind that generate draws."""
+
+    new_instructions: Counts
+    responses: Counts
+    flawed_responses: Counts
+
+
+class GenerateCounts(SampleCounts):
+    """results/t/generate.json"""
+
+    seed: RoutingCounts
+
+
+class Diversity(TypedDict):
+    """How different the kept new instructions are; None: nothing to compare."""
+
+    distance: float | None  # mean cosine distance of their embeddings
+    distinct_1: float | None  # different words over all words
+    distinct_2: float | None  # different pairs of words over all pairs
+    near_duplicates: float | None  # share of the compared instructions that repeat an earlier one
+
+
+class DroppedExample(TypedDict):
+    """A row that the filter dropped."""
+
+    route: Route
+    prompt: str
+    response: str
+    reason: str
+
+
+class FilterCounts(TypedDict):
+    """results/t/filter.json"""
+
+    rows: Counts
+    diversity: Diversity
+    words: MeanWords  # of what is kept
+    examples: list[DroppedExample]
+
+
+class ExampleSeed(TypedDict):
+    """The seed row that an example comes from."""
+
+    id: str
+    prompt: str
+    response: str
+    score: float | None
+    review: str | None
+
+
+class ExamplePair(TypedDict):
+    """The pair that an example became a side of."""
+
+    chosen: str
+    rejected: str
+    margin: float
+
+
+class Example(TypedDict):
+    """A candidate's way: what it came from, what the judge wrote about both, and what became of it."""
+
+    route: Route
+    seed: ExampleSeed
+    instruction: str
+    response: str
+    score: float | None
+    review: str | None  # the first; None: the score is an earlier iteration's
+    sft: bool  # it became an SFT row
+    pair: ExamplePair | None
+
+
+class SetCounts(Counts):
+    """A set of rows that select adds to: the tally is of the new rows."""
+
+    new: int
+    earlier: int
+    total: int
+
+
+class SelectCounts(TypedDict):
+    """results/t/select.json"""
+
+    sft: SetCounts
+    pairs: SetCounts
+    seed: SetCounts
+    replayed_judge_training: NotRequired[Counts]  # missing where the chain was stopped
+    examples: list[Example]
+
+
+class LogPoint(TypedDict):
+    """The mean of some consecutive steps of a training."""
+
+    step: int  # the last of them
+    loss: float
+    margin: NotRequired[float]  # DPO: chosen's implicit reward over rejected's
+    accuracy: NotRequired[float]  # DPO: share of pairs in which chosen has the higher reward
+
+
+class TrainingCounts(TypedDict, total=False):
+    """results/t/sft.json and dpo.json: either the reason to copy the input model, or the rest."""
+
+    passed_on: str
+    rows: Counts
+    steps: int
+    log: list[LogPoint]
+
+
+class BenchmarkScore(TypedDict):
+    """The score of a benchmark, in percent."""
+
+    score: float
+    stderr: float
+    items: int
+
+
+class SuiteScore(BenchmarkScore):
+    """The mean over benchmarks, and each one's score."""
+
+    benchmarks: dict[str, BenchmarkScore]
+
+
+class EvaluationCounts(TypedDict):
+    """results/t/evaluate.json"""
+
+    validation: SuiteScore
+    test: SuiteScore
+    judging: SuiteScore | None  # how well the model judges; None: the suite has no such benchmark
+    apart: SuiteScore | None  # benchmarks outside the suite's score; None: there are none
+
+
+class Share(TypedDict):
+    """A share of the rows that the world knows."""
+
+    percent: float | None  # None: it knows none of them
+    of: int  # rows that it knows
+
+
+class MeasureCounts(TypedDict):
+    """results/t/measure.json"""
+
+    judge_right: Share  # the score agrees with the truth
+    instructions_well_posed: Share
+    sft_rows_correct: Share
+    sft_rows_held_out: Share  # may be one of the benchmark's problems in other words
+    pairs_in_order: Share  # chosen is right and rejected wrong, of the pairs in which one is
