@@ -75,7 +75,7 @@ def test_an_experiment_goes_from_one_colleague_to_another(first, clone, tmp_path
 
 
 def together(project: Project, experiments: dict[str, list[str]]) -> None:
-    """As README says: a process for each experiment, with a GPU of its own, all at once."""
+    """As docs/sharing.md says: one process per experiment, with a GPU of its own, all at once."""
     processes = []
     for device, (name, changes) in enumerate(experiments.items()):
         command = command_line("dvc", "--wait-for-lock", "exp", "run", "--temp", "-q", "-n", name, *changes)
