@@ -13,16 +13,23 @@ from typer import Option
 
 from stages.core.command import run
 from stages.core.params import read_params, read_runtime
-from stages.core.progress import progress
 from stages.core.prompts import read_system_prompt
-from stages.core.records import Record, Tally, counts_file, read
+from stages.core.records import Record, Tally, read
 from stages.core.rows import PreferencePair
 from stages.models.chat import assistant_turn, context_length, prompt_messages
 from stages.models.fingerprint import digest
-from stages.training import checkpoints, launch, memory, phase, preference
+from stages.training import launch, memory, preference
+from stages.training.phase import Phase, token_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+def reason_to_skip(enabled: bool, pairs: list[PreferencePair]) -> str | None:
+    """Why there is nothing to train on; None if there is."""
+    if not enabled:
+        return "dpo.enabled is false"
+    return None if pairs else "no pairs were found"
 
 
 def chats_of(
@@ -37,7 +44,7 @@ def chats_of(
             "chosen": assistant_turn(tokenizer, pair["chosen"]),
             "rejected": assistant_turn(tokenizer, pair["rejected"]),
         }
-        if max(phase.length(tokenizer, prompt + side) for side in sides.values()) > context:
+        if max(token_count(tokenizer, prompt + side) for side in sides.values()) > context:
             tally.drop("does not fit the context")
         else:
             chats.append({"prompt": prompt, **sides})
@@ -51,40 +58,31 @@ def main(
 ) -> None:
     """Train a model on preference pairs."""
     runtime = read_runtime()
-    if launch.handed_over("stages.dpo", runtime.training):
+    if launch.relaunch_if_distributed("stages.dpo", runtime.training):
         return
-    iteration = out.parent.name
-    params, name, counts = read_params("dpo"), f"dpo@{iteration}", counts_file("dpo", iteration)
-    settings, selected = params["dpo"], read(pairs, PreferencePair)
-    reason = "dpo.enabled is false" if not settings["enabled"] else "no pairs were found" if not selected else None
-    if reason:
-        phase.skip(name, reason, model, out, counts)
+    params, selected = read_params("dpo"), read(pairs, PreferencePair)
+    name, settings = f"dpo@{out.parent.name}", params["dpo"]
+    phase = Phase("dpo", name, model, out, settings, params["training"], params["random_state"], runtime)
+    if reason := reason_to_skip(settings["enabled"], selected):
+        phase.skip(reason)
         return
 
-    launch.use_one_gpu()
-    from trl import DPOConfig
-
-    policy, tokenizer = phase.load(name, model, params["training"], params["random_state"], runtime.training.sharding)
-    context = context_length(policy.config)
-    tally = Tally(len(selected))
+    policy, tokenizer = phase.load()
+    context, tally = context_length(policy.config), Tally(len(selected))
     chats = chats_of(selected, tokenizer, read_system_prompt(params["prompts"]), context, tally)
     if not chats:
-        phase.skip(name, "no pair fits the context", model, out, counts)
+        phase.skip("no pair fits the context")
         return
-    reference = digest(model if settings["reference"] == "sft" else preference.WARM_START)
-    decides = ("dpo", digest(model), reference, chats, settings, params["training"], params["random_state"])
-    steps = phase.steps(len(chats), settings)
-    with (
-        checkpoints.folder(runtime.training, *decides) as folder,
-        progress(name, steps) as advance,
-        memory.explain_out_of_memory(name),
-    ):
-        common = phase.arguments(
-            "dpo", settings, params["training"], params["random_state"], folder, context, len(chats), runtime.training
-        )
-        precompute = runtime.training.precompute_reference
+    from trl import DPOConfig
+
+    reference = model if settings["reference"] == "sft" else preference.WARM_START
+    precompute = runtime.training.precompute_reference
+    with phase.checkpoint_folder(digest(reference), chats) as folder, memory.explain_out_of_memory(phase.name):
         config = DPOConfig(
-            **common, **preference.loss_of(settings["nll"]), beta=settings["beta"], precompute_ref_log_probs=precompute
+            **phase.trainer_settings(folder, context, len(chats)),
+            **preference.loss_options(settings["nll"]),
+            beta=settings["beta"],
+            precompute_ref_log_probs=precompute,
         )
         trainer = preference.trainer_of(
             policy,
@@ -95,9 +93,9 @@ def main(
             train_dataset=preference.dataset_of(chats, folder, precompute),
             processing_class=tokenizer,
         )
-        log = phase.train(trainer, name, "dpo", advance, counts, runtime.checkpoint_minutes)
-        phase.save(trainer, tokenizer, name, "dpo", out)
-    phase.finish(name, "pairs", tally, log, counts)
+        log = phase.train(trainer)
+        phase.save(trainer, tokenizer)
+    phase.finish(tally, log, "pairs")
 
 
 if __name__ == "__main__":

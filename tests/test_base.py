@@ -23,7 +23,7 @@ from stages.inference.engines import Sampling
 from stages.inference.engines.transformers import TransformersEngine
 from stages.models import chat, chat_setup
 from stages.models.fingerprint import has_custom_code
-from stages.training import phase
+from stages.training.phase import Phase
 
 pytestmark = pytest.mark.slow
 
@@ -238,7 +238,8 @@ def test_code_of_the_models_own_is_not_run_unasked(with_code, tmp_path):
 def test_trusted_code_travels_with_the_model(with_code, tmp_path, monkeypatch):
     base = materialise(with_code, "float32", tmp_path / "base", trust=True)
     assert {path.name for path in base.glob("*.py")} >= set(CODE)
-    policy, tokenizer = phase.load("sft", base, {"lora": None, "autocast": None, "four_bit": False}, 0)
+    training = {"lora": None, "autocast": None, "four_bit": False}
+    policy, tokenizer = Phase("sft", "sft", base, tmp_path / "next", {}, training, 0, RUNTIME).load()
     assert type(policy).__name__ == "OwnForCausalLM"
     assert embed(["Why?"], base).shape == (1, policy.config.hidden_size)
     policy.save_pretrained(tmp_path / "next")  # as SFT and DPO save it

@@ -27,11 +27,11 @@ def size(folder):
 
 
 def test_the_models_of_the_iterations_are_small_adapters(adapted):
-    here = adapted.folder / "iterations"
+    iterations = adapted.folder / "iterations"
     for model in ("0/model", "1/sft", "1/model"):
-        assert (here / model / "adapter_model.safetensors").exists()
-        assert not (here / model / "model.safetensors").exists()
-        assert size(here / model) < 0.1 * size(here / "0/base")
+        assert (iterations / model / "adapter_model.safetensors").exists()
+        assert not (iterations / model / "model.safetensors").exists()
+        assert size(iterations / model) < 0.1 * size(iterations / "0/base")
 
 
 def test_the_best_model_has_whole_weights_that_are_the_base_and_its_adapter(adapted):
@@ -50,8 +50,8 @@ def test_the_best_model_has_whole_weights_that_are_the_base_and_its_adapter(adap
 def test_a_second_run_does_nothing_and_the_same_training_gives_the_same_bytes(adapted):
     assert ran(adapted.run("dvc", "repro").stdout) == []
     before = (adapted.folder / "iterations/1/model/adapter_model.safetensors").read_bytes()
-    shutil.rmtree(adapted.folder / ".dvc/merged")  # may be deleted at any time
+    shutil.rmtree(adapted.folder / ".dvc/merged")  # which may be deleted at any time
     again = adapted.run("dvc", "repro", "-f", "-s", "--no-run-cache", "sft@1", "dpo@1", "evaluate@1")
     assert set(ran(again.stdout)) >= {"sft@1", "dpo@1", "evaluate@1"}
     assert (adapted.folder / "iterations/1/model/adapter_model.safetensors").read_bytes() == before
-    assert set(ran(adapted.run("dvc", "repro").stdout)) <= {"report"}  # the costs are others
+    assert set(ran(adapted.run("dvc", "repro").stdout)) <= {"report"}  # since the costs differ

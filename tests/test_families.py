@@ -196,14 +196,15 @@ def trained_rows(model: Path, prompt: str, folder: Path) -> dict[str, dict]:
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
     from stages import dpo, sft
-    from stages.training import phase
+    from stages.training.phase import Phase
 
     whole = {"lora": None, "autocast": None, "four_bit": False}
-    policy, tokenizer = phase.load("sft", model, whole, 0)
+    settings = {"learning_rate": 1e-4, "epochs": 1, "batch_size": 1}
+    phase = Phase("sft", "sft", model, folder, settings, whole, 0, RUNTIME)
+    policy, tokenizer = phase.load()
     row, pair = {**ROWS[0], "prompt": prompt}, {**PAIRS[0], "prompt": prompt}
     tally = Tally(1)
-    settings = {"learning_rate": 1e-4, "epochs": 1, "batch_size": 1}
-    common = phase.arguments("sft", settings, whole, 0, folder, 512, 1, RUNTIME.training)
+    common = phase.trainer_settings(folder, 512, 1)
     chats = Dataset.from_list(sft.chats_of([row], tokenizer, SYSTEM, 512, tally))
     args = SFTConfig(**common, completion_only_loss=True)
     (read,) = SFTTrainer(policy, args, train_dataset=chats, processing_class=tokenizer).train_dataset

@@ -1,8 +1,8 @@
-"""A training that was killed goes on from its last checkpoint, and ends in the weights of an unbroken one.
+"""Checkpoints: a training that was killed resumes from its last one, and ends in the weights of an unbroken one.
 
-Checkpoints lie outside DVC's outs, in .dvc/checkpoints/KEY, where KEY is the hash of what decides the training's
-result: the same training finds them in any experiment or worktree, another one never does. They are deleted when it has
-ended, or was left alone for KEPT_DAYS, and may be deleted at any time at the price of training again from the start.
+They lie outside DVC's outs, in .dvc/checkpoints/KEY, where KEY is the hash of what decides the training's result: the
+same training finds them in any experiment or worktree, and another one never does. They are deleted when the training
+ends, or nobody resumed it for KEPT_DAYS, and may be deleted at any time at the price of training from the start.
 """
 
 import hashlib
@@ -26,73 +26,92 @@ from stages.training import launch
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-PLACE = Path(".dvc/checkpoints")
-KEPT_DAYS = 30  # of a training that was killed and not gone on with
-LIBRARIES = ("torch", "transformers", "trl", "peft")  # what they save, another version may not read
+FOLDER = Path(".dvc/checkpoints")
+KEPT_DAYS = 30  # of a killed training that nobody resumed
+LIBRARIES = ("torch", "transformers", "trl", "peft")  # another version may not read what one has saved
 
 
 @contextmanager
 def folder(settings: TrainingRuntime, *decides: Any) -> Iterator[Path]:
-    """A training's checkpoints, by what decides its result, the same in all of its processes. While another process is
-    at the same training, which a killed stage may have left alive, it is a folder that begins and ends empty."""
-    how = [settings.rows_at_once, settings.sharding, settings.config, launch.count()]
-    told = json.dumps([*decides, how, [version(library) for library in LIBRARIES]], sort_keys=True, default=str)
-    place = repository.root() / PLACE / hashlib.sha256(told.encode()).hexdigest()
-    if not launch.is_main():
-        yield Path(launch.agreed(None))
+    """The folder of a training's checkpoints, the same in all of its processes; `decides`: all that decides the
+    training's result. It is deleted at the end, but not after an error. If another process has the same training under
+    way, such as one that a killed dvc left alive, a temporary folder."""
+    if not launch.is_main_process():
+        yield Path(launch.broadcast_from_main(None))
         return
-    place.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place / "lock")
+    path = repository.root() / FOLDER / _key(settings, decides)
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / "lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        with TemporaryDirectory() as alone:
-            yield Path(launch.agreed(alone))
+        with TemporaryDirectory() as temporary:
+            yield Path(launch.broadcast_from_main(temporary))
         return
     with lock:
-        _remove_abandoned(place.parent)
-        yield Path(launch.agreed(str(place)))
-        shutil.rmtree(place)  # not after an error: what was trained is kept
+        _remove_abandoned(path.parent)
+        yield Path(launch.broadcast_from_main(str(path)))
+        shutil.rmtree(path)
 
 
-def _remove_abandoned(place: Path) -> None:
-    """Remove what trainings left that nobody went on with, such as those of other parameters."""
-    for old in place.iterdir():
-        with suppress(Timeout, FileNotFoundError):  # another process is at it, or has removed it
-            if time.time() - old.stat().st_mtime > 86_400 * KEPT_DAYS:
-                with FileLock(old / "lock", timeout=0):
-                    shutil.rmtree(old.rename(f"{old}-abandoned"))  # whoever comes back finds nothing half removed
-                say(f"checkpoints: {old} was left more than {KEPT_DAYS} days ago, and is removed")
+def _key(settings: TrainingRuntime, decides: tuple[Any, ...]) -> str:
+    """The hash of what decides a training's result, of how its batches are divided, and of the libraries' versions."""
+    division = [settings.rows_at_once, settings.sharding, settings.config, launch.process_count()]
+    values = [*decides, division, [version(library) for library in LIBRARIES]]
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def last(place: Path) -> str | None:
-    """The last whole checkpoint; a torn one is removed. trl writes a checkpoint's state after everything else."""
-    whole: str | None = launch.agreed(_last_whole(place) if launch.is_main() else None)
-    return whole
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the checkpoints of trainings that nobody resumes, such as those of other parameters."""
+    for path in folder.iterdir():
+        with suppress(Timeout, FileNotFoundError):  # another process is training there, or has removed it
+            if time.time() - path.stat().st_mtime > 86_400 * KEPT_DAYS:
+                with FileLock(path / "lock", timeout=0):
+                    shutil.rmtree(path.rename(f"{path}-abandoned"))  # a resumed training finds nothing half removed
+                say(f"checkpoints: removed {path}, unused for more than {KEPT_DAYS} days")
 
 
-def _last_whole(place: Path) -> str | None:
-    found = sorted(place.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    while found:
+def last(folder: Path) -> str | None:
+    """The last whole checkpoint in a folder, in every process; None: there is none."""
+    if launch.process_count() > 1:
+        _teach_torch_numbered_cpus()
+    checkpoint: str | None = launch.broadcast_from_main(_last_whole(folder) if launch.is_main_process() else None)
+    return checkpoint
+
+
+def _last_whole(folder: Path) -> str | None:
+    """The last checkpoint whose state is readable, which trl writes after everything else; later ones are removed."""
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    while checkpoints:
         try:
-            json.loads((found[-1] / "trainer_state.json").read_text(encoding="utf-8"))
-            return str(found[-1])
+            json.loads((checkpoints[-1] / "trainer_state.json").read_text(encoding="utf-8"))
+            return str(checkpoints[-1])
         except (FileNotFoundError, ValueError):
-            shutil.rmtree(found.pop())
+            shutil.rmtree(checkpoints.pop())
     return None
 
 
+def _teach_torch_numbered_cpus() -> None:
+    """accelerate numbers the CPU by process (cpu:1), and torch.load, which restores the optimiser's state, knows cpu
+    alone."""
+    import torch
+
+    torch.serialization.register_package(
+        11, lambda _: None, lambda storage, device: storage if device.startswith("cpu:") else None
+    )  # 10 is torch's own for cpu
+
+
 def saver(minutes: float | None) -> "TrainerCallback":
-    """Has trl save a checkpoint every `minutes`; None: never."""
+    """A callback that has trl save a checkpoint every `minutes`; None: never."""
     from transformers import TrainerCallback, TrainerControl, TrainerState
 
     class Saver(TrainerCallback):  # type: ignore[misc]
-        saved = time.monotonic()
+        last_saved = time.monotonic()
 
         def on_step_end(self, _: Any, state: TrainerState, control: TrainerControl, **__: Any) -> None:
-            due = minutes is not None and time.monotonic() - self.saved >= 60 * minutes
-            if launch.agreed(due) and state.global_step < state.max_steps:
+            due = minutes is not None and time.monotonic() - self.last_saved >= 60 * minutes
+            if launch.broadcast_from_main(due) and state.global_step < state.max_steps:
                 control.should_save = True
-                self.saved = time.monotonic()
+                self.last_saved = time.monotonic()
 
     return Saver()

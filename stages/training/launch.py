@@ -1,118 +1,103 @@
-"""Training in several processes with accelerate: if `runtime.training.processes` is above 1, or `config` names a
-configuration file, a stage hands its command over to `accelerate launch`: one process per GPU, or on the CPU.
+"""Training in several processes with accelerate: if `runtime.training.processes` is above 1, or `config` names an
+`accelerate config` file, a stage runs its own command again under `accelerate launch`, one process per GPU, or on the
+CPU.
 
-The processes train one model together; only the main process prints and writes. A user's mistake in any of them ends
-the stage with one line.
+The processes train one model together. Only the main process prints and writes. A `UserError` in any of them ends the
+stage with its one line; another failure, with the messages of all processes.
 """
 
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stages.core.errors import UserError
 from stages.core.schema import TrainingRuntime
 
-if TYPE_CHECKING:
-    from transformers import Trainer
-
 CONFIGS = Path(__file__).parent / "accelerate"
-LAUNCHED = "LANCE_LAUNCHED"  # set in the environment of a launched process
+LAUNCHED = "LANCE_LAUNCHED"  # set in the environment of the processes that `accelerate launch` starts
+ERROR_LINE = re.compile(r"^(?:\[\w+\]:)?error: (.*)$", re.MULTILINE)  # core.command's; torchrun may prefix "[rank1]:"
 
 
-def count() -> int:
+def process_count() -> int:
+    """How many processes train together; 1 outside `accelerate launch`."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_main() -> bool:
+def is_main_process() -> bool:
+    """Whether this is the process that prints and writes; the only one always is."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def without_repeats(
-    trainer: "Trainer", passes: Iterator[Any], blank: Callable[[Any, list[int]], None]
-) -> Iterator[Any]:
-    """The passes of a step in this process. Where an epoch's rows are no multiple of all shares, accelerate fills the
-    last ones with rows from the epoch's beginning; `blank(pass, rows)` takes their weight from them."""
-    settings, rows = trainer.args, len(trainer.train_dataset)
-    width, several = settings.per_device_train_batch_size, count()
-    steps = trainer.state.max_steps // settings.num_train_epochs
-    first = trainer.state.global_step % steps * settings.gradient_accumulation_steps
-    for place, each in enumerate(passes, first):
-        position = (place * several + settings.process_index) * width  # in the epoch, of this pass's first row
-        if repeated := [row for row in range(width) if several > 1 and position + row >= rows]:
-            blank(each, repeated)
-        yield each
-
-
-def agreed(value: Any) -> Any:
-    """The main process's value, in all of them."""
-    if count() == 1:
+def broadcast_from_main(value: Any) -> Any:
+    """The main process's `value`, in every process; all must call it. `value` is anything that pickles."""
+    if process_count() == 1:
         return value
     import torch
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
     PartialState(cpu=not torch.cuda.is_available())
-    told = [value]
-    broadcast_object_list(told)
-    return told[0]
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
 
 
-def handed_over(module: str, settings: TrainingRuntime) -> bool:
-    """Whether `accelerate launch` has run this stage's command in several processes, so that nothing is left to do."""
+def relaunch_if_distributed(module: str, settings: TrainingRuntime) -> bool:
+    """Run this command again in several processes if `settings` say so. True: that is done, and with it the stage.
+
+    False: train in this process, the only one, which then sees one GPU, since trl refuses to spread one process over
+    several; or one of those launched, which prints nothing unless it is the main one. Raises `UserError` with the line
+    of a launched process that ended in one."""
     if LAUNCHED in os.environ:
-        if not is_main():
+        if not is_main_process():
             sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 – until the process ends
         return False
     if settings.processes == 1 and not settings.config:
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         return False
-    _launch(module, settings)
+    _launch(module, _launch_options(settings))
     return True
 
 
-def use_one_gpu() -> None:
-    """One process trains on one GPU: trl refuses the way in which transformers would use the others."""
-    if LAUNCHED not in os.environ:
-        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-
-
-def _launch(module: str, settings: TrainingRuntime) -> None:
-    """Run this command again under accelerate. The libraries' messages are shown only if it fails."""
-    options = _options(settings)
+def _launch(module: str, options: list[str]) -> None:
+    """Run this command under `accelerate launch`. Its standard error, where libraries write, is shown if it fails."""
     command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--module", module, *sys.argv[1:]]
-    with TemporaryFile("w+", encoding="utf-8") as messages:
-        done = subprocess.run(command, env={**os.environ, LAUNCHED: "1"}, stderr=messages, check=False)
+    with TemporaryFile("w+", encoding="utf-8") as stderr:
+        done = subprocess.run(command, env={**os.environ, LAUNCHED: "1"}, stderr=stderr, check=False)
         if done.returncode == 0:
             return
-        messages.seek(0)
-        text = messages.read()
-    if mistake := re.search(r"^(?:\[\w+\]:)?error: (.*)$", text, re.MULTILINE):
-        raise UserError(mistake[1])
-    sys.stderr.write(text)
+        stderr.seek(0)
+        messages = stderr.read()
+    if error := ERROR_LINE.search(messages):
+        raise UserError(error[1])  # what other processes wrote is about losing this one
+    sys.stderr.write(messages)
     sys.exit(1)
 
 
-def _options(settings: TrainingRuntime) -> list[str]:
+def _launch_options(settings: TrainingRuntime) -> list[str]:
     """The options of `accelerate launch`. Raises `UserError` if this machine cannot run them."""
     if settings.config:
         if not Path(settings.config).is_file():
-            raise UserError(f"runtime.training.config {settings.config} does not exist; correct the path, or null")
+            raise UserError(f"runtime.training.config {settings.config} does not exist; correct the path, or set null")
         return ["--config_file", settings.config]
     import torch
 
     processes, sharding, gpus = settings.processes, settings.sharding, torch.cuda.device_count()
     if gpus and processes > gpus:
-        raise UserError(f"runtime.training.processes: {processes} need as many GPUs, and there are {gpus}; lower it")
+        raise UserError(
+            f"runtime.training.processes: {processes} processes need a GPU each, and this machine has {gpus}; lower it"
+        )
     if sharding and not gpus:
-        raise UserError(f"runtime.training.sharding: {sharding} needs GPUs, and there are none; set it to null")
+        raise UserError(f"runtime.training.sharding: {sharding} needs GPUs, and this machine has none; set it to null")
     if sharding == "zero3" and not find_spec("deepspeed"):
         raise UserError(
-            "runtime.training.sharding: 'deepspeed' is not installed; pip install -e '.[zero3]', or use fsdp"
+            "runtime.training.sharding: zero3 needs deepspeed, which is not installed; pip install -e '.[zero3]', or "
+            "set fsdp"
         )
     config = CONFIGS / f"{sharding or 'ddp'}.yaml"
     return ["--config_file", str(config), "--num_processes", str(processes), "--main_process_port", "0"]

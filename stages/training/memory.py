@@ -1,6 +1,6 @@
-"""Whether a training fits into the memory, before its first step: one pass forward and backward over the longest rows.
+"""Whether a training fits into memory, before its first step: one pass forward and backward over its longest rows.
 
-Nothing is changed by it: no weight, no random number, no count of trl's. What it took is told, and kept with the costs.
+The pass changes nothing: no weight, no random number, no count of trl's. Its peak is printed, and kept with the costs.
 """
 
 import resource
@@ -14,44 +14,46 @@ from stages.core.errors import UserError
 if TYPE_CHECKING:
     from transformers import Trainer
 
-STATES = 2  # of AdamW: the mean of the gradients, and of their squares
+MOMENTS = 2  # of AdamW for each weight: the running means of its gradient and of the gradient's square
 
 
 def peak(trainer: "Trainer") -> int:
-    """Bytes at the fullest moment of a step, with the optimiser's state: of the GPU's memory, or resident ones."""
+    """Peak bytes of a step with the optimiser's state, of GPU memory or, without a GPU, resident in RAM. Raises what
+    torch raises when out of memory."""
     import torch
 
     gpu, model = torch.cuda.is_available(), trainer.model_wrapped
     if gpu:
         torch.cuda.reset_peak_memory_stats()
-    counted = deepcopy(trainer._metrics), trainer._total_train_tokens
+    counters = deepcopy(trainer._metrics), trainer._total_train_tokens
     with torch.random.fork_rng():
         model.train()
-        inputs = trainer._prepare_inputs(trainer.data_collator(longest(trainer)))
+        inputs = trainer._prepare_inputs(trainer.data_collator(longest_rows(trainer)))
         with trainer.compute_loss_context_manager():
             loss = trainer.compute_loss(model, inputs)
         trainer.accelerator.backward(loss)
     model.zero_grad()
-    trainer._metrics, trainer._total_train_tokens = counted
-    taken = torch.cuda.max_memory_allocated() if gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(taken) + (0 if trainer.optimizer.state else STATES * trained_bytes(model))
+    trainer._metrics, trainer._total_train_tokens = counters
+    used = torch.cuda.max_memory_allocated() if gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(used) + (0 if trainer.optimizer.state else MOMENTS * trainable_bytes(model))
 
 
-def longest(trainer: "Trainer") -> list[dict[str, Any]]:
-    """As many rows as are read at once, those with the most tokens."""
+def longest_rows(trainer: "Trainer") -> list[dict[str, Any]]:
+    """As many rows as a micro-batch has, those with the most tokens."""
     rows = trainer.train_dataset
-    sizes = [sum(len(each) for each in row.values() if isinstance(each, list)) for row in rows]
-    order = sorted(range(len(sizes)), key=lambda place: -sizes[place])
-    return [rows[place] for place in order[: trainer.args.per_device_train_batch_size]]
+    sizes = [sum(len(value) for value in row.values() if isinstance(value, list)) for row in rows]
+    order = sorted(range(len(sizes)), key=lambda index: -sizes[index])
+    return [rows[index] for index in order[: trainer.args.per_device_train_batch_size]]
 
 
-def trained_bytes(model: Any) -> int:
-    return sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
+def trainable_bytes(model: Any) -> int:
+    """Bytes of the weights that are trained, all of them or the adapter's."""
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
 
 
 @contextmanager
 def explain_out_of_memory(name: str) -> Iterator[None]:
-    """Raise `UserError` where what is done inside takes more memory than there is."""
+    """Raise `UserError` where the code inside runs out of memory; other errors pass."""
     from accelerate.utils.memory import should_reduce_batch_size
 
     try:
