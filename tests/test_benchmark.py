@@ -3,9 +3,9 @@
 import subprocess
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, error_line
 
-from stages.commands.benchmark import filtering, loop, measurement, pipeline
+from stages.commands.benchmark import command, filtering, loop, measurement, pipeline
 
 
 def test_a_target_decides_on_the_ratio_to_the_baseline():
@@ -34,16 +34,47 @@ def test_the_copy_of_the_project_has_its_files_as_they_are_now(project, tmp_path
     assert copied == tracked
 
 
-@pytest.mark.slow
-def test_a_repeated_experiment_makes_no_model_call(base, monkeypatch):
-    from stages.commands.benchmark import generation
+@pytest.fixture
+def four_seeds(monkeypatch):
+    """Every part that calls the model works on four seeds."""
+    from stages.commands.benchmark import estimators, generation
 
     monkeypatch.chdir(ROOT)
     rows = loop.seeds(4)
-    monkeypatch.setattr(loop, "seeds", lambda: rows)
+    for module in (loop, generation, estimators):
+        monkeypatch.setattr(module, "seeds", lambda *_: rows)
+
+
+@pytest.mark.slow
+def test_a_repeated_experiment_makes_no_model_call(base, four_seeds):
+    from stages.commands.benchmark import generation
+
     with loop.fresh_client(base) as client:
         loop.construct(client)
     assert {call.draws for call in client.calls} == {3, 4}
     sweep, again = generation.sweep(base)
     assert sweep.ratio >= 1
     assert (again.measured, again.met) == (0, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("part", "whats"),
+    [
+        ("construction", ["review + generate + assess of 256 seeds"]),
+        ("engine", ["engine, 12 reviews"]),
+        ("order", ["texts that change, of 72"]),
+        ("estimators", ["expected review of 4 pairs", "expected, agreement", "expected, rationales of 256 tokens"]),
+    ],
+)
+def test_every_part_that_calls_the_model_runs(base, four_seeds, part, whats):
+    rows = list(command.parts()[part](base))
+    assert all(row.what.startswith(what) for row, what in zip(rows, whats, strict=True))
+    if part == "order":
+        assert rows[0].met
+
+
+@pytest.mark.slow
+def test_a_part_that_does_not_exist_is_one_line(project):
+    line = error_line(project.attempt("lance", "benchmark", "fliter", "engine"))
+    assert line.startswith("error: there is no part fliter; choose from construction, engine, ")

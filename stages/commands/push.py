@@ -1,11 +1,15 @@
 """Push best/ or dataset/ to the Hugging Face hub, with the card that the pipeline wrote.
 
-lance push model user/name --dry-run   list what would be pushed, and check the token
-lance push dataset user/name           push to a private repository; with --public, to a public one
+    lance push model user/name --dry-run   list what would be pushed, and check the token
+    lance push dataset user/name           push to a private repository; with --public, to a public one
+
+The repository is created if it does not exist.
 """
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,30 +79,14 @@ def push(kind: str, name: str, folder: Path, public: bool, dry_run: bool) -> Non
     say(f"pushed to {address}, {visibility}: {commit.commit_url}")
 
 
-def main(
-    kind: Annotated[str, Argument(help="what to push: model (best/) or dataset (dataset/)")],
-    name: Annotated[str, Argument(help="the repository on the hub: user/name or organisation/name")],
-    public: Annotated[bool, Option("--public", help="make the repository public; by default it is private")] = False,
-    dry_run: Annotated[bool, Option("--dry-run", help="list the files and check the token, but write nothing")] = False,
-) -> None:
-    """Push best/ or dataset/ to the Hugging Face hub."""
-    if kind not in FOLDERS:
-        raise UserError(f"'{kind}' cannot be pushed; choose {' or '.join(FOLDERS)}, as in: lance push model user/name")
-    folder = FOLDERS[kind]
-    files = contents(folder)
-    for path, size in files.items():
-        say(f"{size:>15,} bytes  {path}")
-    title = next(line for line in (folder / CARD).read_text(encoding="utf-8").splitlines() if line.startswith("# "))
-    say(f"{sum(files.values()):>15,} bytes in all; the card's title: {title[2:]}")
-    os.environ["HF_HUB_OFFLINE"] = "0"  # stages/__init__.py switches the network off for the stages
-    if sys.stderr.isatty():
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "0"
-
+@contextmanager
+def hub_errors(folder: Path, name: str) -> Iterator[None]:
+    """Report what the hub, the network or the hub's client raises as `UserError`."""
     from httpx import HTTPError
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        push(kind, name, folder, public, dry_run)
+        yield
     except HFValidationError as error:
         raise UserError(f"'{name}' is not a repository's name: {error} Write user/name") from None
     except HfHubHTTPError as error:
@@ -111,3 +99,30 @@ def main(
         raise UserError(f"the hub cannot be reached ({error}); check the network and HF_ENDPOINT") from error
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{folder}/ was not pushed: {error} ({error.__cause__}); fix it and push again") from error
+
+
+def show(folder: Path) -> None:
+    """Print a folder's files with their sizes, and the card's title. Raises `UserError` if there is no card."""
+    sizes = contents(folder)
+    for path, size in sizes.items():
+        say(f"{size:>15,} bytes  {path}")
+    title = next(line for line in (folder / CARD).read_text(encoding="utf-8").splitlines() if line.startswith("# "))
+    say(f"{sum(sizes.values()):>15,} bytes in all; the card's title: {title[2:]}")
+
+
+def main(
+    kind: Annotated[str, Argument(help="what to push: model (best/) or dataset (dataset/)")],
+    name: Annotated[str, Argument(help="the repository on the hub: user/name or organisation/name")],
+    public: Annotated[bool, Option("--public", help="make the repository public; by default it is private")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="list the files and check the token, but write nothing")] = False,
+) -> None:
+    """Push best/ or dataset/ to the Hugging Face hub."""
+    if kind not in FOLDERS:
+        raise UserError(f"'{kind}' cannot be pushed; choose {' or '.join(FOLDERS)}, as in: lance push model user/name")
+    folder = FOLDERS[kind]
+    show(folder)
+    os.environ["HF_HUB_OFFLINE"] = "0"  # stages/__init__.py switches the network off for the stages
+    if sys.stderr.isatty():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "0"
+    with hub_errors(folder, name):
+        push(kind, name, folder, public, dry_run)

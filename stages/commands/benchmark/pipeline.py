@@ -42,6 +42,7 @@ def python(folder: Path, *arguments: str) -> None:
 
 
 def git(folder: Path, *arguments: str) -> None:
+    """Run git in a folder; raises `CalledProcessError` if it fails."""
     subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True)
 
 
