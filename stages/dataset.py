@@ -1,8 +1,8 @@
-"""dataset: what the best iteration and its ancestors selected to train on, for others. `python -m stages.dataset`
+"""dataset: what the best iteration and its ancestors selected for training, to share. `python -m stages.dataset`
 
-One file per set of rows serves three readers: Hugging Face datasets by the card's front matter, trl by the messages of
-`prompt`, `completion`, `chosen` and `rejected`, and LLaMA-Factory, which wants text, by `dataset_info.json`. Each row
-leads back to its seed: seed → new instruction → response → verdicts → pair.
+One file per set serves three readers: Hugging Face datasets by the front matter of the card, trl by the messages in
+`prompt`, `completion`, `chosen` and `rejected`, and LLaMA-Factory, which reads text, by `dataset_info.json`. Every row
+carries its lineage: seed → new instruction → response → verdicts → pair.
 """
 
 from collections.abc import Iterable
@@ -21,12 +21,14 @@ from stages.reporting.summary import collect
 if TYPE_CHECKING:
     from datasets import Features
 
-OUT = Path("dataset")
 Side = Literal["chosen", "rejected"]
-ORIGIN = ("seed", "instruction", "response")  # of a text: the seed that it was made from, and the draws that made it
-JUDGED = (*ORIGIN, "score", "verdicts")
 
-# LLaMA-Factory's description of each set: its names for our columns (its data/README.md).
+OUT = Path("dataset")
+ORIGIN = ("seed", "instruction", "response")  # where a text comes from: its seed, and the draws that made it
+JUDGED = (*ORIGIN, "score", "verdicts")
+SIDES: tuple[Side, Side] = ("chosen", "rejected")
+
+# dataset_info.json, in the format of LLaMA-Factory's data/README.md: {its name of a column: ours}.
 LLAMA_FACTORY: Record = {
     "sft": {"columns": {"prompt": "instruction", "response": "response", "system": "system"}},
     "preference": {
@@ -43,7 +45,7 @@ LLAMA_FACTORY: Record = {
 
 
 def features() -> "dict[str, Features]":
-    """The columns of each set: what is null in all rows of one run has its type all the same."""
+    """{set: its columns with their types}, so that a column is typed even if it is null in every row of a run."""
     from datasets import Features, List, Value
 
     text, number = Value("string"), Value("float64")
@@ -52,14 +54,14 @@ def features() -> "dict[str, Features]":
     origin = {"seed": text, "instruction": draw, "response": draw}
     judged = {**origin, "score": number, "verdicts": verdicts}
     made = {"id": text, "iteration": text, "iterations": List(text)}
-    asked = {"prompt": messages, "system": text, "instruction": text}
+    prompt = {"prompt": messages, "system": text, "instruction": text}
     return {
         "sft": Features(
-            **made, kind=text, score=number, **asked, completion=messages, response=text,
+            **made, kind=text, score=number, **prompt, completion=messages, response=text,
             lineage=judged,
         ),
         "preference": Features(
-            **made, margin=number, **asked, chosen=messages, rejected=messages, chosen_response=text,
+            **made, margin=number, **prompt, chosen=messages, rejected=messages, chosen_response=text,
             rejected_response=text, lineage={"chosen": judged, "rejected": judged},
         ),
         "seed": Features(
@@ -69,77 +71,95 @@ def features() -> "dict[str, Features]":
     }  # fmt: skip
 
 
-def conversation(prompt: str, asked: str) -> Record:
-    """A prompt and the system prompt, as messages and as text."""
-    opening = [{"role": "system", "content": asked}] if asked else []
-    return {"prompt": [*opening, {"role": "user", "content": prompt}], "system": asked, "instruction": prompt}
+def prompt_columns(instruction: str, system_prompt: str) -> Record:
+    """The columns of a prompt, as messages and as text; without a system prompt there is no system message."""
+    messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return {
+        "prompt": [*messages, {"role": "user", "content": instruction}],
+        "system": system_prompt,
+        "instruction": instruction,
+    }
 
 
-def said(response: str) -> list[Record]:
+def assistant(response: str) -> list[Record]:
+    """A response as messages."""
     return [{"role": "assistant", "content": response}]
 
 
-def whole(lineage: Lineage, fields: Iterable[str]) -> Record:
-    """A lineage with all of these fields."""
+def complete(lineage: Lineage, fields: Iterable[str]) -> Record:
+    """A lineage with all of these fields; those that it lacks are None."""
     return {field: lineage.get(field) for field in fields}
 
 
-def sft_row(row: SftRow, asked: str) -> Record:
-    lineage = row["lineage"]
+def sft_row(row: SftRow, system_prompt: str) -> Record:
+    """A row of `sft` from a row of iterations/t/sft.jsonl."""
     return {
         "id": row["id"],
         "iteration": row["iteration"],
         "kind": row["kind"],
-        "score": lineage.get("score"),
-        **conversation(row["prompt"], asked),
-        "completion": said(row["completion"]),
+        "score": row["lineage"].get("score"),
+        **prompt_columns(row["prompt"], system_prompt),
+        "completion": assistant(row["completion"]),
         "response": row["completion"],
-        "lineage": whole(lineage, JUDGED),
+        "lineage": complete(row["lineage"], JUDGED),
     }
 
 
-def preference_row(pair: PreferencePair, asked: str) -> Record:
-    sides: tuple[Side, Side] = ("chosen", "rejected")
+def preference_row(pair: PreferencePair, system_prompt: str) -> Record:
+    """A row of `preference` from a pair of iterations/t/pairs.jsonl."""
     return {
         "id": pair["id"],
         "iteration": pair["iteration"],
         "margin": pair["margin"],
-        **conversation(pair["prompt"], asked),
-        **{side: said(pair[side]) for side in sides},
-        **{f"{side}_response": pair[side] for side in sides},
-        "lineage": {side: whole(pair["lineage"][side], JUDGED) for side in sides},
+        **prompt_columns(pair["prompt"], system_prompt),
+        **{side: assistant(pair[side]) for side in SIDES},
+        **{f"{side}_response": pair[side] for side in SIDES},
+        "lineage": {side: complete(pair["lineage"][side], JUDGED) for side in SIDES},
     }
 
 
 def seed_row(row: SeedRow) -> Record:
+    """A row of `seed` from a row of iterations/t/seed.jsonl."""
     fields = ("id", "iteration", "prompt", "response", "score", "judge", "verdicts")
     lineage: Lineage = row["lineage"] if "lineage" in row else {"seed": row["id"]}
-    return {**{field: row.get(field) for field in fields}, "lineage": whole(lineage, ORIGIN)}
+    return {**{field: row.get(field) for field in fields}, "lineage": complete(lineage, ORIGIN)}
 
 
-def together(found: dict[str, list[Record]]) -> list[Record]:
-    """The rows of all iterations, each row once, with the iterations that selected it. Those of the last iteration come
-    first: they have a score, and readers that guess the types do so by the first rows."""
+def merge(rows_of: dict[str, list[Record]]) -> list[Record]:
+    """The rows of all iterations, given as {iteration: rows}: each row once, with the iterations that selected it.
+
+    Those that the last iteration selected for the first time come first: they have a score, and readers that infer
+    types look at the first rows.
+    """
+    order = list(rows_of)
     rows: dict[str, Record] = {}
-    for iteration in found:
-        for row in found[iteration]:
+    for iteration in order:
+        for row in rows_of[iteration]:
             rows.setdefault(row["id"], {**row, "iterations": []})["iterations"].append(iteration)
-    return sorted(rows.values(), key=lambda row: -list(found).index(row["iterations"][0]))
+    return sorted(rows.values(), key=lambda row: -order.index(row["iterations"][0]))
+
+
+def collect_sets(iterations: list[str], system_prompt: str) -> dict[str, list[Record]]:
+    """{set: its rows}, from the files of these iterations; the last one's seed set holds all earlier ones."""
+    folders = {key: Path("iterations", key) for key in iterations}
+    sft = {
+        key: [sft_row(row, system_prompt) for row in read(path / "sft.jsonl", SftRow)] for key, path in folders.items()
+    }
+    pairs = {
+        key: [preference_row(pair, system_prompt) for pair in read(path / "pairs.jsonl", PreferencePair)]
+        for key, path in folders.items()
+    }
+    seed = [seed_row(row) for row in reversed(read(folders[iterations[-1]] / "seed.jsonl", SeedRow))]
+    return {"sft": merge(sft), "preference": merge(pairs), "seed": seed}
 
 
 def main() -> None:
+    """Write dataset/."""
     params = read_params("dataset")
     summary, scores = collect(params["iterations"])
-    path, asked = scores.path(summary["best"]), read_system_prompt(params["prompts"])
-    here = {key: Path("iterations", key) for key in path}
-    sft = {key: [sft_row(row, asked) for row in read(here[key] / "sft.jsonl", SftRow)] for key in path}
-    pairs = {
-        key: [preference_row(pair, asked) for pair in read(here[key] / "pairs.jsonl", PreferencePair)] for key in path
-    }
-    seed = [seed_row(row) for row in reversed(read(here[path[-1]] / "seed.jsonl", SeedRow))]
-    rows = {"sft": together(sft), "preference": together(pairs), "seed": seed}
+    rows = collect_sets(scores.ancestry(summary["best"]), read_system_prompt(params["prompts"]))
     for name in rows:
-        if rows[name]:  # a file without rows would not load
+        if rows[name]:  # an empty file would not load
             write(OUT / f"{name}.jsonl", rows[name])
     described = {name: {"file_name": f"{name}.jsonl", **LLAMA_FACTORY[name]} for name in rows if rows[name]}
     write_json(OUT / "dataset_info.json", described)

@@ -10,12 +10,13 @@ one before it can stop the chain (`evaluate.stop_on`): the stages after it then 
 import json
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated
 
 from typer import Option
 
 from stages.core import cost
 from stages.core.command import run
+from stages.core.counts import BenchmarkScore, EvaluationCounts, SuiteScore
 from stages.core.params import read_params, read_runtime
 from stages.core.progress import say
 from stages.core.prompts import read_system_prompt
@@ -25,29 +26,6 @@ from stages.evaluation import harness, suite
 from stages.evaluation.bootstrap import difference, mean_score
 
 BENCHMARK = Path("iterations/0/benchmark.jsonl")
-
-
-class Score(TypedDict):
-    """A mean over items, in percent, with its standard error."""
-
-    score: float
-    stderr: float
-    items: int
-
-
-class Summary(Score):
-    """The mean over several benchmarks, and the score of each of them."""
-
-    benchmarks: dict[str, Score]
-
-
-class SuiteSummary(TypedDict):
-    """What results/ITERATION/evaluate.json holds."""
-
-    validation: Summary
-    test: Summary
-    judging: Summary | None  # over both parts; None if the suite has no such benchmarks
-    apart: Summary | None  # the suite's `reported_only`, likewise
 
 
 def select_samples(items: list[BenchmarkItem], limit: int | None) -> dict[str, list[int]]:
@@ -84,11 +62,11 @@ def item_scores(items: list[BenchmarkItem], results: Record, benchmarks: dict[st
     return scores
 
 
-def summarise(scores: list[ItemScore], benchmarks: dict[str, suite.Benchmark]) -> Summary:
+def summarise(scores: list[ItemScore], benchmarks: dict[str, suite.Benchmark]) -> SuiteScore:
     """The mean over benchmarks and each benchmark's own mean, in percent, with lm-eval's standard errors."""
     from lm_eval.api.metrics import mean_stderr
 
-    summaries: dict[str, Score] = {}
+    summaries: dict[str, BenchmarkScore] = {}
     for benchmark in benchmarks:
         values = [row["score"] for row in scores if row["benchmark"] == benchmark]
         mean, stderr = 100 * sum(values) / len(values), 100 * mean_stderr(values)
@@ -99,7 +77,7 @@ def summarise(scores: list[ItemScore], benchmarks: dict[str, suite.Benchmark]) -
     return {"score": round(mean, 4), "stderr": round(stderr, 4), "items": items, "benchmarks": summaries}
 
 
-def summarise_suite(scores: list[ItemScore], settings: suite.Suite) -> SuiteSummary:
+def summarise_suite(scores: list[ItemScore], settings: suite.Suite) -> EvaluationCounts:
     """The suite's score in each part, and its other benchmarks over both parts."""
     validation, test = ([row for row in scores if row["part"] == part] for part in suite.PARTS)
     return {

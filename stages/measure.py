@@ -17,7 +17,7 @@ from stages.core.command import run
 from stages.core.counts import MeasureCounts, Share
 from stages.core.progress import say
 from stages.core.records import counts_file, read, write_json
-from stages.core.rows import JudgedCandidate, PreferencePair, SftRow
+from stages.core.rows import JudgedCandidate, PreferencePair, ReviewedPair, SftRow
 from stages.microworld.world import oracle, split_of
 
 ANSWER = re.compile(r"(?:answer is|^is|^maybe|^i think|^guess) ([^ .]+)")
@@ -46,7 +46,7 @@ def held_out(prompt: str) -> bool | None:
     return None if problem is None else split_of(problem) != "train"
 
 
-def judged_right(row: JudgedCandidate) -> bool | None:
+def judged_right(row: ReviewedPair) -> bool | None:
     """Whether the judge's score calls a right response right, or a wrong one wrong; None without either."""
     truth = correct(row["prompt"], row["response"])
     return None if truth is None or row["score"] is None else (row["score"] >= JUDGED_RIGHT) == truth

@@ -1,7 +1,7 @@
-"""promote: the best iteration's model, in one fixed place, with its model card. `python -m stages.promote`
+"""promote: copy the best iteration's model to best/ and write its model card. `python -m stages.promote`
 
-Best by validation, never by test: the test score that is reported is then that of an item set on which nothing was
-chosen. Of equals the earliest; the warm start itself, if no iteration is better.
+The best iteration is chosen on validation, never on test, so that nothing was chosen on the items of the reported test
+score. Of equals it is the earliest, which may be the warm start.
 """
 
 import shutil
@@ -19,18 +19,19 @@ OUT = Path("best")
 
 
 def leftovers(iterations: Record) -> list[str]:
-    """Folders of iterations that params.yaml no longer has; dvc leaves them where they are, and this stage, `dataset`
-    and `report` depend on the whole folders."""
-    places = [path for folder in ("iterations", "results") for path in Path(folder).iterdir() if path.is_dir()]
-    return [str(path) for path in sorted(places) if path.name not in {"0", *iterations}]
+    """Folders of iterations that params.yaml no longer has. dvc does not delete them, and `promote`, `dataset` and
+    `report` depend on the folders around them."""
+    folders = [path for parent in ("iterations", "results") for path in Path(parent).iterdir() if path.is_dir()]
+    return [str(folder) for folder in sorted(folders) if folder.name not in {"0", *iterations}]
 
 
 def main() -> None:
+    """Write best/."""
     params = read_params("promote")
     summary, scores = collect(params["iterations"])
     best = summary["best"]
-    if left := leftovers(params["iterations"]):
-        say(f"promote: {', '.join(left)} belong to no iteration of params.yaml; remove them, or clones rerun this")
+    if folders := leftovers(params["iterations"]):
+        say(f"promote: params.yaml has no iteration for {', '.join(folders)}; remove them, or clones rerun this stage")
     shutil.copytree(full_weights(Path("iterations", best, "model")), OUT, dirs_exist_ok=True)
     write_json(OUT / "iteration.json", {"iteration": best, "validation": round(scores.validation(best), 4)})
     (OUT / "README.md").write_text(card.model(summary, params), encoding="utf-8")

@@ -1,31 +1,47 @@
-"""report: did the model get better, is it real, and what did it cost? `python -m stages.report`
+"""report: whether the model got better, whether that may be chance, and what it cost. `python -m stages.report`
 
-A table in the terminal, report/report.html (one page, no network), summary.{md,json}, the data of the plots, and the
-metrics that `dvc exp show` compares. What differs from run to run, the cost, has its own file, report/cost.json.
+It prints a table and writes report/report.html (one page that needs no network), summary.md, summary.json, the plots'
+data, and the metrics that `dvc exp show` compares. The cost differs from run to run, so it has a file of its own,
+report/cost.json.
 """
 
 from pathlib import Path
 
 from stages.core.command import run
-from stages.core.params import read_params
+from stages.core.params import Params, read_params
 from stages.core.records import Record, write_json
 from stages.reporting import alarms, page, plots, table
-from stages.reporting.summary import collect, costs, verdict, warnings
+from stages.reporting.costs import costs
+from stages.reporting.summary import collect, verdict, warnings
 
 OUT = Path("report")
+WIDTH = 180  # of the table where there is no terminal
 
 
-def metrics(summary: Record) -> Record:
-    """What `dvc exp show` compares, of the best and the last iteration: percent, points over the warm start with the
-    ends of the 95 % interval, and rows."""
-    rows = summary["iterations"]
-    last = list(rows)[-1]
+def summarise(params: Params) -> Record:
+    """report/summary.json: {"best", "iterations", "rules", "alarms", "warnings", "verdict"}."""
+    summary, scores = collect(params["iterations"])
+    raised = alarms.detect(summary["iterations"], scores, params["alarms"])
+    declined = [alarm["iteration"] for alarm in raised if alarm["name"] == "decline"]
     return {
-        name: {"iteration": key, **measured(rows[key])} for name, key in (("best", summary["best"]), ("last", last))
+        **summary,
+        "rules": alarms.rules(params["alarms"]),
+        "alarms": raised,
+        "warnings": warnings(summary["iterations"]),
+        "verdict": verdict(summary, declined),
     }
 
 
-def measured(row: Record) -> Record:
+def metrics(summary: Record) -> Record:
+    """report/metrics.json, which `dvc exp show` compares: the metrics of the best and of the last iteration."""
+    rows = summary["iterations"]
+    keys = {"best": summary["best"], "last": list(rows)[-1]}
+    return {name: {"iteration": key, **iteration_metrics(rows[key])} for name, key in keys.items()}
+
+
+def iteration_metrics(row: Record) -> Record:
+    """An iteration's test score in percent, its gain in points with the ends of the 95 % interval, its judging score,
+    and its numbers of rows."""
     gain = row["gain"] or {"points": 0.0, "low": 0.0, "high": 0.0}
     select = row.get("select")
     return {
@@ -42,48 +58,45 @@ def measured(row: Record) -> Record:
 
 
 def cost_metrics(spent: Record) -> Record:
+    """report/cost.json: millions of tokens, and hours of a GPU or CPU core."""
     return {"Mtokens": round(spent["tokens"] / 1e6, 3), f"{spent['device']}_hours": round(spent["hours"], 4)}
 
 
 def show(summary: Record, spent: Record) -> None:
+    """Print the table of iterations, the warnings, the alarms and the verdict."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=180)
-    drawn = Table(title="LANCE", header_style="bold")
+        console = Console(width=WIDTH)
+    grid = Table(title="LANCE", header_style="bold")
     for column in table.COLUMNS:
-        drawn.add_column(column, justify="right")
+        grid.add_column(column, justify="right")
     for key, row in summary["iterations"].items():
-        drawn.add_row(*table.cells(key, row), style="bold" if key == summary["best"] else "")
-    console.print(drawn)
+        grid.add_row(*table.cells(key, row), style="bold" if key == summary["best"] else "")
+    console.print(grid)
     for line in summary["warnings"]:
         console.print(f"warning: {line}", style="yellow", highlight=False)
-    for each in summary["alarms"]:
-        line = f"alarm: iteration {each['iteration']}, {each['name']}: {each['said']}. {each['advice']}"
-        console.print(line, style="red", highlight=False)
+    for alarm in summary["alarms"]:
+        console.print(f"alarm: {table.alarm_line(alarm)}", style="red", highlight=False)
     console.print(summary["verdict"], style="bold", highlight=False)
     console.print(f"{spent['hours']:.2f} {spent['device']}-hours; {OUT / 'report.html'}", highlight=False)
 
 
 def main() -> None:
+    """Write and print the report."""
     params = read_params("report")
-    summary, scores = collect(params["iterations"])
+    summary = summarise(params)
     rows = summary["iterations"]
-    summary["rules"] = alarms.rules(params["alarms"])
-    summary["alarms"] = alarms.found(rows, scores, params["alarms"])
-    summary["warnings"] = warnings(rows)
-    declined = [alarm["iteration"] for alarm in summary["alarms"] if alarm["name"] == "decline"]
-    summary["verdict"] = verdict(summary, declined)
-    spent, drawn = costs(list(rows)), plots.data(rows)
-    for name, records in drawn.items():
+    spent, plot_data = costs(list(rows)), plots.data(rows)
+    for name, records in plot_data.items():
         write_json(OUT / "plots" / f"{name}.json", records)
     write_json(OUT / "summary.json", summary)
     write_json(OUT / "metrics.json", metrics(summary))
     write_json(OUT / "cost.json", cost_metrics(spent))
     (OUT / "summary.md").write_text(table.markdown(summary), encoding="utf-8")
-    (OUT / "report.html").write_text(page.html(summary, drawn, spent, params["report"]), encoding="utf-8")
+    (OUT / "report.html").write_text(page.html(summary, plot_data, spent, params["report"]), encoding="utf-8")
     show(summary, spent)
 
 

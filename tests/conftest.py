@@ -2,17 +2,21 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from stages.core.schema import parse_runtime
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the tests run on two cores at once
+FORKING = "LANCE_FORKING"  # names the folder of a `python` whose -m forks a warm process (forking.py)
 
 ROOT = Path(__file__).parent.parent
 PARTS = (
@@ -39,8 +43,52 @@ SMALL = {
     "evaluate": {"limit": 4},
 }
 
+IN_GIT = ("world", "pretrain")  # stages whose outs are in git
 
 RUNTIME = parse_runtime(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the server of forking.py, one for all workers of pytest-xdist. It imports nothing until a test asks."""
+    if FORKING in os.environ:
+        return
+    if shutil.which("nvidia-smi"):  # CUDA does not survive a fork
+        return
+    folder = tempfile.TemporaryDirectory()
+    config.add_cleanup(folder.cleanup)
+    script, address = str(Path(__file__).with_name("forking.py")), f"{folder.name}/socket"
+    python = Path(folder.name, "python")
+    python.write_text(
+        "#!/bin/sh\n"
+        f'[ "$1" = -m ] && exec {shlex.join([sys.executable, "-IS", script, address])} "$@"\n'
+        f'exec {shlex.quote(sys.executable)} "$@"\n'
+    )
+    python.chmod(0o755)
+    server = subprocess.Popen([sys.executable, script, address], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    config.add_cleanup(server.communicate)
+    os.environ[FORKING] = folder.name
+
+
+def forking_environment() -> dict[str, str]:
+    """The environment in which `python -m MODULE` forks, also as a command of dvc.yaml."""
+    if FORKING not in os.environ:
+        return dict(os.environ)
+    return os.environ | {"PATH": f"{os.environ[FORKING]}:{os.environ['PATH']}"}
+
+
+def command_line(*command: str, forks: bool = True) -> list[str]:
+    """A command with `python`, `dvc` and `lance` resolved to this interpreter's, or to the one that forks."""
+    python = f"{os.environ[FORKING]}/python" if forks and FORKING in os.environ else sys.executable
+    name, *arguments = command
+    modules = {"python": [], "dvc": ["-m", "dvc"], "lance": ["-m", "stages.commands.lance"]}
+    return [python, *modules[name], *arguments] if name in modules else [*command]
+
+
+def as_in_a_fresh_clone(lock: Path) -> None:
+    """Take the stages that ran in the checkout out of its dvc.lock."""
+    locked = yaml.safe_load(lock.read_text(encoding="utf-8"))
+    locked["stages"] = {name: stage for name, stage in locked["stages"].items() if name in IN_GIT}
+    lock.write_text(yaml.safe_dump(locked, sort_keys=False), encoding="utf-8")
 
 
 def merged(values: dict, changes: dict) -> dict:
@@ -64,13 +112,28 @@ class Project:
                 shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
             elif source.exists():
                 shutil.copy(source, folder / part)
+        as_in_a_fresh_clone(folder / "dvc.lock")
         self.change(changes or {})
         self.run("git", "init", "-q")
         self.run("git", "config", "user.name", "test")
         self.run("git", "config", "user.email", "test@localhost")
-        self.run("dvc", "init", "-q")
+        (folder / ".dvc").mkdir()
+        (folder / ".dvc/config").write_text("[core]\n    analytics = false\n    check_update = false\n")
+        shutil.copy(ROOT / ".dvc/.gitignore", folder / ".dvc")
         self.run("git", "add", "-A")
         self.run("git", "commit", "-qm", "start")
+
+    @classmethod
+    def at(cls, folder: Path) -> "Project":
+        """A project that is there already."""
+        project = cls.__new__(cls)
+        project.folder = folder
+        return project
+
+    def copy(self, folder: Path) -> "Project":
+        """Another project with the same files, history and DVC cache."""
+        shutil.copytree(self.folder, folder)
+        return Project.at(folder)
 
     @property
     def params(self) -> dict:
@@ -87,14 +150,12 @@ class Project:
         return result
 
     def attempt(self, *command: str, env: dict | None = None) -> subprocess.CompletedProcess:
-        program = {
-            "python": [sys.executable],
-            "dvc": [sys.executable, "-m", "dvc"],
-            "lance": [sys.executable, "-m", "stages.commands.lance"],  # this checkout's
-        }.get(command[0], [command[0]])
+        """Run a command. With an environment of its own it is a fresh interpreter, as some variables are read when
+        Python starts or a library is imported."""
         return subprocess.run(
-            [*program, *command[1:]], cwd=self.folder, env=env, capture_output=True, text=True, check=False
-        )
+            command_line(*command, forks=env is None), cwd=self.folder, env=env or forking_environment(),
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
 
     def stage(self, *arguments: str) -> subprocess.CompletedProcess:
         """Run one stage by hand, `python -m stages.NAME …`."""
@@ -121,6 +182,27 @@ def error_line(result: subprocess.CompletedProcess) -> str:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def looped(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
+    """A project that ran the whole loop by `dvc repro`, each stage in a fresh interpreter as a user runs it, with its
+    results in git. It is made once for all workers of pytest-xdist; to read and to copy only."""
+    if worker_id == "master":  # without pytest-xdist
+        folder = tmp_path_factory.mktemp("looped")
+    else:
+        folder = tmp_path_factory.getbasetemp().parent / "looped"
+    output = folder / "output.txt"
+    with FileLock(f"{folder}.lock"):
+        if not output.exists():
+            project = Project(folder / "project", SMALL)
+            result = project.run("dvc", "repro", env=dict(os.environ))
+            project.run("git", "add", "-A")
+            project.run("git", "commit", "-qm", "ran")
+            output.write_text(result.stdout + result.stderr, encoding="utf-8")
+    project = Project.at(folder / "project")
+    project.output = output.read_text(encoding="utf-8")
+    return project
 
 
 @pytest.fixture(scope="session")

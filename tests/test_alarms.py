@@ -1,4 +1,4 @@
-"""Each signature of a failure, built from synthetic counts and scores, raises its alarm; a healthy run raises none."""
+"""Every failure, built from synthetic counts and scores, raises its alarm; a healthy run raises none."""
 
 import re
 from copy import deepcopy
@@ -31,29 +31,25 @@ HEALTHY = {
 }
 
 
+def items(right: int) -> list[dict]:
+    """The scores of ITEMS items, of which the first `right` are right."""
+    return [
+        {"id": str(n), "group": str(n), "benchmark": "b", "part": "validation", "score": float(n < right)}
+        for n in range(ITEMS)
+    ]
+
+
 def chain(percents: list[float], monkeypatch) -> tuple[dict, Scores]:
-    """A run whose iterations have these validation scores: a model that is right on the first so many of the items."""
-    scored = {
-        str(key): [
-            {
-                "id": str(item),
-                "group": str(item),
-                "benchmark": "b",
-                "part": "validation",
-                "score": float(item < percent / 100 * ITEMS),
-            }
-            for item in range(ITEMS)
-        ]
-        for key, percent in enumerate(percents)
-    }
+    """A run whose iterations have these validation scores, in percent; a model is right on the first items."""
+    scored = {str(key): items(round(percent / 100 * ITEMS)) for key, percent in enumerate(percents)}
     monkeypatch.setattr("stages.reporting.summary.read", lambda path, kind: scored[path.parent.name])
     iterations = {str(key): {"parent": str(key - 1)} for key in range(1, len(percents))}
-    rows = {key: {"parent": each["parent"], **deepcopy(HEALTHY)} for key, each in iterations.items()}
+    rows = {key: {**iteration, **deepcopy(HEALTHY)} for key, iteration in iterations.items()}
     return {"0": WARM_START, **rows}, Scores(iterations, {"b"})
 
 
 def names(rows: dict, scores: Scores) -> list[tuple[str, str]]:
-    return [(alarm["iteration"], alarm["name"]) for alarm in alarms.found(rows, scores, THRESHOLDS)]
+    return [(alarm["iteration"], alarm["name"]) for alarm in alarms.detect(rows, scores, THRESHOLDS)]
 
 
 @pytest.fixture
@@ -71,11 +67,11 @@ def test_a_healthy_run_may_fall_a_little_by_chance(monkeypatch):
 
 def test_decline_is_against_the_best_so_far(monkeypatch):
     rows, scores = chain([57, 86, 84, 82], monkeypatch)
-    found = alarms.found(rows, scores, THRESHOLDS)
-    assert [(alarm["iteration"], alarm["name"]) for alarm in found] == [("2", "decline"), ("3", "decline")]
-    assert found[1]["said"].startswith("validation -4.0 [")
-    assert found[1]["said"].endswith("points against iteration 1")
-    assert "stop_on" in found[1]["advice"]
+    raised = alarms.detect(rows, scores, THRESHOLDS)
+    assert [(alarm["iteration"], alarm["name"]) for alarm in raised] == [("2", "decline"), ("3", "decline")]
+    assert raised[1]["finding"].startswith("validation -4.0 [")
+    assert raised[1]["finding"].endswith("points against iteration 1")
+    assert "stop_on" in raised[1]["advice"]
 
 
 def test_oscillation(monkeypatch):
@@ -106,23 +102,23 @@ def test_slow_improvement(monkeypatch):
         ({"select": {"pairs": {"new": 10, **tally()}}}, "few pairs"),
     ],
 )
-def test_a_signature_in_the_counts_raises_its_alarm_alone(healthy, change, name):
+def test_a_failure_in_the_counts_raises_only_its_own_alarm(healthy, change, name):
     rows, scores = healthy
     for stage, counts in change.items():
         rows["2"][stage] = rows["2"][stage] | counts
-    found = alarms.found(rows, scores, THRESHOLDS)
-    assert [(alarm["iteration"], alarm["name"]) for alarm in found] == [("2", name)]
-    assert found[0]["advice"] == alarms.ADVICE[name]
+    raised = alarms.detect(rows, scores, THRESHOLDS)
+    assert [(alarm["iteration"], alarm["name"]) for alarm in raised] == [("2", name)]
+    assert raised[0]["advice"] == alarms.ADVICE[name]
 
 
-def test_many_duplicates_that_fall_are_no_alarm(healthy):
+def test_a_high_but_falling_share_of_duplicates_is_no_alarm(healthy):
     rows, scores = healthy
     for key, share in (("1", 0.8), ("2", 0.7), ("3", 0.6)):
         rows[key]["filter"] = rows[key]["filter"] | {"diversity": {"near_duplicates": share}}
     assert names(rows, scores) == [("1", "duplicates")]
 
 
-def test_few_pairs_are_none_where_dpo_is_off(healthy):
+def test_few_pairs_are_no_alarm_if_dpo_is_off(healthy):
     rows, scores = healthy
     rows["2"]["select"] = {"pairs": {"new": 0, **tally()}}
     rows["2"]["dpo"] = {"passed_on": "dpo.enabled is false"}
@@ -135,10 +131,9 @@ def test_an_iteration_that_did_not_run_raises_none(healthy):
     assert names(rows, scores) == []
 
 
-def test_every_threshold_is_used_and_stands_in_the_rules_and_every_alarm_has_its_rule_and_its_advice():
+def test_every_threshold_is_used_and_named_by_a_rule_and_every_alarm_has_a_rule_and_advice():
     source = (ROOT / "stages/reporting/alarms.py").read_text()
     assert all(f'thresholds["{name}"]' in source for name in THRESHOLDS)
-    said = "".join(alarms.RULES.values())
-    assert set(re.findall(r"{(\w+)}", said)) == set(THRESHOLDS)
-    assert list(alarms.RULES) == list(alarms.ADVICE) == re.findall(r'_alarm\("([a-z ]+)"', source)
-    assert alarms.rules(THRESHOLDS)["few pairs"] == "there are fewer than 50 new pairs, and DPO is not switched off"
+    assert set(re.findall(r"{(\w+)}", "".join(alarms.RULES.values()))) == set(THRESHOLDS)
+    assert list(alarms.RULES) == list(alarms.ADVICE) == re.findall(r'_alarms\("([a-z ]+)"', source)
+    assert alarms.rules(THRESHOLDS)["few pairs"] == "there are fewer than 50 new pairs and DPO is enabled"

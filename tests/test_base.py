@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, RUNTIME, Project, error_line
-from families import CHATML, FAMILIES, build
 from safetensors.torch import load_file, save_file
 from test_engines import GREEDY, PROMPTS, requests
+from test_families import CHATML, FAMILIES, build
 from test_training import ROWS, sft
 from transformers import AutoTokenizer, GenerationConfig
 

@@ -1,4 +1,4 @@
-"""dataset and promote: others read what the loop made, as it is, and the cards say where it comes from."""
+"""dataset and promote: other libraries read the files as they are, and the cards state where everything comes from."""
 
 import json
 import math
@@ -10,27 +10,28 @@ from conftest import ROOT, Project, error_line
 from test_report import iteration, score, warm_start
 
 from stages.core.params import Params
+from stages.core.prompts import read_system_prompt
 from stages.core.records import read, write, write_json
 from stages.reporting.card import base_name
 
 TREE = {"1": {"parent": "0", "judge": "0"}, "2": {"parent": "1", "judge": "0"}, "b": {"parent": "1", "judge": "1"}}
 RIGHT = {"0": 2, "1": 4, "2": 7, "b": 5}  # of ten items of each part
 ASK, NEW = "Name a colour.", "Name a dark colour."
-UNDECISIVE = {"runtime", "alarms", "report"}  # sections of params.yaml that decide no result
+UNDECISIVE = {"runtime", "alarms", "report"}  # sections of params.yaml that affect no result
 DRAW = {"prompt_hash": "f00", "draw": 1}
-SAID = {"seed": "s1", "instruction": DRAW, "response": DRAW, "score": 9.0, "verdicts": [9.0, None]}
+LINEAGE = {"seed": "s1", "instruction": DRAW, "response": DRAW, "score": 9.0, "verdicts": [9.0, None]}
 
-PEOPLE = [
-    {"id": "s1", "kind": "seed", "prompt": ASK, "completion": "is red", "iteration": "0", "lineage": {"seed": "s1"}}
-]
-JUDGE = [{"id": "j1", "kind": "judge", "prompt": "Rate it.", "completion": "score: 9", "iteration": "0", "lineage": {}}]
+ORIGIN = {"iteration": "0", "lineage": {"seed": "s1"}}
+PEOPLE = [{"id": "s1", "kind": "seed", "prompt": ASK, "completion": "is red", **ORIGIN}]
+REVIEWED = {"iteration": "0", "lineage": {"reviewed": "r"}}
+JUDGE = [{"id": "j1", "kind": "judge", "prompt": "Rate it.", "completion": "score: 9", **REVIEWED}]
 
 
 def new(name, made_in):
-    return {"id": name, "kind": "new", "prompt": NEW, "completion": name, "iteration": made_in, "lineage": SAID}
+    return {"id": name, "kind": "new", "prompt": NEW, "completion": name, "iteration": made_in, "lineage": LINEAGE}
 
 
-def pair(name, made_in, chosen=SAID):
+def pair(name, made_in, chosen=LINEAGE):
     flawed = {"seed": "s1", "response": DRAW, "score": 2.0, "verdicts": []}  # the seed's own instruction
     sides = {"prompt": ASK, "chosen": "is red", "rejected": name}
     return {"id": name, **sides, "margin": 7.0, "iteration": made_in, "lineage": {"chosen": chosen, "rejected": flawed}}
@@ -39,7 +40,7 @@ def pair(name, made_in, chosen=SAID):
 SFT = {
     "0": PEOPLE + JUDGE,
     "1": [new("n1", "1"), *JUDGE],
-    "2": [new("n1", "1"), new("n2", "2"), *JUDGE],  # rows add up
+    "2": [new("n1", "1"), new("n2", "2"), *JUDGE],  # as with select.accumulate
     "b": [new("elsewhere", "b")],
 }
 PAIRS = {
@@ -58,30 +59,24 @@ SEED = [
 
 
 def results(project: Project, key: str, right: int) -> None:
-    """What the stages of an iteration leave in results/."""
+    """Write what the stages of an iteration write to results/."""
     here, row = project.folder / "results" / key, warm_start() if key == "0" else iteration()
     parts = ("validation", "test")
     items = [
-        {
-            "id": f"{part}{index}",
-            "group": f"{part}{index}",
-            "benchmark": "colours",
-            "part": part,
-            "score": float(index < right),
-        }
+        {"id": f"{part}{n}", "group": f"{part}{n}", "benchmark": "colours", "part": part, "score": float(n < right)}
         for part in parts
-        for index in range(10)
+        for n in range(10)
     ]
     write(here / "scores.jsonl", items)
-    measured = score(10.0 * right) | {"items": 10}
-    benchmarks = {"benchmarks": {"colours": measured}}
-    write_json(here / "evaluate.json", {**dict.fromkeys(parts, measured | benchmarks), "judging": score(90.0)})
+    percent = score(10.0 * right) | {"items": 10}
+    suite = {**percent, "benchmarks": {"colours": percent}}
+    write_json(here / "evaluate.json", {**dict.fromkeys(parts, suite), "judging": score(90.0)})
     for stage in ("prepare", "review", "generate", "filter", "assess", "select", "sft", "dpo", "measure"):
         write_json(here / f"{stage}.json", row.get(stage, {}))
 
 
 def made(project: Project, tree: dict = TREE, right: dict = RIGHT) -> Project:
-    """A project whose loop has ended, with the cards' stages yet to run."""
+    """A project whose loop has ended; `promote`, `dataset` and `report` have not run."""
     project.change({"iterations": tree, "prompts": "lance"})
     for key in ("0", *tree):
         results(project, key, right[key])
@@ -121,21 +116,20 @@ def test_every_row_leads_back_to_its_seed(run):
     seeds = {row["id"] for row in rows(run, "seed") if row["iteration"] == "0"}
     taught = [row["lineage"] for row in rows(run, "sft") if row["kind"] != "judge"]
     preferred = [side for row in rows(run, "preference") for side in row["lineage"].values()]
-    assert {each["seed"] for each in (*taught, *preferred)} == seeds
+    assert {lineage["seed"] for lineage in (*taught, *preferred)} == seeds
     (n2,) = (row for row in rows(run, "sft") if row["id"] == "n2")
-    assert n2["lineage"] == SAID
+    assert n2["lineage"] == LINEAGE
 
 
-def test_messages_and_text_say_the_same_and_the_system_prompt_is_the_one_of_the_training(run):
-    from stages.core.prompts import read_system_prompt
+def test_messages_and_text_are_the_same_and_the_system_prompt_is_that_of_training(run):
 
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(ROOT)
-        asked = read_system_prompt("lance")
-    assert asked
+        system_prompt = read_system_prompt("lance")
+    assert system_prompt
     for row in rows(run, "preference"):
         assert row["prompt"] == [
-            {"role": "system", "content": asked},
+            {"role": "system", "content": system_prompt},
             {"role": "user", "content": row["instruction"]},
         ]
         for side in ("chosen", "rejected"):
@@ -147,7 +141,7 @@ def test_messages_and_text_say_the_same_and_the_system_prompt_is_the_one_of_the_
 
 @pytest.fixture(scope="module")
 def loaded(run, tmp_path_factory):
-    """Each set as Hugging Face datasets reads it."""
+    """Loads a set with Hugging Face datasets."""
     from datasets import load_dataset
 
     cache = str(tmp_path_factory.mktemp("cache"))
@@ -160,12 +154,12 @@ def loaded(run, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sft", "preference", "seed"])
-def test_datasets_reads_each_set_as_it_is_with_what_its_rows_lack(run, loaded, name):
+def test_datasets_reads_every_set_with_null_for_what_its_rows_lack(run, loaded, name):
     assert loaded(name).to_list() == rows(run, name)
 
 
 @pytest.mark.slow
-def test_trl_takes_a_step_of_sft_and_of_dpo_on_them(loaded, tiny_model, tmp_path):
+def test_trl_trains_on_the_sets_as_they_are(loaded, tiny_model, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
@@ -186,11 +180,11 @@ def test_trl_takes_a_step_of_sft_and_of_dpo_on_them(loaded, tiny_model, tmp_path
             assert tokenizer.decode([label for label in first["labels"] if label != -100]).startswith("n2")
 
 
-# What data/README.md of LLaMA-Factory documents for its text format, `alpaca`, which is the default.
+# What LLaMA-Factory's data/README.md documents for its default format, `alpaca`.
 DOCUMENTED = {"prompt", "query", "response", "history", "system", "tools", "chosen", "rejected", "kto_tag"}
 
 
-def test_llama_factory_finds_text_in_every_column_that_is_described_for_it(run):
+def test_every_column_described_for_llama_factory_holds_text(run):
     described = json.loads(run.read("dataset/dataset_info.json"))
     assert {name: entry["file_name"] for name, entry in described.items()} == {
         name: f"{name}.jsonl" for name in ("sft", "preference", "seed")
@@ -220,7 +214,7 @@ def test_a_set_without_rows_is_left_out_and_the_others_load(project, tmp_path):
 # ---- the cards -------------------------------------------------------------------------------------------------------
 
 
-def test_the_model_card_says_base_data_scores_gain_and_how_it_was_chosen(run):
+def test_the_model_card_states_base_data_scores_gain_and_choice(run):
     from huggingface_hub import ModelCard
 
     card = ModelCard.load(run.folder / "best/README.md")
@@ -249,7 +243,7 @@ def test_the_data_sets_card_documents_every_column(run):
     assert get_dataset_config_names(str(run.folder / "dataset")) == ["sft", "preference", "seed"]
     text = DatasetCard.load(run.folder / "dataset/README.md").text
     assert "| `sft` | 4 |" in text
-    columns, lineage = text.split("## Columns")[1].split("Lineage, from the seed")
+    columns, lineage = text.split("## Columns")[1].split("The fields of the lineage")
     for name in ("sft", "preference", "seed"):
         row = rows(run, name)[0]
         assert all(f"`{column}`" in columns for column in row)
@@ -269,23 +263,23 @@ def test_the_same_results_give_the_same_bytes(run):
     assert contents() == before
 
 
-def test_what_an_iteration_left_that_is_no_more_is_named(tmp_path):
-    """Another clone does not have it, and promote, dataset and report depend on the whole folders."""
+def test_folders_of_a_removed_iteration_are_reported(tmp_path):
+    """Other clones lack them, and promote, dataset and report depend on the folders around them."""
     project = made(Project(tmp_path / "project"))
-    assert "belong to no iteration" not in project.run("python", "-m", "stages.promote").stdout
+    assert "has no iteration for" not in project.run("python", "-m", "stages.promote").stdout
     shutil.copytree(project.folder / "iterations/1", project.folder / "iterations/b3")
-    said = project.run("python", "-m", "stages.promote").stdout.splitlines()[0]
-    assert said == "promote: iterations/b3 belong to no iteration of params.yaml; remove them, or clones rerun this"
+    line = project.run("python", "-m", "stages.promote").stdout.splitlines()[0]
+    assert line == ("promote: params.yaml has no iteration for iterations/b3; remove them, or clones rerun this stage")
 
 
-def test_the_cards_name_every_parameter_that_decides_a_result_and_their_stages_declare_them():
+def test_the_cards_stages_declare_every_parameter_that_affects_a_result():
     sections = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     assert set(stages["promote"]["params"]) == set(sections) - UNDECISIVE
     assert stages["dataset"]["params"] == stages["promote"]["params"]
 
 
-def test_the_front_matter_names_a_base_of_the_hub_and_no_folder(run, tmp_path):
+def test_the_front_matter_names_a_base_model_only_if_it_is_on_the_hub(run, tmp_path):
     """The hub refuses a card whose base_model is a folder."""
     assert "base_model:" not in run.read("best/README.md")
     project = made(Project(tmp_path / "project"))
@@ -302,7 +296,7 @@ def test_the_front_matter_names_a_base_of_the_hub_and_no_folder(run, tmp_path):
         ("runs/tuned/model/", "tuned"),
     ],
 )  # fmt: skip
-def test_a_folder_gives_its_name_or_that_of_the_one_above_where_its_own_says_nothing(folder, name):
+def test_the_base_models_name_is_its_folders_or_the_parents_if_that_is_generic(folder, name):
     assert base_name(Params("promote", ["model"], {"model": {"hub": None, "name": folder}})) == name
 
 

@@ -32,9 +32,9 @@ def test_an_untrained_model_on_peoples_texts_ends_well_and_the_report_says_so(tm
     assert review == {"in": 12, "out": 0, "dropped": {"does not fit the context": 4, "no readable verdict": 8}}
     warnings = json.loads(project.read("report/summary.json"))["warnings"]
     assert "iteration 0: 4 rows of sft did not fit the context" in warnings
-    assert "iteration 1: sft passed its model on, no SFT rows were selected" in warnings
-    assert "iteration 1: dpo passed its model on, no pairs were found" in warnings
-    assert "iteration 1: nothing was left after the filter" in warnings
+    assert "iteration 1: sft copied its input model: no SFT rows were selected" in warnings
+    assert "iteration 1: dpo copied its input model: no pairs were found" in warnings
+    assert "iteration 1: the filter kept no rows" in warnings
     assert "does not fit the context 4" in project.read("report/summary.md")
 
 
@@ -53,8 +53,7 @@ def test_a_chain_that_declines_is_stopped_and_the_rest_passes_through(tmp_path):
     assert models[0].read_bytes() == models[1].read_bytes()
     summary = json.loads(project.read("report/summary.json"))
     assert summary["verdict"] == (
-        "No iteration is better on validation than the warm start; iteration 1 declined; "
-        "the chain was stopped before 2."
+        "No iteration beats the warm start on validation; iteration 1 declined; the chain was stopped before 2."
     )
     assert json.loads(project.read("best/iteration.json"))["iteration"] == "0"
 

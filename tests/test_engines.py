@@ -15,7 +15,7 @@ from stages.inference import engines
 from stages.inference.engines import ALTERNATIVES, Completion, Request, Sampling, by_text, holds_digit, seed_of
 from stages.inference.engines.transformers import TransformersEngine
 from stages.inference.engines.transformers.batch import Row, take
-from stages.inference.engines.transformers.kv_cache import SPARE_COLUMNS
+from stages.inference.engines.transformers.kv_cache import SPARE_COLUMNS, KVCacheLayer
 from stages.inference.engines.transformers.memory import MEMORY_SHARE, SAMPLING_BYTES, free_memory, rows_that_fit
 from stages.inference.engines.transformers.sampling import sample_next_token
 from stages.models import chat
@@ -103,6 +103,19 @@ def test_prompts_are_prefilled_once_for_all_their_draws_in_passes_of_bounded_siz
     assert sum(rows for rows, _ in prefills) == len(PROMPTS)
     assert max(rows * length for rows, length in prefills) <= 120
     assert max(rows for rows, _ in prefills) > 1
+
+
+def test_the_memory_of_the_cache_starts_with_zeros():
+    """Attention multiplies padding by 0, and 0 times a NaN is a NaN. In deterministic mode, torch fills fresh memory
+    with NaN."""
+    states = torch.ones(1, 2, 3, 4)
+    torch.use_deterministic_algorithms(True)
+    try:
+        layer = KVCacheLayer(max_rows=2, columns=8)
+        layer.add_rows(states, states, torch.tensor([0]))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(buffer.sum() == states.sum() for buffer in layer.buffers)
 
 
 def test_a_prompts_draws_are_taken_together_where_they_fit():

@@ -1,16 +1,20 @@
-"""Tiny random models of common families pass the whole loop, with the same chat format everywhere."""
+"""The families that people use, as tiny random models: each passes the whole loop, and its chat format is the same in
+generation, training and evaluation. tests/families.yaml describes the families."""
 
 import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import RUNTIME, SMALL, Project, merged
-from families import FAMILIES, build
+import transformers
+import yaml
+from conftest import ROOT, RUNTIME, SMALL, Project, merged
 from test_engines import GREEDY, PROMPTS, SAMPLED, requests
 from test_training import PAIRS, ROWS, weights
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from stages.base import materialise
 from stages.core.records import Tally
@@ -20,8 +24,68 @@ from stages.models import chat
 
 pytestmark = pytest.mark.slow
 
-SLIDING = [family for family, description in FAMILIES.items() if "sliding_window" in description.get("config", {})]
+PUBLISHED = yaml.safe_load((ROOT / "tests/families.yaml").read_text(encoding="utf-8"))
+FAMILIES: dict[str, dict[str, Any]] = PUBLISHED["families"]
+CHATML: str = PUBLISHED["templates"]["chatml"]
+SLIDING = [name for name, family in FAMILIES.items() if "sliding_window" in family.get("config", {})]
 SYSTEM = "Be kind."
+
+
+# ---- the models ------------------------------------------------------------------------------------------------------
+
+
+def build(name: str, folder: Path, layers: int = 2) -> Path:
+    """Write a family's tiny random model into `folder`, as its maker would have published it."""
+    family = FAMILIES[name]
+    tokenizer = build_tokenizer(family)
+    model = build_model(family, tokenizer, layers)
+    ends = tokenizer.convert_tokens_to_ids(family["ends"])
+    model.generation_config = transformers.GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=ends if len(ends) > 1 else ends[0]
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def build_model(family: dict[str, Any], tokenizer: Any, layers: int) -> transformers.PreTrainedModel:
+    torch.manual_seed(0)
+    suffix = "TextConfig" if family["model"] == "Gemma3" else "Config"
+    config = getattr(transformers, f"{family['model']}{suffix}")(**{
+        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": layers,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512,
+        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id, **family.get("config", {}),
+    })  # fmt: skip
+    model = getattr(transformers, f"{family['model']}ForCausalLM")(config)
+    for parameter, values in model.named_parameters():  # the layers outweigh the last token: greedy texts differ
+        if values.ndim == 2:
+            torch.nn.init.normal_(values, std=0.05 if "embed_tokens" in parameter else 0.5)
+    digits = [number for token, number in tokenizer.get_vocab().items() if token.isdigit()]
+    with torch.no_grad():
+        model.get_output_embeddings().weight[digits] *= 2  # it writes many numbers, so its reviews have verdicts
+    return model
+
+
+def build_tokenizer(family: dict[str, Any]) -> transformers.PreTrainedTokenizerFast:
+    """A byte-level BPE of the microworld's texts, with a family's special tokens and chat template."""
+    special = list(dict.fromkeys([*family["named"].values(), *family.get("others", [])]))
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    rows = [json.loads(line) for line in (ROOT / "stages/microworld/data/seeds.jsonl").read_text().splitlines()]
+    bpe.train_from_iterator((f"{row['prompt']}\n{row['response']}" for row in rows), trainer)
+    if bos := family["named"].get("bos_token"):
+        bpe.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, bpe.token_to_id(bos))]
+        )
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, **family["named"])
+    tokenizer.chat_template = family.get("template")
+    return tokenizer
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -51,58 +115,58 @@ def generated(engine: TransformersEngine, tokens: tuple[int, ...]) -> list[int]:
 
 @torch.inference_mode()
 def written_without_a_cache(engine: TransformersEngine, tokens: tuple[int, ...]) -> list[int]:
-    """Greedy decoding without a cache: the model reads everything again for every token."""
-    written: list[int] = []
-    while len(written) < GREEDY.max_tokens and not set(written) & engine.ends:
-        written.append(int(engine.model(torch.tensor([[*tokens, *written]]), use_cache=False).logits[0, -1].argmax()))
-    return written
+    """The likeliest token each time that the model has read everything again."""
+    found: list[int] = []
+    while len(found) < GREEDY.max_tokens and not set(found) & engine.ends:
+        found.append(int(engine.model(torch.tensor([[*tokens, *found]]), use_cache=False).logits[0, -1].argmax()))
+    return found
 
 
 def test_greedy_completions_are_those_of_the_model_itself(family, engine):
     """Of `generate`, but where longrope changes to its long factors: there transformers 5.17 loses what it has read."""
     expected = written_without_a_cache if family == "phi3-longrope" else generated
-    completions = dict(engine.complete(requests(engine, draws=1), GREEDY))
-    assert len({completion.text for completion in completions.values()}) > len(completions) / 4
-    for request, completion in completions.items():
-        text = engine.tokenizer.decode(expected(engine, request.tokens), skip_special_tokens=True)
+    found = dict(engine.complete(requests(engine, draws=1), GREEDY))
+    assert len({completion.text for completion in found.values()}) > len(found) / 4
+    for asked, completion in found.items():
+        text = engine.tokenizer.decode(expected(engine, asked.tokens), skip_special_tokens=True)
         assert completion.text == text
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED])
 def test_neither_the_batch_nor_the_order_changes_a_completion(engine, sampling):
-    pending = requests(engine)
-    completions = []
+    asked = requests(engine)
+    found = []
     for engine.batch_rows in (1, 5, 64):
-        shuffled = random.Random(engine.batch_rows).sample(pending, len(pending))
-        completions.append(dict(engine.complete(shuffled, sampling)))
-    assert completions[0] == completions[1] == completions[2]
+        shuffled = random.Random(engine.batch_rows).sample(asked, len(asked))
+        found.append(dict(engine.complete(shuffled, sampling)))
+    assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.parametrize("family", ["phi3-longrope"], scope="module")
+@pytest.mark.parametrize("family", ["phi3-longrope"], indirect=True, scope="module")
 def test_rows_run_together_below_the_length_at_which_they_would_matter_to_each_other(family, engine, monkeypatch):
     step, rows = engine._decode_step, []
     monkeypatch.setattr(
         engine, "_decode_step", lambda batch, *rest: (step(batch, *rest), rows.append(len(batch.rows)))[0]
     )
-    pending = requests(engine)
-    short = [request for request in pending if len(request.tokens) + GREEDY.max_tokens <= 32]
-    assert 10 <= len(short) < len(pending)
+    asked = requests(engine)
+    short = [request for request in asked if len(request.tokens) + GREEDY.max_tokens <= 32]
+    assert 10 <= len(short) < len(asked)
     engine.batch_rows = 64
     together = dict(engine.complete(short, GREEDY))
     assert max(rows) == len(short)
     rows.clear()
-    alone = dict(engine.complete(pending, GREEDY))
+    alone = dict(engine.complete(asked, GREEDY))
     assert max(rows) == 1
     assert together.items() <= alone.items()
 
 
-@pytest.mark.parametrize("family", SLIDING, scope="module")
+@pytest.mark.parametrize("family", SLIDING, indirect=True, scope="module")
 def test_the_prompts_above_are_longer_than_the_window(family, model):
     """With a window as long as the context, the completions are others."""
     engine, full = (TransformersEngine(model, 64) for _ in range(2))
     full.config.sliding_window = full.config.max_position_embeddings
-    pending = requests(engine, draws=1)
-    assert dict(engine.complete(pending, GREEDY)) != dict(full.complete(pending, GREEDY))
+    asked = requests(engine, draws=1)
+    assert dict(engine.complete(asked, GREEDY)) != dict(full.complete(asked, GREEDY))
 
 
 # ---- the chat format -------------------------------------------------------------------------------------------------
@@ -116,8 +180,8 @@ def test_the_system_prompt_reaches_the_model_alike_in_generation_training_and_ev
     assert text.index(SYSTEM) < text.index(prompt)
 
     lm = harness._transformers(model, None)
-    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
-    assert lm.tok_encode(lm.apply_chat_template(messages)) == tokens
+    asked = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
+    assert lm.tok_encode(lm.apply_chat_template(asked)) == tokens
     assert lm.tok_batch_encode([text])[0].tolist() == [tokens]
 
     trained = trained_rows(model, prompt, tmp_path)
@@ -159,8 +223,8 @@ def trained_rows(model: Path, prompt: str, folder: Path) -> dict[str, dict]:
 def test_no_token_of_the_chat_format_comes_from_the_data(engine):
     """Not even one that the tokenizer does not name among its special tokens, as Llama 3 does."""
     structure = {number: str(token) for number, token in engine.tokenizer.added_tokens_decoder.items() if token.special}
-    (message,) = chat.prompt_messages(engine.tokenizer, "".join(structure.values()))
-    assert not structure.keys() & set(engine.tokenizer(message["content"], add_special_tokens=False)["input_ids"])
+    (said,) = chat.prompt_messages(engine.tokenizer, "".join(structure.values()))
+    assert not structure.keys() & set(engine.tokenizer(said["content"], add_special_tokens=False)["input_ids"])
 
 
 # ---- the whole loop --------------------------------------------------------------------------------------------------

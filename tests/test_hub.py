@@ -134,8 +134,7 @@ def test_an_experiment_in_a_temporary_copy_does_not_ask_for_what_the_repository_
     shutil.rmtree(hub_project.home)
     hub.requested.clear()
     monkeypatch.setenv("DVC_ROOT", str(hub_project.project.folder))
-    copy = Project.__new__(Project)
-    copy.folder = tmp_path / "copy"
+    copy = Project.at(tmp_path / "copy")
     shutil.copytree(hub_project.project.folder, copy.folder, ignore=shutil.ignore_patterns("iterations"))
     done(HubProject(copy, hub, tmp_path / "other").run("check"))
     assert not hub.requested

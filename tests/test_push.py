@@ -1,4 +1,4 @@
-"""push: the hub's own client against a server that speaks the hub's endpoints; each failure is one line."""
+"""push: the hub's own client against a server that implements the hub's endpoints; every failure is one line."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ CARD = "---\ntags:\n- lance\n---\n\n# A model of LANCE\n"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """What the client asks of huggingface.co: who am I, a repository's creation, files by LFS and by commit."""
+    """The endpoints of huggingface.co that the client calls: who am I, create a repository, upload by LFS, commit."""
 
     def do_GET(self):
         repository = self.server.repositories.get(self.path.removeprefix("/api/"))
@@ -30,15 +30,15 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.body()
-        place = "/user/name" if "/models/" in self.path else "/datasets/user/name"
+        address = "/user/name" if "/models/" in self.path else "/datasets/user/name"
         kind, _, action = self.path.removeprefix("/api/").partition("/user/name")
         if self.path == "/api/repos/create":
-            asked = json.loads(body)
-            if asked.get("organization") == "others":
+            request = json.loads(body)
+            if request.get("organization") == "others":
                 self.answer({"error": "You don't have the rights to create a model under others"}, 403)
                 return
-            place = f"{asked.get('type') or 'model'}s/{asked['organization']}/{asked['name']}"
-            self.server.repositories[place] = {"private": asked["visibility"] == "private", "files": {}}
+            repository = f"{request.get('type') or 'model'}s/{request['organization']}/{request['name']}"
+            self.server.repositories[repository] = {"private": request["visibility"] == "private", "files": {}}
             self.answer({"url": f"{self.server.url}/user/name"})
         elif self.path == "/api/validate-yaml":
             self.answer({"errors": self.server.faults, "warnings": []}, 400 if self.server.faults else 200)
@@ -49,7 +49,7 @@ class Hub(BaseHTTPRequestHandler):
             self.answer({"files": answers})
         elif self.path.endswith(".git/info/lfs/objects/batch"):
             upload = {"actions": {"upload": {"href": f"{self.server.url}/lfs"}}}
-            self.answer({"objects": [{**each, **upload} for each in json.loads(body)["objects"]]})
+            self.answer({"objects": [{**file, **upload} for file in json.loads(body)["objects"]]})
         elif action.startswith("/commit"):
             files = self.server.repositories[f"{kind}/user/name"]["files"]
             for line in map(json.loads, body.splitlines()):
@@ -57,7 +57,7 @@ class Hub(BaseHTTPRequestHandler):
                     files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
                 elif line["key"] == "lfsFile":
                     files[line["value"]["path"]] = self.server.stored[line["value"]["oid"]]
-            self.answer({"success": True, "commitOid": "0" * 40, "commitUrl": f"{self.server.url}{place}/commit/0"})
+            self.answer({"success": True, "commitOid": "0" * 40, "commitUrl": f"{self.server.url}{address}/commit/0"})
 
     def do_PUT(self):
         body = self.body()
@@ -67,22 +67,19 @@ class Hub(BaseHTTPRequestHandler):
     def body(self) -> bytes:
         if self.headers["Transfer-Encoding"] != "chunked":
             return self.rfile.read(int(self.headers["Content-Length"]))
-        found = b""
+        content = b""
         while size := int(self.rfile.readline(), 16):
-            found += self.rfile.read(size)
+            content += self.rfile.read(size)
             self.rfile.readline()
         self.rfile.readline()
-        return found
+        return content
 
     def answer(self, value: object, status: int = 200, headers: dict | None = None):
         body = json.dumps(value).encode()
         self.send_response(status)
-        for name, each in {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(body)),
-            **(headers or {}),
-        }.items():
-            self.send_header(name, each)
+        length = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        for name, header in {**length, **(headers or {})}.items():
+            self.send_header(name, header)
         self.end_headers()
         self.wfile.write(body)
 
@@ -113,7 +110,7 @@ def made(project):
 
 @pytest.fixture
 def push(made, hub, tmp_path):
-    """Run the command, with a token, against the server."""
+    """Run `lance push` with a token against the server."""
 
     def run(*arguments, token="good", url=hub.url):
         clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
@@ -124,26 +121,26 @@ def push(made, hub, tmp_path):
     return run
 
 
-def held(folder) -> dict[str, bytes]:
+def files(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "folder"), [("model", "best"), ("dataset", "dataset")])
-def test_what_arrives_is_the_folder_in_a_private_repository(push, hub, made, what, folder):
-    result = push(what, "user/name")
+@pytest.mark.parametrize(("kind", "folder"), [("model", "best"), ("dataset", "dataset")])
+def test_the_hub_receives_the_folder_in_a_private_repository(push, hub, made, kind, folder):
+    result = push(kind, "user/name")
     assert result.returncode == 0, result.stderr
     assert "pushed to" in result.stdout
     assert "private" in result.stdout
-    assert hub.repositories == {f"{what}s/user/name": {"private": True, "files": held(made.folder / folder)}}
+    assert hub.repositories == {f"{kind}s/user/name": {"private": True, "files": files(made.folder / folder)}}
 
 
 @pytest.mark.slow
-def test_a_repository_is_public_only_where_that_is_said(push, hub):
+def test_a_repository_is_public_only_on_request(push, hub):
     assert push("model", "user/name", "--public").returncode == 0
     assert hub.repositories["models/user/name"]["private"] is False
     hub.repositories["models/user/name"]["files"].clear()
-    assert "user/name is there and public; say --public" in error_line(push("model", "user/name"))
+    assert "user/name exists and is public; pass --public" in error_line(push("model", "user/name"))
     assert hub.repositories["models/user/name"]["files"] == {}
 
 
@@ -152,19 +149,19 @@ def test_a_dry_run_lists_every_file_with_its_size_and_writes_nothing(push, hub):
     result = push("model", "user/name", "--dry-run")
     assert result.returncode == 0, result.stderr
     assert "3,000 bytes  model.safetensors" in result.stdout
-    assert "the card says: A model of LANCE" in result.stdout
-    assert f"would be pushed to {hub.url}/user/name, a new private repository; nothing is written" in result.stdout
+    assert "the card's title: A model of LANCE" in result.stdout
+    assert f"would be pushed to {hub.url}/user/name, a new private repository; nothing was written" in result.stdout
     assert hub.repositories == {}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
-def test_what_stands_in_the_way_is_one_line(push, hub, made, dry):
+def test_every_obstacle_is_one_line(push, hub, made, dry):
     unreached = "http://127.0.0.1:9"
     assert "there is no token for the hub; run hf auth login" in error_line(push("model", "user/name", *dry, token=""))
     assert "the hub refused user/name: 401" in error_line(push("model", "user/name", *dry, token="bad"))
     assert "the hub cannot be reached" in error_line(push("model", "user/name", *dry, url=unreached))
-    assert "'user/name/x' cannot name a repository" in error_line(push("model", "user/name/x", *dry))
+    assert "'user/name/x' is not a repository's name" in error_line(push("model", "user/name/x", *dry))
     hub.role = "read"
     assert "the hub's token may only read" in error_line(push("model", "user/name", *dry))
     (made.folder / "dataset/README.md").unlink()
@@ -173,7 +170,7 @@ def test_what_stands_in_the_way_is_one_line(push, hub, made, dry):
 
 
 @pytest.mark.slow
-def test_what_the_hub_refuses_is_one_line_in_its_words(push, hub):
+def test_a_refusal_is_one_line_with_the_hubs_own_message(push, hub):
     refused = error_line(push("model", "others/name"))
     assert "the hub refused others/name: 403" in refused
     assert "You don't have the rights" in refused
@@ -181,6 +178,6 @@ def test_what_the_hub_refuses_is_one_line_in_its_words(push, hub):
     assert '"base_model" is not valid' in error_line(push("model", "user/name"))
 
 
-def test_a_command_that_is_not_understood_is_one_line(project):
-    said = error_line(project.attempt("lance", "push", "modle", "user/name"))
-    assert said == "error: 'modle' cannot be pushed; choose model or dataset, as in: lance push model user/name"
+def test_an_unknown_kind_is_one_line(project):
+    line = error_line(project.attempt("lance", "push", "modle", "user/name"))
+    assert line == "error: 'modle' cannot be pushed; choose model or dataset, as in: lance push model user/name"

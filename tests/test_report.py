@@ -1,4 +1,4 @@
-"""report: the verdict in one sentence, the funnel with its reasons, what to know, and a page that draws."""
+"""report: the verdict in one sentence, the funnel with its reasons, warnings, costs, plots, and a page that draws."""
 
 import re
 import shutil
@@ -8,10 +8,11 @@ import pytest
 from conftest import ROOT, error_line
 
 from stages.core.records import write_json
-from stages.report import measured, metrics
+from stages.report import iteration_metrics, metrics
 from stages.reporting import page, plots
-from stages.reporting.page import cost_line, html, rounded
-from stages.reporting.summary import costs, funnel, verdict, warnings
+from stages.reporting.costs import costs
+from stages.reporting.page import cost_cells, html, rounded
+from stages.reporting.summary import funnel, verdict, warnings
 from stages.reporting.table import cells, markdown
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -81,16 +82,17 @@ RULES = {"decline": "validation fell", "few pairs": "there are < 50"}
 
 
 def summary(best="1", **rows):
-    found = {"0": warm_start(), "1": iteration(), **rows}
-    return {"best": best, "iterations": found, "alarms": [], "rules": RULES, "warnings": [], "verdict": "It is better."}
+    iterations = {"0": warm_start(), "1": iteration(), **rows}
+    texts = {"alarms": [], "rules": RULES, "warnings": [], "verdict": "It is better."}
+    return {"best": best, "iterations": iterations, **texts}
 
 
-# ---- what is said ----------------------------------------------------------------------------------------------------
+# ---- words and numbers -----------------------------------------------------------------------------------------------
 
 
 def test_the_verdict_names_the_best_its_gain_with_the_interval_and_what_declined():
-    said = verdict(summary(**{"2": iteration(parent="1")}), declined=["2"])
-    assert said == (
+    sentence = verdict(summary(**{"2": iteration(parent="1")}), declined=["2"])
+    assert sentence == (
         "Iteration 1 is best on validation: test +10.0 [+4.0, +16.0] points over the warm start; iteration 2 declined."
     )
 
@@ -100,29 +102,29 @@ def test_a_gain_that_may_be_chance_is_called_that():
     assert "[-2.0, +4.0] points over the warm start, which may be chance." in verdict(summary(**{"1": chance}), [])
 
 
-def test_no_gain_is_said_as_plainly():
+def test_no_gain_is_stated_plainly():
     assert verdict(summary(best="0"), ["1"]) == (
-        "No iteration is better on validation than the warm start; iteration 1 declined."
+        "No iteration beats the warm start on validation; iteration 1 declined."
     )
 
 
-def test_a_chain_that_was_stopped_is_said():
+def test_a_stopped_chain_is_reported():
     stopped = iteration(parent="1", review={"rows": tally(0, 0), "stopped": True})
     assert verdict(summary(**{"2": stopped}), ["1"]).endswith("iteration 1 declined; the chain was stopped before 2.")
-    assert warnings({"2": stopped}) == ["iteration 2: did not run, the chain was stopped (evaluate.stop_on)"]
+    assert warnings({"2": stopped}) == ["iteration 2: did not run, since the chain was stopped (evaluate.stop_on)"]
 
 
 def test_metrics_are_those_of_the_best_and_the_last_iteration():
-    found = metrics(summary(**{"2": iteration(parent="1", test=score(65.0))}))
-    assert found["best"] == {
+    values = metrics(summary(**{"2": iteration(parent="1", test=score(65.0))}))
+    assert values["best"] == {
         "iteration": "1", "test": 70.0, "gain": 10.0, "low": 4.0, "high": 16.0, "judge": 90.0,
         "kept": 9, "distance": 0.3, "sft": 5, "pairs": 4,
     }  # fmt: skip
-    assert (found["last"]["iteration"], found["last"]["test"]) == ("2", 65.0)
+    assert (values["last"]["iteration"], values["last"]["test"]) == ("2", 65.0)
 
 
 def test_the_warm_start_has_metrics_too():
-    assert measured(warm_start())["gain"] == 0.0
+    assert iteration_metrics(warm_start())["gain"] == 0.0
 
 
 def test_a_healthy_iteration_has_no_warning():
@@ -130,9 +132,9 @@ def test_a_healthy_iteration_has_no_warning():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "warning"),
     [
-        ({"dpo": {"passed_on": "no pairs were found"}}, "iteration 1: dpo passed its model on, no pairs were found"),
+        ({"dpo": {"passed_on": "no pairs were found"}}, "iteration 1: dpo copied its input model: no pairs were found"),
         ({"sft": {"rows": tally(9, 7, **{"does not fit the context": 2})}}, "iteration 1: 2 rows of sft did not fit"),
         (
             {"review": {"rows": tally(9, 6, **{"no readable verdict": 3})}},
@@ -140,14 +142,14 @@ def test_a_healthy_iteration_has_no_warning():
         ),
     ],
 )
-def test_what_was_lost_is_a_warning(changes, said):
+def test_what_was_lost_is_a_warning(changes, warning):
     (line,) = warnings({"1": iteration(**changes)})
-    assert line.startswith(said)
+    assert line.startswith(warning)
 
 
 def test_an_empty_filter_is_a_warning():
     nothing = iteration()["filter"] | {"rows": tally(3, 0, x=3)}
-    assert warnings({"1": iteration(filter=nothing)}) == ["iteration 1: nothing was left after the filter"]
+    assert warnings({"1": iteration(filter=nothing)}) == ["iteration 1: the filter kept no rows"]
 
 
 def test_the_summary_shows_scores_errors_and_every_reason():
@@ -165,11 +167,11 @@ def test_the_funnel_has_every_step_of_the_pipeline():
     ]  # fmt: skip
 
 
-def test_what_the_world_does_not_know_is_a_dash():
+def test_what_has_no_ground_truth_is_a_dash():
     assert cells("1", iteration())[-2:] == ["88.0", "–"]
 
 
-def test_a_report_without_results_says_which_are_missing(project):
+def test_a_report_without_results_names_the_missing_file(project):
     assert "results/0/evaluate.json is missing" in error_line(project.stage("stages.report"))
 
 
@@ -190,24 +192,22 @@ def spent(folder, monkeypatch, files):
 def test_every_stage_costs_its_seconds_times_its_own_devices(tmp_path, monkeypatch):
     one, four = {"device": "GPU", "devices": 1}, {"device": "GPU", "devices": 4}
     files = {"0/sft": HOUR | one, "1/sft": HOUR | four, "1/review": CALLS | {"device": "GPU", "devices": 2}}
-    found = spent(tmp_path, monkeypatch, files)
-    assert found["iterations"]["0"] == {"hours": 1.0, "tokens": 5, "stages": {"sft": 1.0}}
-    assert found["iterations"]["1"] == {"hours": 6.0, "tokens": 13, "stages": {"review": 2.0, "sft": 4.0}}
-    assert (found["device"], found["hours"], found["tokens"]) == ("GPU", 7.0, 18)
+    total = spent(tmp_path, monkeypatch, files)
+    assert total["iterations"]["0"] == {"hours": 1.0, "tokens": 5, "stages": {"sft": 1.0}}
+    assert total["iterations"]["1"] == {"hours": 6.0, "tokens": 13, "stages": {"review": 2.0, "sft": 4.0}}
+    assert (total["device"], total["hours"], total["tokens"]) == ("GPU", 7.0, 18)
 
 
 @pytest.mark.parametrize(
     ("trained_on", "hours"), [({"device": "GPU", "devices": 8}, 1.0), ({"device": "CPU", "devices": 2}, 2.0)]
 )
-def test_an_endpoint_of_which_nothing_is_known_counts_as_one_gpu_or_as_the_cores(
-    tmp_path, monkeypatch, trained_on, hours
-):
-    found = spent(tmp_path, monkeypatch, {"0/sft": HOUR | trained_on, "1/review": CALLS})
-    assert found["iterations"]["1"]["hours"] == hours
-    assert found["assumed"]["devices"] == hours
+def test_an_endpoint_with_unknown_devices_counts_as_one_gpu_or_as_the_cores(tmp_path, monkeypatch, trained_on, hours):
+    total = spent(tmp_path, monkeypatch, {"0/sft": HOUR | trained_on, "1/review": CALLS})
+    assert total["iterations"]["1"]["hours"] == hours
+    assert total["assumed"]["devices"] == hours
 
 
-def test_hours_of_gpus_and_of_cores_are_said_to_be_both(tmp_path, monkeypatch):
+def test_hours_of_gpus_and_of_cores_are_labelled_as_both(tmp_path, monkeypatch):
     files = {"0/sft": HOUR | {"device": "CPU", "devices": 2}, "1/sft": HOUR | {"device": "GPU", "devices": 1}}
     assert spent(tmp_path, monkeypatch, files)["device"] == "CPU+GPU"
 
@@ -221,16 +221,16 @@ def test_the_funnels_bars_add_up_to_the_rows_of_each_step():
     assert {record["outcome"]: record["rows"] for record in of_filter} == {"kept": 9, "length": 3}
 
 
-def test_every_reason_of_a_drop_has_its_colour():
-    """A reason that a stage gives and the funnel does not know would hide among the others."""
+def test_every_reason_for_a_drop_has_a_colour():
+    """A reason that the funnel does not know would be drawn as "other"."""
     reasons = set()
     for path in (ROOT / "stages").glob("*.py"):
         code = path.read_text()
         reasons |= set(re.findall(r'\.drop\(\s*"([^"]+)"', code))
         reasons |= {reason.replace("{what}", "response") for reason in re.findall(r'f"(\{what\} [a-z ]+)"', code)}
     assert len(reasons) > 15
-    known = tuple(plots.OUTCOMES)
-    assert {reason for reason in reasons if not reason.startswith(known)} == set()
+    starts = tuple(plots.OUTCOMES)
+    assert {reason for reason in reasons if not reason.startswith(starts)} == set()
 
 
 def test_an_interval_of_a_score_ends_where_scores_end():
@@ -269,12 +269,12 @@ def test_dvc_and_the_page_draw_the_same_plots():
 
     declared = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
     drawn = plots.data(summary()["iterations"])
-    assert [Path(name).stem for each in declared for name in each] == ["scores", "reviews", "funnel", *list(drawn)[3:]]
-    for each in declared:
-        for path, settings in each.items():
-            assert Path(settings["template"]).stem == Path(path).stem
-            assert {settings["x"], settings["y"]} <= set(drawn[Path(path).stem][0])
-    assert set(page.PLOTS) == set(drawn)
+    settings = {Path(path).stem: values for entry in declared for path, values in entry.items()}
+    assert list(settings) == ["scores", "reviews", "funnel", *list(drawn)[3:]]
+    for name, values in settings.items():
+        assert Path(values["template"]).stem == name
+        assert {values["x"], values["y"]} <= set(drawn[name][0])
+    assert set(page.CAPTIONS) == set(drawn)
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
@@ -287,8 +287,8 @@ SPENT = {
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    found = summary()
-    text = html(found, plots.data(found["iterations"]), SPENT, {"price_per_row": 1.0, "price_per_hour": 0.05})
+    content = summary()
+    text = html(content, plots.data(content["iterations"]), SPENT, {"price_per_row": 1.0, "price_per_hour": 0.05})
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(text, encoding="utf-8")
     return path
@@ -299,18 +299,18 @@ def test_the_page_is_self_contained_and_escapes_the_data(written):
     assert "<script" not in text
     assert "{{ 7 * 7 }}" in text
     assert not re.search(r'(?:src|href)="(?!#)', text)
-    assert "against $7 by hand" in text  # 3 SFT rows and 4 pairs at a dollar each
+    assert "compared with $7 by hand" in text  # 3 SFT rows and 4 pairs at a dollar each
 
 
-def test_the_judging_score_is_said_to_be_the_iterations_own_on_the_benchmark(written):
+def test_the_judging_score_is_labelled_as_the_iterations_own_on_the_benchmark(written):
     tile = "<b>90.0 %</b><span>judging score of iteration 1, on the benchmark&#39;s judging task</span>"
     assert tile in written.read_text(encoding="utf-8")
 
 
 def test_what_costs_little_does_not_cost_nothing():
     spent = {"hours": 0.0004, "tokens": 10, "stages": {"sft": 0.0004}}
-    line = cost_line("1", iteration(), spent, {"price_per_row": 1.0, "price_per_hour": 2.0})
-    assert line == ["1", "< 0.001", "", "", "", "< 0.001", "", "", "10", "7", "< 0.01", "7"]
+    cells = cost_cells("1", iteration(), spent, {"price_per_row": 1.0, "price_per_hour": 2.0})
+    assert cells == ["1", "< 0.001", "", "", "", "< 0.001", "", "", "10", "7", "< 0.01", "7"]
     assert [rounded(value, 2, "$") for value in (0.0, 0.004, 0.01, 1234.5)] == [
         "$0.00",
         "< $0.01",
@@ -329,16 +329,17 @@ def test_the_page_and_the_summary_name_every_alarm_that_was_looked_for(written):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not BROWSER, reason="needs Chromium, as Debian's package of that name")
-def test_every_plot_is_drawn_in_a_browser_without_a_network(written):
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
+def test_every_plot_is_drawn_in_a_browser_without_a_network(written, width, scheme):
     from playwright.sync_api import sync_playwright
 
-    asked, faults = [], []
+    requests, messages = [], []
     with sync_playwright() as playwright:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
-        tab = browser.new_page(viewport={"width": 1280, "height": 900})
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.on("console", lambda message: faults.append(message.text))
+        tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.on("console", lambda message: messages.append(message.text))
         tab.goto(written.as_uri())
         drawn = tab.evaluate(
             """() => Object.fromEntries([...document.querySelectorAll('figure')].map(figure => {
@@ -348,9 +349,15 @@ def test_every_plot_is_drawn_in_a_browser_without_a_network(written):
                  return [figure.id, {marks: seen.length, width: box.width, height: box.height}] }))"""
         )
         wider = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        colours = tab.evaluate(
+            """() => [getComputedStyle(document.querySelector('figure')).backgroundColor,
+                      ...[...document.querySelectorAll('figure svg text')].map(text => getComputedStyle(text).fill)]"""
+        )
         browser.close()
-    assert asked == [written.as_uri()]
-    assert faults == []
+    assert requests == [written.as_uri()]
+    assert messages == []
     assert wider <= 0
-    assert set(drawn) == {f"plot-{name}" for name in page.PLOTS}
-    assert all(each["marks"] >= 2 and each["width"] > 200 and each["height"] > 100 for each in drawn.values()), drawn
+    assert set(drawn) == {f"plot-{name}" for name in page.CAPTIONS}
+    assert all(plot["marks"] >= 2 and plot["width"] > 200 and plot["height"] > 100 for plot in drawn.values()), drawn
+    background, *texts = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours]
+    assert all((text > background) == (scheme == "dark") for text in texts)

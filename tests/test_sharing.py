@@ -1,37 +1,32 @@
 """Results are shared: a fresh clone pulls a run from a DVC remote and reruns nothing, experiments run side by side."""
 
 import json
-import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import SMALL, Project, ran
+from conftest import Project, command_line, forking_environment, ran
 from test_end_to_end import contents
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def first(looped, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A run that was committed and pushed to a remote, a folder of this machine."""
-    project = Project(tmp_path_factory.mktemp("shared") / "project", SMALL)
-    project.run("dvc", "repro", "-q")
+    project = looped.copy(tmp_path_factory.mktemp("shared") / "project")
     project.run("dvc", "remote", "add", "-q", "-d", "storage", str(project.folder.parent / "remote"))
-    project.run("git", "add", "-A")
-    project.run("git", "commit", "-qm", "ran")
+    project.run("git", "commit", "-qam", "a remote")
     project.run("dvc", "push", "-q")
     return project
 
 
-def cloned(first: Project, place: Path) -> Project:
+def cloned(first: Project, folder: Path) -> Project:
     """A colleague's clone: what is in git, and the remote."""
-    colleague = Project.__new__(Project)
-    colleague.folder = place
-    first.run("git", "clone", "-q", ".", str(colleague.folder))
+    first.run("git", "clone", "-q", ".", str(folder))
+    colleague = Project.at(folder)
     for name, value in (("name", "colleague"), ("email", "colleague@localhost")):
         colleague.run("git", "config", f"user.{name}", value)
     return colleague
@@ -80,12 +75,12 @@ def test_an_experiment_goes_from_one_colleague_to_another(first, clone, tmp_path
 
 
 def together(project: Project, experiments: dict[str, list[str]]) -> None:
-    """As README says: a process for each experiment, with a GPU of its own, all at once."""
+    """As docs/sharing.md says: one process per experiment, with a GPU of its own, all at once."""
     processes = []
     for device, (name, changes) in enumerate(experiments.items()):
-        command = ["--wait-for-lock", "exp", "run", "--temp", "-q", "-n", name, *changes]
-        env = os.environ | {"CUDA_VISIBLE_DEVICES": str(device)}
-        processes.append(subprocess.Popen([sys.executable, "-m", "dvc", *command], cwd=project.folder, env=env))
+        command = command_line("dvc", "--wait-for-lock", "exp", "run", "--temp", "-q", "-n", name, *changes)
+        env = forking_environment() | {"CUDA_VISIBLE_DEVICES": str(device)}
+        processes.append(subprocess.Popen(command, cwd=project.folder, env=env))
     assert [process.wait() for process in processes] == [0] * len(processes)
 
 

@@ -1,1 +1,1 @@
-"""What people type, beside dvc: a module for each command."""
+"""The subcommands of `lance`, a module or folder for each."""

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from stages import check
-from stages.commands import plan, preset, push, store, suite
+from stages.commands import evidence, plan, preset, push, store, suite
+from stages.commands.benchmark import command as benchmark
 from stages.core.command import application, documentation, execute
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -13,14 +14,18 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "suite": suite.main,
     "store": store.main,
     "push": push.main,
+    "benchmark": benchmark.main,
+    "evidence": evidence.main,
 }
 
 
 def main() -> None:
-    """Run the command line's subcommand; each is the `main` of its module, whose docstring is its help."""
+    """Run the subcommand named on the command line. `lance --help` lists the first line of each `main`'s docstring;
+    `lance NAME --help` shows the docstring of its module."""
     app = application()
     for name, command in COMMANDS.items():
-        app.command(name, help=documentation(command))(command)
+        summary = (command.__doc__ or "").partition("\n")[0] or None
+        app.command(name, help=documentation(command), short_help=summary)(command)
     execute(app, "lance")
 
 

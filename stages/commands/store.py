@@ -1,8 +1,8 @@
-"""What the completion store holds, and what it saved.
+"""Size and use of the completion store.
 
     lance store
 
-What it saved are completions that a stage found there and did not have to compute.
+"saved" are completions that a stage took from the store instead of computing them again.
 """
 
 from stages.core.params import read_runtime
@@ -11,17 +11,17 @@ from stages.inference.store import Store, store_file
 
 
 def main() -> None:
-    """Print the store's size, and the completions it holds and has served."""
+    """Print the completion store's size, what it holds and what it saved."""
     settings = read_runtime().store
     path = store_file(settings)
     if not path.exists():
         say(f"completion store {path}: empty; dvc repro fills it")
         return
     store = Store.from_settings(settings)
-    held = store.totals()
+    totals = store.totals()
     say(f"completion store {path}: {store.size_bytes() / 1e6:,.1f} MB of at most {store.max_bytes / 1e9:,g} GB")
-    for what, calls, tokens, seconds in (
-        ("holds", held["completions"], held["tokens"], held["seconds"]),
-        ("saved", held["served"], held["served_tokens"], held["served_seconds"]),
+    for verb, completions, tokens, seconds in (
+        ("holds", totals["completions"], totals["tokens"], totals["seconds"]),
+        ("saved", totals["served"], totals["served_tokens"], totals["served_seconds"]),
     ):
-        say(f"  {what} {calls:>12,} completions {tokens:>15,} tokens {seconds:>12,.1f} s of computing")
+        say(f"  {verb} {completions:>12,} completions {tokens:>15,} tokens {seconds:>12,.1f} s of computing")

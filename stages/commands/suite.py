@@ -1,9 +1,9 @@
-"""Fetch the data of an evaluation suite into the Hugging Face cache, and count its items.
+"""Download the data of an evaluation suite into the Hugging Face cache, and count its items.
 
     lance suite leaderboard
-    lance suite                 the suite of params.yaml
+    lance suite               the suite of params.yaml
 
-The stages work offline; this command is the one that downloads.
+No stage downloads it, so run this once before `dvc repro`.
 """
 
 import os
@@ -19,15 +19,15 @@ from stages.evaluation import suite
 
 def main(
     name: Annotated[
-        str | None, Argument(help="a folder of evaluation/; by default evaluate.suite of params.yaml")
+        str | None, Argument(help="a folder of evaluation/; by default, evaluate.suite of params.yaml")
     ] = None,
 ) -> None:
-    """Fetch a suite's data and print the items of each benchmark."""
+    """Download a suite's data, and count the items of each benchmark."""
     name = name or str(load_yaml(PARAMS_FILE)["evaluate"]["suite"])
-    os.environ["HF_HUB_OFFLINE"] = "0"  # this command fetches; the stages never do
+    os.environ["HF_HUB_OFFLINE"] = "0"  # stages/__init__.py switches the network off for the stages
     settings = suite.load(name)
     rows = suite.items(settings, suite.load_tasks(name, settings))
-    for benchmark, asked in settings.all.items():
+    for benchmark, task in settings.all.items():
         parts = [row["part"] for row in rows if row["benchmark"] == benchmark]
         counts = ", ".join(f"{parts.count(part):,} {part}" for part in suite.PARTS)
-        say(f"{benchmark}: {counts} items, {asked.shots} shots, {asked.metric}")
+        say(f"{benchmark}: {counts} items, {task.shots} shots, {task.metric}")

@@ -1,1 +1,1 @@
-"""What people read of a run: summary, table, page, plots, alarms and cards."""
+"""What people read about a run: summary, costs, alarms, table, page, plots and cards."""

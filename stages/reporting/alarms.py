@@ -1,147 +1,164 @@
-"""The failure signatures of self-training, found by rule; each with the advice that the paper's analysis gives.
+"""Alarms: known failures of self-training, each detected by a rule, with advice from the paper's analysis.
 
-An alarm is {"name", "iteration", "said", "advice"}. The thresholds are the section `alarms` of params.yaml. Scores are
-those of the validation part: the test part is never looked at to decide anything.
+An alarm is {"name", "iteration", "finding", "advice"}. The thresholds are `alarms` in params.yaml. Rules look at
+validation scores and counts; the test part decides nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
 from stages.core.records import Record
-from stages.reporting.summary import Scores, interval
+from stages.reporting.summary import Scores, is_stopped, with_interval
 
-# When an alarm is raised, with the names of the thresholds.
+# Completes "An alarm fires for an iteration if …", with the names of the thresholds.
 RULES = {
-    "decline": "validation is worse than in the best iteration before it: the interval of level {decline} of the "
-    "difference is all below 0",
-    "oscillation": "validation turned between up and down {oscillation} times or more, by steps outside such an "
-    "interval, the last time here",
-    "slow improvement": "at the end of a path of two iterations or more, the best validation is less than {slow} "
-    "points an iteration above the warm start's",
-    "judge collapse": "the standard deviation of the judge's scores is below {judge_spread}, or a share of them above "
-    "{judge_same} is one and the same",
-    "duplicates": "a share of the new instructions above {duplicates} repeats an earlier one, and a larger one than in "
+    "decline": "validation is worse than in the best iteration before it: at confidence level {decline}, the whole "
+    "interval of the difference lies below 0",
+    "oscillation": "validation has reversed its direction at least {oscillation} times, the last time here; only steps "
+    "whose interval excludes 0 count",
+    "slow improvement": "the chain ends here after two or more iterations, and its best validation score is less than "
+    "{slow} points per iteration above the warm start's",
+    "judge collapse": "the standard deviation of the judge's scores is below {judge_spread}, or the share of identical "
+    "scores is above {judge_same}",
+    "duplicates": "the share of new instructions that repeat an earlier one is above {duplicates} and has grown since "
     "the iteration before",
-    "length drift": "the responses kept are on average more than {max_length_ratio} times longer or shorter than the "
+    "length drift": "the kept responses are, on average, more than {max_length_ratio} times longer or shorter than the "
     "seed set's",
-    "unreadable verdicts": "of the verdicts in review or in assess, a share below {min_parsed} can be read",
-    "few pairs": "there are fewer than {min_pairs} new pairs, and DPO is not switched off",
+    "unreadable verdicts": "the share of readable verdicts in review or assess is below {min_parsed}",
+    "few pairs": "there are fewer than {min_pairs} new pairs and DPO is enabled",
 }
 ADVICE = {
-    "decline": "The judge drifts or the filters are too loose: let the warm start judge (iterations.t.judge: 0), "
-    "replay more judge-training rows (select.max_judge), raise select.min_sft_score or select.min_margin, or use "
-    "best/; evaluate.stop_on: decline ends the chain by itself.",
-    "oscillation": "SFT and DPO undo each other's work: lower dpo.learning_rate or sft.learning_rate, or bring "
-    "select.max_sft and select.max_pairs nearer to each other.",
-    "slow improvement": "There is too little that is new: raise generate.temperature, samples or generate.max_low, or "
-    "give a larger and more diverse seed set.",
-    "judge collapse": "A judge that says the same of everything selects at random: train it on more seed.reviews, low "
-    "and high ones, lower the learning rates, or try review.estimator: expected.",
-    "duplicates": "The model repeats itself: raise generate.temperature or samples, generate from other seeds "
+    "decline": "The judge is drifting or the filters are too loose. Let the warm start judge (iterations.t.judge: 0), "
+    "replay more judge-training rows (select.max_judge), raise select.min_sft_score or select.min_margin, or use the "
+    "model in best/. evaluate.stop_on: decline ends such a chain by itself.",
+    "oscillation": "SFT and DPO undo each other's work. Lower dpo.learning_rate or sft.learning_rate, or bring "
+    "select.max_sft and select.max_pairs closer together.",
+    "slow improvement": "Too little of the data is new. Raise generate.temperature, samples or generate.max_low, or "
+    "use a larger and more diverse seed set.",
+    "judge collapse": "A judge that gives everything the same score selects at random. Train it on more seed.reviews, "
+    "with low and high scores; lower the learning rates; or try review.estimator: expected.",
+    "duplicates": "The model repeats itself. Raise generate.temperature or samples, generate from more seeds "
     "(generate.max_low), or end the chain here.",
-    "length drift": "The judge may prefer a length, not a quality: bound filter.max_response_words or "
-    "filter.min_response_words, and look at the pairs below.",
-    "unreadable verdicts": "Adapt prompts/<set>/review to what the model writes, train the judge on more "
-    "seed.reviews, or raise review.max_tokens where reviews are cut.",
-    "few pairs": "DPO has little to learn from: lower select.min_margin, raise samples or generate.max_high, or raise "
-    "review.samples for finer scores.",
+    "length drift": "The judge may reward length instead of quality. Tighten filter.max_response_words or "
+    "filter.min_response_words, and look at the sampled pairs in report.html.",
+    "unreadable verdicts": "Adapt prompts/<set>/review to what the model writes, train the judge on more seed.reviews, "
+    "or raise review.max_tokens if reviews are cut off.",
+    "few pairs": "DPO has little to learn from. Lower select.min_margin, raise samples or generate.max_high, or raise "
+    "review.samples for finer-grained scores.",
 }
 
 
 def rules(thresholds: dict[str, Any]) -> dict[str, str]:
-    """{alarm: when it is raised}, of all that are looked for."""
+    """{alarm: its rule, with the thresholds filled in}."""
     return {name: rule.format_map(thresholds) for name, rule in RULES.items()}
 
 
-def found(rows: Record, scores: Scores, thresholds: dict[str, Any]) -> list[Record]:
-    """Every alarm of every iteration that ran, in the order of the iterations."""
+def detect(rows: Record, scores: Scores, thresholds: dict[str, Any]) -> list[Record]:
+    """The alarms of all iterations that ran, in the iterations' order. `rows` is {iteration: row} of the summary."""
     alarms = []
     for key, row in rows.items():
-        if row["parent"] is None or row["review"].get("stopped"):
-            continue
-        alarms += [_alarm("decline", key, said) for said in decline(key, scores, thresholds["decline"])]
-        alarms += [_alarm("oscillation", key, said) for said in oscillation(key, scores, thresholds)]
-        alarms += [_alarm("slow improvement", key, said) for said in slow(key, scores, thresholds["slow"])]
-        alarms += [_alarm("judge collapse", key, said) for said in judge_collapse(row, thresholds)]
-        alarms += [_alarm("duplicates", key, said) for said in duplicates(row, rows, thresholds["duplicates"])]
-        alarms += [
-            _alarm("length drift", key, said) for said in length_drift(row, rows["0"], thresholds["max_length_ratio"])
-        ]
-        alarms += [_alarm("unreadable verdicts", key, said) for said in unreadable(row, thresholds["min_parsed"])]
-        alarms += [_alarm("few pairs", key, said) for said in few_pairs(row, thresholds["min_pairs"])]
+        if row["parent"] is not None and not is_stopped(row):
+            alarms += score_alarms(key, scores, thresholds)
+            alarms += count_alarms(key, rows, thresholds)
     return alarms
 
 
-def _alarm(name: str, iteration: str, said: str) -> Record:
-    return {"name": name, "iteration": iteration, "said": said, "advice": ADVICE[name]}
+def score_alarms(key: str, scores: Scores, thresholds: dict[str, Any]) -> list[Record]:
+    """An iteration's alarms from validation scores."""
+    return [
+        *_alarms("decline", key, decline(key, scores, thresholds["decline"])),
+        *_alarms("oscillation", key, oscillation(key, scores, thresholds["oscillation"], thresholds["decline"])),
+        *_alarms("slow improvement", key, slow(key, scores, thresholds["slow"])),
+    ]
+
+
+def count_alarms(key: str, rows: Record, thresholds: dict[str, Any]) -> list[Record]:
+    """An iteration's alarms from its stages' counts, compared with its parent and the warm start."""
+    row, parent, warm_start = rows[key], rows[rows[key]["parent"]], rows["0"]
+    spread, same = thresholds["judge_spread"], thresholds["judge_same"]
+    return [
+        *_alarms("judge collapse", key, judge_collapse(row, spread, same)),
+        *_alarms("duplicates", key, duplicates(row, parent, thresholds["duplicates"])),
+        *_alarms("length drift", key, length_drift(row, warm_start, thresholds["max_length_ratio"])),
+        *_alarms("unreadable verdicts", key, unreadable(row, thresholds["min_parsed"])),
+        *_alarms("few pairs", key, few_pairs(row, thresholds["min_pairs"])),
+    ]
+
+
+def _alarms(name: str, iteration: str, findings: Iterable[str]) -> Iterator[Record]:
+    for finding in findings:
+        yield {"name": name, "iteration": iteration, "finding": finding, "advice": ADVICE[name]}
 
 
 def decline(key: str, scores: Scores, confidence: float) -> Iterator[str]:
-    """Worse than the best iteration before it on its path, on the same items."""
-    best = scores.best_of(scores.path(key)[:-1])
-    change = scores.compared(key, best, "validation", confidence)
+    """Validation is worse than in the best ancestor, by a paired test on the same items."""
+    best = scores.best_of(scores.ancestry(key)[:-1])
+    change = scores.difference(key, best, "validation", confidence)
     if change.high < 0:
-        yield f"validation {interval(vars(change))} points against iteration {best}"
+        yield f"validation {with_interval(vars(change))} points against iteration {best}"
 
 
-def oscillation(key: str, scores: Scores, thresholds: dict[str, Any]) -> Iterator[str]:
-    """Up and down in turn: steps between neighbours that are more than chance, each the other way than the last one."""
-    path = scores.path(key)
-    confidence = thresholds["decline"]
-    steps = [scores.compared(here, before, "validation", confidence) for before, here in pairwise(path)]
+def oscillation(key: str, scores: Scores, reversals: int, confidence: float) -> Iterator[str]:
+    """Validation went up and down in turn, the last reversal here. Steps that may be chance are ignored."""
+    ancestry = scores.ancestry(key)
+    steps = [scores.difference(child, parent, "validation", confidence) for parent, child in pairwise(ancestry)]
     signs = [1 if step.low > 0 else -1 for step in steps if step.low > 0 or step.high < 0]
-    turns = sum(one != other for one, other in pairwise(signs))
-    turned = (steps[-1].low > 0 or steps[-1].high < 0) and signs[-2:] in ([1, -1], [-1, 1])
-    if turned and turns >= thresholds["oscillation"]:
-        trail = " → ".join(f"{scores.validation(each):.1f}" for each in path)
-        yield f"validation turned {turns} times: {trail}"
+    turns = sum(sign != following for sign, following in pairwise(signs))
+    turned_here = (steps[-1].low > 0 or steps[-1].high < 0) and signs[-2:] in ([1, -1], [-1, 1])
+    if turned_here and turns >= reversals:
+        trail = " → ".join(f"{scores.validation(iteration):.1f}" for iteration in ancestry)
+        yield f"validation reversed its direction {turns} times: {trail}"
 
 
 def slow(key: str, scores: Scores, points: float) -> Iterator[str]:
-    """At the end of a path of two iterations or more: less than so many points an iteration."""
-    path = scores.path(key)
-    pace = (scores.validation(scores.best_of(path)) - scores.validation("0")) / (len(path) - 1)
-    if key in scores.leaves() and len(path) > 2 and pace < points:
-        yield f"validation rose by {pace:+.2f} points an iteration, over {len(path) - 1} iterations"
+    """At the end of a chain of at least two iterations: validation rose by fewer points per iteration than `points`."""
+    ancestry = scores.ancestry(key)
+    gain = scores.validation(scores.best_of(ancestry)) - scores.validation("0")
+    pace = gain / (len(ancestry) - 1)
+    if key in scores.leaves() and len(ancestry) > 2 and pace < points:
+        yield f"the best validation score is {pace:.2f} points per iteration above the warm start's"
 
 
-def judge_collapse(row: Record, thresholds: dict[str, Any]) -> Iterator[str]:
-    """The scores of new rows hardly differ."""
-    given = row["assess"]["scores"]
-    if not given:
+def judge_collapse(row: Record, min_spread: float, max_same: float) -> Iterator[str]:
+    """The judge's scores of new rows hardly differ: their standard deviation is small, or most round to the same
+    number."""
+    scores = row["assess"]["scores"]
+    if not scores:
         return
-    same = max(given["nearest"]) / sum(given["nearest"])
-    if given["spread"] < thresholds["judge_spread"]:
-        yield f"the judge's scores have a standard deviation of {given['spread']:.2f} around {given['mean']:.1f}"
-    elif same > thresholds["judge_same"]:
-        yield f"{same:.0%} of the judge's scores are {given['nearest'].index(max(given['nearest']))}"
+    most = max(scores["nearest"])
+    same = most / sum(scores["nearest"])
+    if scores["spread"] < min_spread:
+        yield f"the judge's scores have a standard deviation of {scores['spread']:.2f} around {scores['mean']:.1f}"
+    elif same > max_same:
+        yield f"{same:.0%} of the judge's scores round to {scores['nearest'].index(most)}"
 
 
-def duplicates(row: Record, rows: Record, share: float) -> Iterator[str]:
-    """Many new instructions repeat an earlier one, and more than in the iteration before."""
-    here = row["filter"]["diversity"]["near_duplicates"]
-    before = rows[row["parent"]]["filter"]["diversity"]["near_duplicates"] if "filter" in rows[row["parent"]] else 0.0
-    if here is not None and here > max(share, before or 0.0):
-        yield f"{here:.0%} of the new instructions repeat an earlier one, after {before or 0.0:.0%}"
+def duplicates(row: Record, parent: Record, max_share: float) -> Iterator[str]:
+    """Many new instructions repeat an earlier one, and more than in the parent."""
+    share = row["filter"]["diversity"]["near_duplicates"]
+    before = (parent["filter"]["diversity"]["near_duplicates"] if "filter" in parent else 0.0) or 0.0
+    if share is not None and share > max(max_share, before):
+        yield f"{share:.0%} of the new instructions repeat an earlier one, after {before:.0%} in the iteration before"
 
 
-def length_drift(row: Record, warm_start: Record, factor: float) -> Iterator[str]:
-    """What is kept is much longer or shorter than the seed set's responses."""
-    here, seed = row["filter"]["words"]["response"], warm_start["prepare"]["words"]["response"]
-    if here and seed and not 1 / factor <= here / seed <= factor:
-        yield f"responses have {here:.1f} words on average, those of the seed set {seed:.1f}"
+def length_drift(row: Record, warm_start: Record, max_ratio: float) -> Iterator[str]:
+    """The kept responses are much longer or shorter than the seed set's, in mean words."""
+    words, seed_words = row["filter"]["words"]["response"], warm_start["prepare"]["words"]["response"]
+    if words and seed_words and not 1 / max_ratio <= words / seed_words <= max_ratio:
+        yield f"responses have {words:.1f} words on average, the seed set's {seed_words:.1f}"
 
 
-def unreadable(row: Record, least: float) -> Iterator[str]:
+def unreadable(row: Record, min_share: float) -> Iterator[str]:
+    """Too few verdicts can be read, in review or in assess."""
     for stage in ("review", "assess"):
         verdicts = row[stage]["verdicts"]
-        if verdicts["written"] and verdicts["readable"] / verdicts["written"] < least:
-            yield f"{stage}: {verdicts['readable']:,} of {verdicts['written']:,} verdicts can be read"
+        if verdicts["written"] and verdicts["readable"] / verdicts["written"] < min_share:
+            yield f"{verdicts['readable']:,} of {verdicts['written']:,} verdicts in {stage} are readable"
 
 
-def few_pairs(row: Record, least: int) -> Iterator[str]:
-    """Fewer than DPO needs, unless it is switched off."""
-    new = row["select"]["pairs"]["new"]
-    if new < least and row["dpo"].get("passed_on") != "dpo.enabled is false":
-        yield f"{new:,} new pairs"
+def few_pairs(row: Record, min_pairs: int) -> Iterator[str]:
+    """Fewer new pairs than DPO needs, unless it is switched off."""
+    pairs = row["select"]["pairs"]["new"]
+    if pairs < min_pairs and row["dpo"].get("passed_on") != "dpo.enabled is false":
+        yield f"{pairs:,} new pairs"

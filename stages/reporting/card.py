@@ -1,6 +1,6 @@
-"""The cards of what others may use, best/ and dataset/: what it is, of what it was made, how chosen, and by what.
+"""The cards of best/ and dataset/: what they are, what they were made from, how they were chosen, and all parameters.
 
-The front matter is the Hugging Face hub's; the same results give the same bytes.
+The front matter follows the Hugging Face hub's format. The same results give the same bytes.
 """
 
 from pathlib import Path
@@ -10,8 +10,8 @@ import yaml
 
 from stages.core.params import Params
 from stages.core.records import Record
-from stages.reporting.summary import interval, verdict
-from stages.reporting.table import scored
+from stages.reporting.summary import verdict, with_interval
+from stages.reporting.table import score_text
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -33,27 +33,30 @@ def model(summary: Record, params: Params) -> str:
         base_model=params["model.hub"]["id"] if params["model.hub"] else None,  # the hub refuses a folder's name
         eval_results=eval_results(summary["iterations"][summary["best"]]["test"], params["evaluate.suite"]),
     )
-    return card("model.md", data.to_yaml(), name=name, **provenance(summary, params))
+    return render("model.md", data.to_yaml(), name=name, **provenance(summary, params))
 
 
 def dataset(summary: Record, params: Params, rows: dict[str, list[Record]], features: Record) -> str:
-    """The data set's card: its sets of rows, those of them that are empty left out, each with its columns."""
+    """The data set's card. `rows` and `features` are {set: its rows}, {set: its columns}; the front matter leaves out
+    sets without rows."""
     from datasets.info import DatasetInfo, DatasetInfosDict
     from huggingface_hub import DatasetCardData
 
-    name, filled = base_name(params), [each for each in rows if rows[each]]
+    base, names = base_name(params), [name for name in rows if rows[name]]
     data = DatasetCardData(
-        pretty_name=f"{name}-lance-{summary['best']}",
+        pretty_name=f"{base}-lance-{summary['best']}",
         task_categories=["text-generation"],
         tags=[*TAGS, "trl"],
-        configs=[{"config_name": each, "data_files": f"{each}.jsonl"} for each in filled],
+        configs=[{"config_name": name, "data_files": f"{name}.jsonl"} for name in names],
     )
-    DatasetInfosDict({each: DatasetInfo(features=features[each]) for each in filled}).to_dataset_card_data(data)
-    counts = {each: len(rows[each]) for each in rows}
-    return card("dataset.md", data.to_yaml(), name=name, counts=counts, **provenance(summary, params))
+    DatasetInfosDict({name: DatasetInfo(features=features[name]) for name in names}).to_dataset_card_data(data)
+    counts = {name: len(rows[name]) for name in rows}
+    return render("dataset.md", data.to_yaml(), name=base, counts=counts, **provenance(summary, params))
 
 
-def card(template: str, front_matter: str, **content: Any) -> str:
+def render(template: str, front_matter: str, **content: Any) -> str:
+    """A template of cards/ with its content, below the front matter. Raises `jinja2.UndefinedError` if some content is
+    missing."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
@@ -64,66 +67,65 @@ def card(template: str, front_matter: str, **content: Any) -> str:
 
 
 def provenance(summary: Record, params: Params) -> Record:
-    """What both cards say: where it comes from, what was measured, and by which parameters."""
+    """What both cards state: base model, data, scores, iterations and parameters."""
     rows = summary["iterations"]
     best, prepared = rows[summary["best"]], rows["0"]["prepare"]
     return {
         "best": summary["best"],
         "verdict": verdict(summary, []),
-        "gain": best["gain"] and interval(best["gain"]),
+        "gain": best["gain"] and with_interval(best["gain"]),
         "base": pinned(params["model.hub"]) or params["model.name"],
         "dtype": params["model.dtype"],
         "seed": {"path": pinned(params["seed.hub"]) or params["seed.path"], "rows": prepared["seed"]["out"]},
         "reviews": {"path": params["seed.reviews"], "rows": prepared["judge"]["out"]},
         "suite": params["evaluate.suite"],
         "items": {part: best[part]["items"] for part in ("validation", "test")},
-        "table": [line(key, row, params["iterations"]) for key, row in rows.items()],
+        "table": [cells(key, row, params["iterations"]) for key, row in rows.items()],
         "parameters": parameters(params),
     }
 
 
-def line(key: str, row: Record, iterations: Record) -> list[str]:
-    """One row of the table of iterations."""
+def cells(key: str, row: Record, iterations: Record) -> list[str]:
+    """One iteration in the card's table: iteration, parent, judge, test, gain, validation."""
     judge = str(iterations[key]["judge"]) if key in iterations else ""
-    gain = interval(row["gain"]) if row["gain"] else ""
-    return [key, row["parent"] or "base", judge, scored(row["test"]), gain, scored(row["validation"])]
+    gain = with_interval(row["gain"]) if row["gain"] else ""
+    return [key, row["parent"] or "base", judge, score_text(row["test"]), gain, score_text(row["validation"])]
 
 
 def parameters(params: Params) -> str:
-    """The parameters that dvc.yaml declares for the stage as YAML, by the names that `dvc exp run -S` takes: all that
-    decide a result, and nothing of how it is computed or what is said about it."""
+    """The parameters that dvc.yaml declares for the stage, as YAML: everything that decides a result, and neither
+    `runtime` nor the settings of the report."""
     return yaml.safe_dump({name: params[name] for name in params.declared}, sort_keys=False, allow_unicode=True).rstrip(
         "\n"
     )
 
 
 def eval_results(test: Record, suite: str) -> "list[EvalResult]":
-    """The scores of the test part: of the suite, and of each of its benchmarks."""
+    """The test scores of the suite and of each of its benchmarks, in percent."""
     from huggingface_hub import EvalResult
 
+    scores = [(suite, f"mean of the suite {suite}", test)]
+    scores += [(name, name, score) for name, score in test["benchmarks"].items()]
     return [
         EvalResult(
             task_type="text-generation",
             dataset_type=name,
-            dataset_name=f"{said}, test part",
+            dataset_name=f"{title}, test part",
             dataset_split="test",
             metric_type="score",
-            metric_name=f"percent, with a standard error of {each['stderr']:.1f} on {each['items']:,} items",
-            metric_value=round(each["score"], 1),
+            metric_name=f"percent, with a standard error of {score['stderr']:.1f} on {score['items']:,} items",
+            metric_value=round(score["score"], 1),
         )
-        for name, said, each in (
-            (suite, f"mean of the suite {suite}", test),
-            *((name, name, each) for name, each in test["benchmarks"].items()),
-        )
+        for name, title, score in scores
     ]
 
 
 def base_name(params: Params) -> str:
-    """The base model's name, without its owner or folder; of a folder that is called base or model, the one above."""
+    """The base model's name without its owner or folder. For a folder called base or model, it is the parent's name."""
     path = Path(params["model.hub"]["id"] if params["model.hub"] else params["model.name"])
     return (path.parent if path.name in ("base", "model") and path.parent.name else path).name
 
 
 def pinned(hub: Record | None) -> str | None:
-    """What was taken from the hub, with its commit; None where it was a file or a folder."""
+    """ID@COMMIT of what came from the hub; None for a file or folder."""
     return f"{hub['id']}@{hub['revision']}" if hub else None

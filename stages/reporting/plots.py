@@ -1,42 +1,48 @@
-"""The plots' data, a list of records each, and their pictures, drawn from the templates that `dvc plots show` uses."""
+"""The plots' data, a list of records each, and their pictures, from the templates that `dvc plots show` uses too."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from stages.core.records import Record
-from stages.reporting.summary import funnel
+from stages.reporting.summary import funnel, listed
 
 TEMPLATES = Path(__file__).parent / "templates"
-INTERVAL = 1.96  # standard errors to the end of a 95 % interval
+INTERVAL = 1.96  # standard errors from a score to the end of its 95 % interval
 
-# A drop's reason, as it begins, and its colour's name in the funnel; what is not here is "other".
+# The first words of a reason for dropping a row, and the name of its colour in the funnel; others are "other".
 OUTCOMES = {
     "instruction too": "length",
     "response too": "length",
-    "instruction like": "like another",
-    "response like": "like another",
-    "duplicate": "like another",
-    "there already": "like another",
+    "instruction like": "too similar",
+    "response like": "too similar",
+    "duplicate": "too similar",
+    "there already": "too similar",
     "in the benchmark": "in the benchmark",
-    "instruction speaks": "speaks for the judge",
-    "response speaks": "speaks for the judge",
+    "instruction speaks": "contains a verdict",
+    "response speaks": "contains a verdict",
     "unreadable": "unreadable",
     "truncated": "unreadable",
     "no readable verdict": "unreadable",
     "unscored": "unreadable",
-    "does not fit": "does not fit",
-    "over": "over a bound",
-    "not above": "not good enough",
-    "does not lead": "not good enough",
-    "not the best": "not good enough",
-    "the rejected one": "not good enough",
+    "does not fit": "too long for the context",
+    "over": "over a limit",
+    "not above": "score too low",
+    "does not lead": "score too low",
+    "not the best": "score too low",
+    "the rejected one": "score too low",
     "flawed on purpose": "flawed on purpose",
+}
+MEASURES = {
+    "distance": "mean embedding distance",
+    "near_duplicates": "share repeating an earlier one",
+    "distinct_1": "distinct-1",
+    "distinct_2": "distinct-2",
 }
 
 
 def data(rows: Record) -> dict[str, list[Record]]:
-    """{plot: its records}."""
+    """{plot: its records}, from the iterations of the summary."""
     loop = {key: row for key, row in rows.items() if row["parent"] is not None}
     reviews = [record for key, row in loop.items() for record in _reviews(key, row["assess"]["scores"])]
     loss = [record for key, row in rows.items() for record in _loss(key, row)]
@@ -53,20 +59,20 @@ def data(rows: Record) -> dict[str, list[Record]]:
 
 
 def _with_all(rows: Record, records: list[Record], y: str) -> list[Record]:
-    """A plot's records, after one without a value of every iteration: its colours go by the order of what it is given,
-    and so an iteration has the same one in each plot, even where another has nothing to draw."""
+    """The records after one without a value for every iteration. Vega gives out colours in the order of the data, so
+    an iteration then has the same colour in every plot, even if another one has nothing to draw."""
     return [{**records[0], "iteration": key, y: None} for key in rows] + records if records else []
 
 
 def _scores(key: str, row: Record) -> list[Record]:
-    found = []
+    records = []
     for part in ("test", "validation", "judging"):
         if score := row[part]:
             half = INTERVAL * score["stderr"]
             low, high = max(0.0, score["score"] - half), min(100.0, score["score"] + half)
             ends = {"low": round(low, 2), "high": round(high, 2)}
-            found.append({"iteration": key, "part": part, "score": round(score["score"], 2), **ends})
-    return found
+            records.append({"iteration": key, "part": part, "score": round(score["score"], 2), **ends})
+    return records
 
 
 def _reviews(key: str, scores: Record | None) -> list[Record]:
@@ -74,36 +80,36 @@ def _reviews(key: str, scores: Record | None) -> list[Record]:
         return []
     total = sum(scores["nearest"])
     return [
-        {"iteration": key, "score": score, "percent": round(100 * number / total, 2)}
-        for score, number in enumerate(scores["nearest"])
+        {"iteration": key, "score": score, "percent": round(100 * rows / total, 2)}
+        for score, rows in enumerate(scores["nearest"])
     ]
 
 
 def _funnel(key: str, row: Record) -> list[Record]:
-    found = []
+    """A bar's part for each step and outcome."""
+    records = []
     for step, tally in funnel(row).items():
-        parts: dict[str, dict[str, int]] = {"kept": {"kept": tally["out"]}}
-        for reason, number in tally["dropped"].items():
-            outcome = next((name for start, name in OUTCOMES.items() if reason.startswith(start)), "other")
-            parts.setdefault(outcome, {})[reason] = number
-        for order, (outcome, reasons) in enumerate(parts.items()):
-            said = ", ".join(f"{reason} {number:,}" for reason, number in reasons.items())
-            place = {"iteration": key, "step": step, "outcome": outcome, "order": order}
-            found.append({**place, "rows": sum(reasons.values()), "reasons": said})
-    return found
+        outcomes = {"kept": {"kept": tally["out"]}} | _by_outcome(tally["dropped"])
+        for order, (outcome, reasons) in enumerate(outcomes.items()):
+            bar = {"iteration": key, "step": step, "outcome": outcome, "order": order}
+            records.append({**bar, "rows": sum(reasons.values()), "reasons": listed(reasons)})
+    return records
 
 
-MEASURES = {
-    "distance": "mean embedding distance",
-    "near_duplicates": "share that repeats an earlier one",
-    "distinct_1": "distinct-1",
-    "distinct_2": "distinct-2",
-}
+def _by_outcome(dropped: dict[str, int]) -> dict[str, dict[str, int]]:
+    """{outcome: {reason: rows}}."""
+    outcomes: dict[str, dict[str, int]] = {}
+    for reason, rows in dropped.items():
+        outcome = next((name for start, name in OUTCOMES.items() if reason.startswith(start)), "other")
+        outcomes.setdefault(outcome, {})[reason] = rows
+    return outcomes
 
 
 def _diversity(key: str, diversity: Record) -> list[Record]:
-    known = {name: diversity[name] for name in MEASURES if diversity[name] is not None}
-    return [{"iteration": key, "measure": MEASURES[name], "value": value} for name, value in known.items()]
+    values = {title: diversity[name] for name, title in MEASURES.items()}
+    return [
+        {"iteration": key, "measure": title, "value": value} for title, value in values.items() if value is not None
+    ]
 
 
 def _length(key: str, row: Record) -> list[Record]:
@@ -128,16 +134,18 @@ def _rewards(key: str, log: list[Record]) -> list[Record]:
 
 
 def pictures(plots: dict[str, list[Record]]) -> dict[str, str]:
-    """{plot: SVG} of those that have data, from the templates of dvc.yaml."""
+    """{plot: SVG} of the plots that have data."""
     from vl_convert import vegalite_to_svg
 
     return {
-        name: vegalite_to_svg(filled(name, records), vl_version="5.20") for name, records in plots.items() if records
+        name: vegalite_to_svg(specification(name, records), vl_version="5.20")
+        for name, records in plots.items()
+        if records
     }
 
 
-def filled(name: str, records: list[Record]) -> Record:
-    """A template with its data. Only here is nothing told apart by experiment: there is one."""
+def specification(name: str, records: list[Record]) -> Record:
+    """A plot's Vega-Lite specification: its template with the data, without the legend of dvc's experiments."""
     template = json.loads((TEMPLATES / f"{name}.json").read_text(encoding="utf-8"))
     spec: Record = _without_experiments(template)
     return {**spec, "data": {"values": records}, "background": "transparent"}
@@ -149,4 +157,4 @@ def _without_experiments(node: Any) -> Any:
             key: value for key, value in node.items() if not (isinstance(value, dict) and value.get("field") == "rev")
         }
         return {key: _without_experiments(value) for key, value in kept.items()}
-    return [_without_experiments(each) for each in node] if isinstance(node, list) else node
+    return [_without_experiments(value) for value in node] if isinstance(node, list) else node

@@ -1,155 +1,168 @@
-"""What the loop did, iteration by iteration: the counts and scores of every stage, in one record."""
+"""What the loop did: the counts and scores of every iteration in one record, and what follows from them in words."""
 
 import json
 from pathlib import Path
 
 from stages.core.errors import UserError
 from stages.core.records import Record, read
-from stages.core.rows import ItemScore
+from stages.core.rows import ItemScore, Part
 from stages.evaluation.bootstrap import Difference, difference, mean_score
 
-RESULTS, COSTS = Path("results"), Path("costs")
+RESULTS = Path("results")
 WARM_START = ("prepare", "sft")
 LOOP = ("review", "generate", "filter", "assess", "select", "sft", "dpo", "measure")
 
 
 def load(path: Path) -> Record:
+    """A JSON file that a stage wrote. Raises `UserError` if it is missing."""
     if not path.exists():
         raise UserError(f"{path} is missing; run dvc repro to make it")
-    found: Record = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    record: Record = json.loads(path.read_text(encoding="utf-8"))
+    return record
 
 
 class Scores:
-    """The score of every item of every iteration, and what follows from comparing them item by item."""
+    """The score of every item in every iteration, to compare iterations item by item."""
 
-    def __init__(self, iterations: Record, tasks: set[str]) -> None:
+    def __init__(self, iterations: Record, benchmarks: set[str]) -> None:
+        """Read results/ITERATION/scores.jsonl of the warm start and of these iterations. `benchmarks` are those that
+        the suite's score is the mean of; items of others are ignored."""
         self.parents = {key: str(iteration["parent"]) for key, iteration in iterations.items()}
         self._rows = {key: read(RESULTS / key / "scores.jsonl", ItemScore) for key in ["0", *iterations]}
-        self._tasks = tasks
+        self._benchmarks = benchmarks
 
-    def of(self, iteration: str, part: str) -> list[ItemScore]:
-        """A part's items, those that the suite's score rests on."""
-        return [row for row in self._rows[iteration] if row["part"] == part and row["benchmark"] in self._tasks]
+    def items(self, iteration: str, part: Part) -> list[ItemScore]:
+        """The scored items of a part, `validation` or `test`."""
+        rows = self._rows[iteration]
+        return [row for row in rows if row["part"] == part and row["benchmark"] in self._benchmarks]
 
-    def path(self, iteration: str) -> list[str]:
-        """From the warm start to this iteration."""
-        return ["0"] if iteration == "0" else [*self.path(self.parents[iteration]), iteration]
+    def ancestry(self, iteration: str) -> list[str]:
+        """The chain from the warm start to this iteration, both included."""
+        return ["0"] if iteration == "0" else [*self.ancestry(self.parents[iteration]), iteration]
 
     def leaves(self) -> list[str]:
+        """The iterations that no other one continues."""
         return [key for key in self.parents if key not in self.parents.values()]
 
     def validation(self, iteration: str) -> float:
-        return mean_score(self.of(iteration, "validation"))
+        """The suite's validation score, in percent."""
+        return mean_score(self.items(iteration, "validation"))
 
     def best_of(self, iterations: list[str]) -> str:
-        """The best by validation; of equals the earliest."""
+        """The best iteration by validation; the earliest of equals."""
         return max(iterations, key=self.validation)
 
-    def compared(self, iteration: str, baseline: str, part: str, confidence: float = 0.95) -> Difference:
-        return difference(self.of(iteration, part), self.of(baseline, part), confidence)
+    def difference(self, iteration: str, baseline: str, part: Part, confidence: float = 0.95) -> Difference:
+        """By how many points an iteration is better than another one on the same items, with the interval of a paired
+        bootstrap."""
+        return difference(self.items(iteration, part), self.items(baseline, part), confidence)
 
 
-def suite_tasks() -> set[str]:
-    """The benchmarks that the suite's score rests on."""
-    return set(load(RESULTS / "0" / "evaluate.json")["test"]["benchmarks"])
+def collect(iterations: Record) -> tuple[Record, Scores]:
+    """{"best": iteration, "iterations": {iteration: row}}, and the scores of all items.
+
+    `iterations` is the tree of params.yaml. The warm start comes first, as "0". Raises `UserError` if a result is
+    missing.
+    """
+    benchmarks = set(load(RESULTS / "0" / "evaluate.json")["test"]["benchmarks"])
+    scores = Scores(iterations, benchmarks)
+    rows = {"0": iteration_row("0", None, scores)}
+    rows |= {key: iteration_row(key, scores.parents[key], scores) for key in iterations}
+    return {"best": scores.best_of(list(rows)), "iterations": rows}, scores
 
 
-def row_of(iteration: str, parent: str | None, scores: Scores) -> Record:
-    """Everything about one iteration: its scores, its gain over the warm start, and the counts of its stages."""
+def iteration_row(iteration: str, parent: str | None, scores: Scores) -> Record:
+    """Everything about one iteration: parent, scores, gain over the warm start in points of the test score, and the
+    counts of its stages. The warm start has neither parent nor gain."""
     evaluation = load(RESULTS / iteration / "evaluate.json")
     stages = WARM_START if parent is None else LOOP
     return {
         "parent": parent,
         **{name: evaluation[name] for name in ("test", "validation", "judging")},
-        "gain": None if parent is None else vars(scores.compared(iteration, "0", "test")),
+        "gain": None if parent is None else vars(scores.difference(iteration, "0", "test")),
         **{stage: load(RESULTS / iteration / f"{stage}.json") for stage in stages},
     }
 
 
-def collect(iterations: Record) -> tuple[Record, Scores]:
-    """{"best": iteration, "iterations": {iteration: row}}, and the scores behind it."""
-    scores = Scores(iterations, suite_tasks())
-    rows = {"0": row_of("0", None, scores)}
-    rows |= {key: row_of(key, scores.parents[key], scores) for key in iterations}
-    return {"best": scores.best_of(list(rows)), "iterations": rows}, scores
-
-
 def verdict(summary: Record, declined: list[str]) -> str:
-    """The answer in one sentence: chosen by validation, reported on test."""
+    """The result in one sentence: the best iteration by validation with its gain on test, the iterations that declined,
+    and where the chain was stopped."""
     best, rows = summary["best"], summary["iterations"]
     if best == "0":
-        said = "No iteration is better on validation than the warm start"
+        sentence = "No iteration beats the warm start on validation"
     else:
         gain = rows[best]["gain"]
         chance = ", which may be chance" if gain["low"] <= 0 <= gain["high"] else ""
-        said = f"Iteration {best} is best on validation: test {interval(gain)} points over the warm start{chance}"
-    stopped = [key for key, row in rows.items() if row.get("review", {}).get("stopped")]
-    fell = f"; iteration{'s' if len(declined) > 1 else ''} {', '.join(declined)} declined" if declined else ""
-    return said + fell + (f"; the chain was stopped before {', '.join(stopped)}" if stopped else "") + "."
+        sentence = f"Iteration {best} is best on validation: test {with_interval(gain)} points over the warm start"
+        sentence += chance
+    if declined:
+        sentence += f"; iteration{'s' if len(declined) > 1 else ''} {', '.join(declined)} declined"
+    if stopped := [key for key, row in rows.items() if is_stopped(row)]:
+        sentence += f"; the chain was stopped before {', '.join(stopped)}"
+    return f"{sentence}."
 
 
-def interval(gain: Record) -> str:
+def is_stopped(row: Record) -> bool:
+    """Whether the chain was stopped before this iteration, so that it did not run."""
+    return bool(row.get("review", {}).get("stopped"))
+
+
+def with_interval(gain: Record) -> str:
+    """Points with their interval, such as +32.3 [+28.9, +35.8]."""
     return f"{gain['points']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]"
 
 
 def funnel(row: Record) -> Record:
-    """{step: its tally}, in the order of the pipeline; a phase that passed its model on has none."""
+    """{step: {"in", "out", "dropped": {reason: rows}}}, in the order of the pipeline. A phase of training that copied
+    its input model has no step."""
     steps: Record = {}
     if "prepare" in row:
         steps |= {"seed rows": row["prepare"]["seed"], "judge-training rows": row["prepare"]["judge"]}
     if "review" in row:
-        generate, select = row["generate"], row["select"]
-        steps |= {"review": row["review"]["rows"], "routing": generate["seed"]}
-        steps |= {name.replace("_", " "): generate[name] for name in generate if name != "seed"}
+        steps |= {"review": row["review"]["rows"], "routing": row["generate"]["seed"]}
+        steps |= {name.replace("_", " "): tally for name, tally in row["generate"].items() if name != "seed"}
         steps |= {"filter": row["filter"]["rows"], "assess": row["assess"]["rows"]}
-        named = {name: tally for name, tally in select.items() if name != "examples"}
-        steps |= {f"select {name}".replace("_", " "): tally for name, tally in named.items()}
+        selected = {name: tally for name, tally in row["select"].items() if name != "examples"}
+        steps |= {f"select {name.replace('_', ' ')}": tally for name, tally in selected.items()}
     return steps | {phase: row[phase]["rows"] for phase in ("sft", "dpo") if "rows" in row.get(phase, {})}
 
 
+def listed(reasons: dict[str, int]) -> str:
+    """Reasons of drops with their numbers of rows, as text; empty if there are none."""
+    return ", ".join(f"{reason} {rows:,}" for reason, rows in reasons.items())
+
+
 def warnings(rows: Record) -> list[str]:
-    """What the user should know before believing an iteration: what was lost or had nothing to do."""
+    """What lessens the weight of a result: iterations and phases that did nothing, and rows lost for technical
+    reasons."""
     return [f"iteration {key}: {line}" for key, row in rows.items() for line in _warnings(row)]
 
 
 def _warnings(row: Record) -> list[str]:
-    if row.get("review", {}).get("stopped"):
-        return ["did not run, the chain was stopped (evaluate.stop_on)"]
-    found = []
-    for phase in ("sft", "dpo"):
-        if "passed_on" in row.get(phase, {}):
-            found.append(f"{phase} passed its model on, {row[phase]['passed_on']}")
-        elif lost := row.get(phase, {}).get("rows", {}).get("dropped", {}).get("does not fit the context"):
-            found.append(f"{lost:,} rows of {phase} did not fit the context")
-    for stage in ("review", "assess"):
-        if stage in row and (lost := sum(row[stage]["rows"]["dropped"].values())):
-            reasons = ", ".join(f"{reason} {number:,}" for reason, number in row[stage]["rows"]["dropped"].items())
-            found.append(f"{lost:,} of {row[stage]['rows']['in']:,} rows in {stage} have no score: {reasons}")
+    if is_stopped(row):
+        return ["did not run, since the chain was stopped (evaluate.stop_on)"]
+    lines = [*_training_warnings(row), *_judge_warnings(row)]
     if "filter" in row and not row["filter"]["rows"]["out"]:
-        found.append("nothing was left after the filter")
-    return found
+        lines.append("the filter kept no rows")
+    return lines
 
 
-def costs(iterations: list[str]) -> Record:
-    """Of each iteration and in all: hours of a GPU or of a CPU core, and tokens read, written and trained on (of an
-    evaluation: written). Model calls count what they took when they were made, even if this run found them stored. Of
-    an endpoint nobody knows what it computes on: one GPU, or the warm start's cores, are assumed."""
-    trained = load(COSTS / "0" / "sft.json")
-    assumed = {"device": trained["device"], "devices": 1 if trained["device"] == "GPU" else trained["devices"]}
-    files = {
-        key: {path.stem: assumed | load(path) for path in sorted((COSTS / key).glob("*.json"))} for key in iterations
-    }
-    kinds = {cost["device"] for stages in files.values() for cost in stages.values()}
-    found: Record = {"device": "+".join(sorted(kinds)), "assumed": assumed, "iterations": {}}
-    for key, stages in files.items():
-        seconds = {name: cost["seconds"] * cost["devices"] for name, cost in stages.items()}
-        tokens = sum(cost["tokens"] + cost.get("prompt_tokens", 0) for cost in stages.values())
-        found["iterations"][key] = {
-            "hours": sum(seconds.values()) / 3600,
-            "tokens": tokens,
-            "stages": {name: round(each / 3600, 6) for name, each in seconds.items()},
-        }
-    for name in ("hours", "tokens"):
-        found[name] = sum(each[name] for each in found["iterations"].values())
-    return found
+def _training_warnings(row: Record) -> list[str]:
+    lines = []
+    for phase in ("sft", "dpo"):
+        counts = row.get(phase, {})
+        if "passed_on" in counts:
+            lines.append(f"{phase} copied its input model: {counts['passed_on']}")
+        elif lost := counts.get("rows", {}).get("dropped", {}).get("does not fit the context"):
+            lines.append(f"{lost:,} rows of {phase} did not fit the context")
+    return lines
+
+
+def _judge_warnings(row: Record) -> list[str]:
+    tallies = {stage: row[stage]["rows"] for stage in ("review", "assess") if stage in row}
+    lost = {stage: sum(tally["dropped"].values()) for stage, tally in tallies.items()}
+    return [
+        f"{lost[stage]:,} of {tally['in']:,} rows in {stage} have no score: {listed(tally['dropped'])}"
+        for stage, tally in tallies.items()
+        if lost[stage]
+    ]

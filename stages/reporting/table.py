@@ -1,55 +1,61 @@
-"""The iterations as a table: in the terminal, in report/summary.md and on the page."""
+"""The iterations as a table, in the terminal, in report/summary.md and on the page."""
 
 from stages.core.records import Record
-from stages.reporting.summary import funnel, interval
+from stages.reporting.summary import funnel, listed, with_interval
 
 COLUMNS = (
     "iteration", "from", "test %", "gain", "validation %", "judging %",
     "seeds", "generated", "kept", "SFT rows", "pairs", "judge right %", "pairs in order %",
 )  # fmt: skip
+CAPTION = "Scores are in percent ± one standard error. A gain is in points over iteration 0, with its 95 % interval."
 
 
-def scored(score: Record | None) -> str:
+def score_text(score: Record | None) -> str:
+    """A score with its standard error; empty if there is none."""
     return "" if score is None else f"{score['score']:.1f} ± {score['stderr']:.1f}"
 
 
 def cells(key: str, row: Record) -> list[str]:
-    """One row of the table; the last two columns are the world's ground truth."""
-    test, *scores = (scored(row[name]) for name in ("test", "validation", "judging"))
+    """One iteration, a cell per column. The last two columns compare with the ground truth of the embedded world; on
+    other data they are dashes."""
+    test, *scores = (score_text(row[name]) for name in ("test", "validation", "judging"))
     if row["parent"] is None:
-        return [key, "base", test, "", *scores, f"{row['prepare']['seed']['out']:,}", "", "", "", "", "", ""]
+        seeds = f"{row['prepare']['seed']['out']:,}"
+        return [key, "base", test, "", *scores, seeds, "", "", "", "", "", ""]
     select, rows = row["select"], row["filter"]["rows"]
     truth = [row["measure"][name]["percent"] for name in ("judge_right", "pairs_in_order")]
     return [
         key,
         row["parent"],
         test,
-        interval(row["gain"]),
+        with_interval(row["gain"]),
         *scores,
         *(f"{number:,}" for number in (select["seed"]["total"], rows["in"], rows["out"])),
         *(f"{select[name]['total']:,} (+{select[name]['new']:,})" for name in ("sft", "pairs")),
-        *("–" if share is None else f"{share:.1f}" for share in truth),
+        *("–" if percent is None else f"{percent:.1f}" for percent in truth),
     ]
 
 
+def alarm_line(alarm: Record) -> str:
+    """An alarm and its advice in one line."""
+    return f"iteration {alarm['iteration']}, {alarm['name']}: {alarm['finding']}. {alarm['advice']}"
+
+
 def markdown(summary: Record) -> str:
-    rows = summary["iterations"]
+    """report/summary.md."""
     lines = [f"# {summary['verdict']}", "", "| " + " | ".join(COLUMNS) + " |", "|" + " ---: |" * len(COLUMNS)]
-    lines += ["| " + " | ".join(cells(key, row)) + " |" for key, row in rows.items()]
-    lines += ["", "Scores are in percent ± one standard error; a gain is over iteration 0, with its 95 % interval.", ""]
-    told = [f"iteration {a['iteration']}, {a['name']}: {a['said']}. {a['advice']}" for a in summary["alarms"]]
-    told = told or [f"none of {', '.join(summary['rules'])}"]
-    lines += ["## Alarms", "", *(f"- {line}" for line in told), ""]
-    lines += ["## Warnings", "", *(f"- {line}" for line in summary["warnings"] or ["none"]), "", "## Funnel", ""]
-    for key, row in rows.items():
+    lines += ["| " + " | ".join(cells(key, row)) + " |" for key, row in summary["iterations"].items()]
+    alarms = [alarm_line(alarm) for alarm in summary["alarms"]] or [f"none of {', '.join(summary['rules'])}"]
+    lines += ["", CAPTION, "", "## Alarms", "", *(f"- {line}" for line in alarms)]
+    lines += ["", "## Warnings", "", *(f"- {line}" for line in summary["warnings"] or ["none"]), "", "## Funnel", ""]
+    for key, row in summary["iterations"].items():
         lines += funnel_lines(key, row)
     return "\n".join(lines).rstrip() + "\n"
 
 
 def funnel_lines(key: str, row: Record) -> list[str]:
-    """Where the rows of an iteration went, a line per step."""
+    """The rows of an iteration that each step took in, gave out and dropped, as a Markdown table."""
     lines = [f"### Iteration {key}", "", "| step | in | out | dropped |", "| --- | ---: | ---: | --- |"]
-    for name, tally in funnel(row).items():
-        reasons = ", ".join(f"{reason} {number:,}" for reason, number in tally["dropped"].items()) or "–"
-        lines.append(f"| {name} | {tally['in']:,} | {tally['out']:,} | {reasons} |")
+    for step, tally in funnel(row).items():
+        lines.append(f"| {step} | {tally['in']:,} | {tally['out']:,} | {listed(tally['dropped']) or '–'} |")
     return [*lines, ""]

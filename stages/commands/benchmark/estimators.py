@@ -1,0 +1,57 @@
+"""`review.estimator: expected` against `sampled`: how fast, and how often right by the world's ground truth."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.commands.benchmark.generation import review_requests
+from stages.commands.benchmark.loop import PARAMS, fresh_client, review_rows, seeds
+from stages.commands.benchmark.measurement import Measurement, best_of, speedup, timed
+from stages.core.rows import ReviewablePair, ReviewedPair
+from stages.inference.engines import Sampling
+from stages.inference.engines.transformers import TransformersEngine
+from stages.measure import judged_right
+
+ROUNDS = 3  # the best of so many, the estimators in turns
+
+
+def estimators(base: Path) -> Iterator[Measurement]:
+    """Seconds and agreement with the oracle on all seed pairs, then seconds for long rationales."""
+    rows = seeds(None)
+    seconds = {"sampled": float("inf"), "expected": float("inf")}
+    right = dict.fromkeys(seconds, 0.0)
+    for estimator in [*seconds] * ROUNDS:
+        elapsed, scored = review_time(base, rows, estimator)
+        seconds[estimator] = min(seconds[estimator], elapsed)
+        right[estimator] = percent_right(scored)
+    against = f"sampled, {PARAMS['review']['samples']} reviews ({seconds['sampled']:.1f} s)"
+    yield speedup(f"expected review of {len(rows)} pairs", against, seconds["expected"], seconds["sampled"], 1.3)
+    what, against = "expected, agreement with the oracle", f"sampled, {right['sampled']:.2f} %"
+    points = right["expected"] - right["sampled"]
+    yield Measurement(what, against, right["expected"], "%", points, "≥ 0 points", points >= 0)
+    yield long_rationales(base)
+
+
+def review_time(base: Path, rows: list[ReviewablePair], estimator: str) -> tuple[float, list[ReviewedPair]]:
+    """Seconds that the reviews of `rows` take, and the rows with their scores."""
+    scored: list[ReviewedPair] = []
+    with fresh_client(base) as client:
+        review_rows(client, rows[:8], estimator)  # loads the weights
+        elapsed = timed(lambda: scored.extend(review_rows(client, rows, estimator)))
+    return elapsed, scored
+
+
+def percent_right(rows: list[ReviewedPair]) -> float:
+    """How many scores agree with the oracle; a row without a score does not."""
+    return 100 * sum(row["score"] is not None and bool(judged_right(row)) for row in rows) / len(rows)
+
+
+def long_rationales(base: Path) -> Measurement:
+    """Rationales of 256 tokens: the default's model would stop earlier, so its end token is taken out of reach."""
+    engine = TransformersEngine(base, None)
+    engine.ends = {-1}
+    drawn, greedy = Sampling(0.7, 0.9, 256, 0), Sampling(0, 1.0, 256, 0, numbers=True)
+    three, one = review_requests(engine, 3, limit=64), review_requests(engine, 1, limit=64)
+    sampled = best_of(3, lambda: list(engine.complete(three, drawn)))
+    expected = best_of(3, lambda: list(engine.complete(one, greedy)))
+    against = f"sampled, 3 reviews ({sampled:.1f} s)"
+    return speedup("expected, rationales of 256 tokens", against, expected, sampled, 2)

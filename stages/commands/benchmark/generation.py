@@ -1,0 +1,149 @@
+"""Model calls: the loop against one prompt at a time, the engines against their libraries, and what the store saves."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stages.commands.benchmark.loop import PARAMS, REVIEWS, SEEDS, construct, fresh_client, seeds
+from stages.commands.benchmark.measurement import Measurement, at_most, best_of, speedup, timed
+from stages.core.params import read_runtime
+from stages.core.prompts import ReviewPrompt
+from stages.inference import engines
+from stages.inference.engines import Request, Sampling
+from stages.inference.engines.transformers import TransformersEngine
+from stages.inference.store import Store
+from stages.models import chat
+
+TIMED = 8  # of the first baseline's prompts, one in so many is timed
+BATCHES = (16, 32, 64, 128, 256)  # sizes that the second baseline may choose from
+
+
+def construction(base: Path) -> Iterator[Measurement]:
+    """review, generate and assess, against the reference code's pattern: one prompt per `generate` call."""
+    with fresh_client(base) as client:
+        client.complete("warm-up", [seeds()[0]["prompt"]], "", 1, Sampling(0, 1.0, 1, 0))  # loads the weights
+        client.calls.clear()
+        ours = timed(lambda: construct(client))
+    engine, reference = TransformersEngine(base, read_runtime().batch_rows), 0.0
+    for prompts, draws, sampling in client.calls:
+        sample = prompts[::TIMED]
+        reference += timed(_one_at_a_time(engine, sample, draws, sampling)) * len(prompts) / len(sample)
+    completions = sum(len(prompts) * draws for prompts, draws, _ in client.calls)
+    what = f"review + generate + assess of {SEEDS} seeds ({completions:,} completions)"
+    against = f"one prompt per generate call (every {TIMED}th timed: {reference:.0f} s)"
+    yield speedup(what, against, ours, reference, 8)
+
+
+def engine_speed(base: Path) -> Iterator[Measurement]:
+    """The transformers engine, against `generate` in batches of the best size."""
+    engine = TransformersEngine(base, read_runtime().batch_rows)
+    requests = review_requests(engine, 3)
+    ours = best_of(3, lambda: list(engine.complete(requests, REVIEWS)))
+    prompts = sorted({request.prompt for request in requests}, key=len)
+    reference, size = min((best_of(2, _in_batches(engine, prompts, size)), size) for size in BATCHES)
+    against = f"batched generate, best of {len(BATCHES)} sizes ({size}: {reference:.1f} s)"
+    yield speedup(f"engine, {len(requests)} reviews", against, ours, reference, 1.5)
+
+
+def order_independence(base: Path) -> Iterator[Measurement]:
+    """How many texts change with the batch's size and the requests' order; padding can cause ties in floats."""
+    engine = TransformersEngine(base, None)
+    requests = review_requests(engine, 18)
+    texts = []
+    for rows, step in ((7, -1), (100, 1), (384, -1)):
+        engine.batch_rows = rows
+        completions = dict(engine.complete(requests[::step], REVIEWS))
+        texts.append([completions[request].text for request in requests])
+    changed = sum(len(set(versions)) > 1 for versions in zip(*texts, strict=True))
+    what = f"texts that change, of {len(requests):,}"
+    against = "batches of 7, 100 and 384 rows, requests in either order"
+    yield Measurement(what, against, changed, "", changed / len(requests), "0", not changed)
+
+
+def sweep(base: Path) -> Iterator[Measurement]:
+    """Model calls of a sweep over the threshold, and of a repeated experiment."""
+    calls = []
+    with fresh_client(base) as client:
+        for threshold in (7.0, 7.0, 6.0, 8.0):
+            construct(client, threshold)
+            calls.append(int(Store.from_settings(client.runtime.store).totals()["completions"]))
+    first, again, _, total = calls
+    yield at_most("threshold = 6, 7, 8, model calls", f"one threshold, {first:,} calls", total, first, 1.5, "calls")
+    against = f"the first time, {first:,}"
+    made = again - first
+    yield Measurement("the same experiment again, model calls", against, made, "calls", made / first, "0", not made)
+
+
+def vllm_speed(base: Path) -> Iterator[Measurement]:
+    """The vLLM engine, against `LLM.generate`. Raises `UserError` where vLLM is not installed (docs/engines.md)."""
+    engines.resolve("vllm")
+    from stages.inference.engines.vllm import VllmEngine, sampling_params
+
+    engine, sampling = VllmEngine(base, read_runtime().vllm), Sampling(**PARAMS["generate"], random_state=0)
+    requests = _requests(engine.tokenizer, [f"{row['prompt']}\n" for row in seeds()], 3)
+    prompts = [{"prompt_token_ids": list(request.tokens)} for request in requests]
+    params = [sampling_params(request, sampling) for request in requests]
+
+    def ours() -> object:
+        return list(engine.complete(requests, sampling))
+
+    def theirs() -> object:
+        return engine.llm.generate(prompts, params, use_tqdm=False)
+
+    ours(), theirs()  # the first call compiles
+    runs = [(timed(ours), timed(theirs)) for _ in range(5)]  # in turns
+    best, reference = (min(times) for times in zip(*runs, strict=True))
+    what, against = f"vllm engine, {len(requests)} completions", f"LLM.generate ({reference:.2f} s)"
+    yield speedup(what, against, best, reference, 0.95)
+
+
+def review_requests(engine: TransformersEngine, draws: int, limit: int = SEEDS) -> list[Request]:
+    """`draws` reviews of each of the first `limit` seeds."""
+    review = ReviewPrompt(PARAMS["prompts"])
+    prompts = [review.render(row["prompt"], row["response"]) for row in seeds(limit)]
+    return _requests(engine.tokenizer, [chat.render(engine.tokenizer, prompt) for prompt in prompts], draws)
+
+
+def _requests(tokenizer: Any, prompts: list[str], draws: int) -> list[Request]:
+    """`draws` requests of each rendered prompt."""
+    tokens = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    return [
+        Request(prompt, tuple(ids), draw) for prompt, ids in zip(prompts, tokens, strict=True) for draw in range(draws)
+    ]
+
+
+def _one_at_a_time(
+    engine: TransformersEngine, prompts: list[str], draws: int, sampling: Sampling
+) -> Callable[[], None]:
+    def run() -> None:
+        for prompt in prompts:
+            _generate(engine, [prompt], draws, sampling)
+
+    return run
+
+
+def _in_batches(engine: TransformersEngine, prompts: list[str], size: int) -> Callable[[], None]:
+    def run() -> None:
+        for start in range(0, len(prompts), size):
+            _generate(engine, prompts[start : start + size], 3, REVIEWS)
+
+    return run
+
+
+def _generate(engine: TransformersEngine, prompts: list[str], draws: int, sampling: Sampling) -> None:
+    """`generate` of transformers, all prompts in one batch."""
+    batch = engine.tokenizer(
+        prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+    ).to(engine.device)
+    with torch.inference_mode():
+        engine.model.generate(
+            **batch,
+            do_sample=True,
+            num_return_sequences=draws,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=0,
+            max_new_tokens=sampling.max_tokens,
+        )
