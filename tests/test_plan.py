@@ -353,9 +353,9 @@ def write(path: str, *rows: dict) -> None:
     Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def walked(**params) -> dict[str, Planned]:
+def walked(plan: dict[str, Planned] | None = None, **params) -> dict[str, Planned]:
     values = merged(yaml.safe_load((ROOT / "params.yaml").read_text()), {"iterations": ONE, **params})
-    stages = {name: Planned(name, []) for name in ALL}
+    stages = plan or {name: Planned(name, []) for name in ALL}
     Forecast(values, stages, LastRun(), TEXTS).walk()
     return stages
 
@@ -384,6 +384,27 @@ def test_a_training_that_is_off_costs_nothing(empty):
     found = walked(sft={"enabled": False}, dpo={"enabled": False})
     assert found["sft@1"].trained == found["dpo@1"].trained == 0
     assert found["sft-0"].trained > 0
+
+
+def test_what_was_looked_up_stays_and_unwritten_instructions_will_be_answered(empty):
+    generate = Planned("generate@1", [], calls=100, stored=90, unwritten=5, read=300)
+    walked({"generate@1": generate})
+    assert (generate.calls, generate.stored, generate.made) == (100 + 5 * 4, 90, 10 + 5 * 4)
+    assert generate.read == 300 + 5 * 4 * 15
+    assert generate.written > 0
+
+
+def test_an_assessment_that_only_follows_makes_as_large_a_share_of_its_calls_as_generate(empty):
+    def share(*others: str, only_follows: bool = True) -> float:
+        generate = Planned("generate@1", [], calls=100, stored=75)
+        assess = Planned("assess@1", [], only_follows=only_follows)
+        walked({"generate@1": generate, "assess@1": assess} | {name: Planned(name, []) for name in others})
+        assert assess.stored is None  # it was not looked up
+        return assess.made / assess.calls
+
+    assert share() == pytest.approx(0.25, rel=0.01)
+    assert share("sft-0") == 1  # the judge is made anew
+    assert share(only_follows=False) == 1  # its own parameters changed
 
 
 def test_the_last_runs_counts_come_before_the_assumed_ones(empty):
