@@ -8,17 +8,19 @@ report/cost.json.
 from pathlib import Path
 
 from stages.core.command import run
+from stages.core.counts import TrainingCounts
 from stages.core.params import Params, read_params
 from stages.core.records import Record, write_json
 from stages.reporting import alarms, page, plots, table
 from stages.reporting.costs import costs
-from stages.reporting.summary import collect, verdict, warnings
+from stages.reporting.summary import IterationRow, Run, collect, gain_of, verdict, warnings
+from stages.reporting.table import Summary
 
 OUT = Path("report")
 WIDTH = 180  # of the table where there is no terminal
 
 
-def summarise(params: Params) -> Record:
+def summarise(params: Params) -> Summary:
     """report/summary.json: {"best", "iterations", "rules", "alarms", "warnings", "verdict"}."""
     summary, scores = collect(params["iterations"])
     raised = alarms.detect(summary["iterations"], scores, params["alarms"])
@@ -32,17 +34,17 @@ def summarise(params: Params) -> Record:
     }
 
 
-def metrics(summary: Record) -> Record:
+def metrics(summary: Run) -> Record:
     """report/metrics.json, which `dvc exp show` compares: the metrics of the best and of the last iteration."""
     rows = summary["iterations"]
     keys = {"best": summary["best"], "last": list(rows)[-1]}
     return {name: {"iteration": key, **iteration_metrics(rows[key])} for name, key in keys.items()}
 
 
-def iteration_metrics(row: Record) -> Record:
+def iteration_metrics(row: IterationRow) -> Record:
     """An iteration's test score in percent, its gain in points with the ends of the 95 % interval, its judging score,
     and its numbers of rows."""
-    gain = row["gain"] or {"points": 0.0, "low": 0.0, "high": 0.0}
+    gain = gain_of(row)
     select = row.get("select")
     return {
         "test": round(row["test"]["score"], 2),
@@ -52,9 +54,14 @@ def iteration_metrics(row: Record) -> Record:
         "judge": round(row["judging"]["score"], 2) if row["judging"] else None,
         "kept": row["filter"]["rows"]["out"] if select else 0,
         "distance": row["filter"]["diversity"]["distance"] if select else None,
-        "sft": select["sft"]["total"] if select else row["sft"].get("rows", {}).get("out", 0),
+        "sft": select["sft"]["total"] if select else trained_rows(row["sft"]),
         "pairs": select["pairs"]["total"] if select else 0,
     }
+
+
+def trained_rows(counts: TrainingCounts) -> int:
+    """The rows of a training; 0 if it copied its input model."""
+    return counts["rows"]["out"] if "rows" in counts else 0
 
 
 def cost_metrics(spent: Record) -> Record:
@@ -62,7 +69,7 @@ def cost_metrics(spent: Record) -> Record:
     return {"Mtokens": round(spent["tokens"] / 1e6, 3), f"{spent['device']}_hours": round(spent["hours"], 4)}
 
 
-def show(summary: Record, spent: Record) -> None:
+def show(summary: Summary, spent: Record) -> None:
     """Print the table of iterations, the warnings, the alarms and the verdict."""
     from rich.console import Console
     from rich.table import Table

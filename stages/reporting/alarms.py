@@ -6,10 +6,9 @@ validation scores and counts; the test part decides nothing.
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypedDict
 
-from stages.core.records import Record
-from stages.reporting.summary import Scores, is_stopped, with_interval
+from stages.reporting.summary import Gain, IterationRow, Scores, is_stopped, with_interval
 
 # Completes "An alarm fires for an iteration if …", with the names of the thresholds.
 RULES = {
@@ -54,9 +53,18 @@ def rules(thresholds: dict[str, Any]) -> dict[str, str]:
     return {name: rule.format_map(thresholds) for name, rule in RULES.items()}
 
 
-def detect(rows: Record, scores: Scores, thresholds: dict[str, Any]) -> list[Record]:
+class Alarm(TypedDict):
+    """A failure of self-training that was seen, and what to do about it."""
+
+    name: str
+    iteration: str
+    finding: str
+    advice: str
+
+
+def detect(rows: dict[str, IterationRow], scores: Scores, thresholds: dict[str, Any]) -> list[Alarm]:
     """The alarms of all iterations that ran, in the iterations' order. `rows` is {iteration: row} of the summary."""
-    alarms = []
+    alarms: list[Alarm] = []
     for key, row in rows.items():
         if row["parent"] is not None and not is_stopped(row):
             alarms += score_alarms(key, scores, thresholds)
@@ -64,7 +72,7 @@ def detect(rows: Record, scores: Scores, thresholds: dict[str, Any]) -> list[Rec
     return alarms
 
 
-def score_alarms(key: str, scores: Scores, thresholds: dict[str, Any]) -> list[Record]:
+def score_alarms(key: str, scores: Scores, thresholds: dict[str, Any]) -> list[Alarm]:
     """An iteration's alarms from validation scores."""
     return [
         *_alarms("decline", key, decline(key, scores, thresholds["decline"])),
@@ -73,9 +81,10 @@ def score_alarms(key: str, scores: Scores, thresholds: dict[str, Any]) -> list[R
     ]
 
 
-def count_alarms(key: str, rows: Record, thresholds: dict[str, Any]) -> list[Record]:
+def count_alarms(key: str, rows: dict[str, IterationRow], thresholds: dict[str, Any]) -> list[Alarm]:
     """An iteration's alarms from its stages' counts, compared with its parent and the warm start."""
-    row, parent, warm_start = rows[key], rows[rows[key]["parent"]], rows["0"]
+    row, warm_start = rows[key], rows["0"]
+    parent = rows[row["parent"] or "0"]
     spread, same = thresholds["judge_spread"], thresholds["judge_same"]
     return [
         *_alarms("judge collapse", key, judge_collapse(row, spread, same)),
@@ -86,7 +95,7 @@ def count_alarms(key: str, rows: Record, thresholds: dict[str, Any]) -> list[Rec
     ]
 
 
-def _alarms(name: str, iteration: str, findings: Iterable[str]) -> Iterator[Record]:
+def _alarms(name: str, iteration: str, findings: Iterable[str]) -> Iterator[Alarm]:
     for finding in findings:
         yield {"name": name, "iteration": iteration, "finding": finding, "advice": ADVICE[name]}
 
@@ -96,7 +105,8 @@ def decline(key: str, scores: Scores, confidence: float) -> Iterator[str]:
     best = scores.best_of(scores.ancestry(key)[:-1])
     change = scores.difference(key, best, "validation", confidence)
     if change.high < 0:
-        yield f"validation {with_interval(vars(change))} points against iteration {best}"
+        points: Gain = {"points": change.points, "low": change.low, "high": change.high}
+        yield f"validation {with_interval(points)} points against iteration {best}"
 
 
 def oscillation(key: str, scores: Scores, reversals: int, confidence: float) -> Iterator[str]:
@@ -120,7 +130,7 @@ def slow(key: str, scores: Scores, points: float) -> Iterator[str]:
         yield f"the best validation score is {pace:.2f} points per iteration above the warm start's"
 
 
-def judge_collapse(row: Record, min_spread: float, max_same: float) -> Iterator[str]:
+def judge_collapse(row: IterationRow, min_spread: float, max_same: float) -> Iterator[str]:
     """The judge's scores of new rows hardly differ: their standard deviation is small, or most round to the same
     number."""
     scores = row["assess"]["scores"]
@@ -134,7 +144,7 @@ def judge_collapse(row: Record, min_spread: float, max_same: float) -> Iterator[
         yield f"{same:.0%} of the judge's scores round to {scores['nearest'].index(most)}"
 
 
-def duplicates(row: Record, parent: Record, max_share: float) -> Iterator[str]:
+def duplicates(row: IterationRow, parent: IterationRow, max_share: float) -> Iterator[str]:
     """Many new instructions repeat an earlier one, and more than in the parent."""
     share = row["filter"]["diversity"]["near_duplicates"]
     before = (parent["filter"]["diversity"]["near_duplicates"] if "filter" in parent else 0.0) or 0.0
@@ -142,22 +152,22 @@ def duplicates(row: Record, parent: Record, max_share: float) -> Iterator[str]:
         yield f"{share:.0%} of the new instructions repeat an earlier one, after {before:.0%} in the iteration before"
 
 
-def length_drift(row: Record, warm_start: Record, max_ratio: float) -> Iterator[str]:
+def length_drift(row: IterationRow, warm_start: IterationRow, max_ratio: float) -> Iterator[str]:
     """The kept responses are much longer or shorter than the seed set's, in mean words."""
     words, seed_words = row["filter"]["words"]["response"], warm_start["prepare"]["words"]["response"]
     if words and seed_words and not 1 / max_ratio <= words / seed_words <= max_ratio:
         yield f"responses have {words:.1f} words on average, the seed set's {seed_words:.1f}"
 
 
-def unreadable(row: Record, min_share: float) -> Iterator[str]:
+def unreadable(row: IterationRow, min_share: float) -> Iterator[str]:
     """Too few verdicts can be read, in review or in assess."""
-    for stage in ("review", "assess"):
-        verdicts = row[stage]["verdicts"]
+    for stage, counts in (("review", row["review"]), ("assess", row["assess"])):
+        verdicts = counts["verdicts"]
         if verdicts["written"] and verdicts["readable"] / verdicts["written"] < min_share:
             yield f"{verdicts['readable']:,} of {verdicts['written']:,} verdicts in {stage} are readable"
 
 
-def few_pairs(row: Record, min_pairs: int) -> Iterator[str]:
+def few_pairs(row: IterationRow, min_pairs: int) -> Iterator[str]:
     """Fewer new pairs than DPO needs, unless it is switched off."""
     pairs = row["select"]["pairs"]["new"]
     if pairs < min_pairs and row["dpo"].get("passed_on") != "dpo.enabled is false":

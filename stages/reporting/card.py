@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from stages.core.counts import BenchmarkScore, SuiteScore
 from stages.core.params import Params
 from stages.core.records import Record
-from stages.reporting.summary import verdict, with_interval
+from stages.reporting.summary import IterationRow, Run, verdict, with_interval
 from stages.reporting.table import score_text
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ TEMPLATES = Path(__file__).parent / "cards"
 TAGS = ["lance", "self-training", "synthetic"]
 
 
-def model(summary: Record, params: Params) -> str:
+def model(summary: Run, params: Params) -> str:
     """The model card of the best iteration."""
     from huggingface_hub import ModelCardData
 
@@ -36,7 +37,7 @@ def model(summary: Record, params: Params) -> str:
     return render("model.md", data.to_yaml(), name=name, **provenance(summary, params))
 
 
-def dataset(summary: Record, params: Params, rows: dict[str, list[Record]], features: Record) -> str:
+def dataset(summary: Run, params: Params, rows: dict[str, list[Record]], features: Record) -> str:
     """The data set's card. `rows` and `features` are {set: its rows}, {set: its columns}; the front matter leaves out
     sets without rows."""
     from datasets.info import DatasetInfo, DatasetInfosDict
@@ -66,7 +67,7 @@ def render(template: str, front_matter: str, **content: Any) -> str:
     return f"---\n{front_matter}\n---\n{text}"
 
 
-def provenance(summary: Record, params: Params) -> Record:
+def provenance(summary: Run, params: Params) -> Record:
     """What both cards state: base model, data, scores, iterations and parameters."""
     rows = summary["iterations"]
     best, prepared = rows[summary["best"]], rows["0"]["prepare"]
@@ -79,13 +80,13 @@ def provenance(summary: Record, params: Params) -> Record:
         "seed": {"path": pinned(params["seed.hub"]) or params["seed.path"], "rows": prepared["seed"]["out"]},
         "reviews": {"path": params["seed.reviews"], "rows": prepared["judge"]["out"]},
         "suite": params["evaluate.suite"],
-        "items": {part: best[part]["items"] for part in ("validation", "test")},
+        "items": {"validation": best["validation"]["items"], "test": best["test"]["items"]},
         "table": [cells(key, row, params["iterations"]) for key, row in rows.items()],
         "parameters": parameters(params),
     }
 
 
-def cells(key: str, row: Record, iterations: Record) -> list[str]:
+def cells(key: str, row: IterationRow, iterations: Record) -> list[str]:
     """One iteration in the card's table: iteration, parent, judge, test, gain, validation."""
     judge = str(iterations[key]["judge"]) if key in iterations else ""
     gain = with_interval(row["gain"]) if row["gain"] else ""
@@ -100,11 +101,11 @@ def parameters(params: Params) -> str:
     )
 
 
-def eval_results(test: Record, suite: str) -> "list[EvalResult]":
+def eval_results(test: SuiteScore, suite: str) -> "list[EvalResult]":
     """The test scores of the suite and of each of its benchmarks, in percent."""
     from huggingface_hub import EvalResult
 
-    scores = [(suite, f"mean of the suite {suite}", test)]
+    scores: list[tuple[str, str, BenchmarkScore]] = [(suite, f"mean of the suite {suite}", test)]
     scores += [(name, name, score) for name, score in test["benchmarks"].items()]
     return [
         EvalResult(

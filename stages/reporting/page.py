@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from stages.core.counts import BenchmarkScore
 from stages.core.records import Record
 from stages.reporting import plots
-from stages.reporting.table import COLUMNS, cells
+from stages.reporting.summary import Gain, IterationRow, Run
+from stages.reporting.table import COLUMNS, Summary, cells
 
 TEMPLATE = Path(__file__).parent / "templates/page.html"
 STAGES = ("review", "generate", "assess", "sft", "dpo", "evaluate")  # that have a cost
@@ -24,7 +26,7 @@ CAPTIONS = {
 }
 
 
-def html(summary: Record, plot_data: dict[str, list[Record]], spent: Record, prices: Record) -> str:
+def html(summary: Summary, plot_data: dict[str, list[Record]], spent: Record, prices: Record) -> str:
     """The page as text, from the summary, the plots' data, what the loop cost and the prices that turn it into
     dollars."""
     rows = summary["iterations"]
@@ -49,7 +51,7 @@ def html(summary: Record, plot_data: dict[str, list[Record]], spent: Record, pri
     )
 
 
-def run_size(summary: Record) -> str:
+def run_size(summary: Run) -> str:
     """How many iterations and benchmark items there are, as a sentence."""
     rows = summary["iterations"]
     iterations, best = len(rows) - 1, rows[summary["best"]]
@@ -59,7 +61,7 @@ def run_size(summary: Record) -> str:
     )
 
 
-def tiles(summary: Record, spent: Record, prices: Record) -> list[tuple[str, str]]:
+def tiles(summary: Run, spent: Record, prices: Record) -> list[tuple[str, str]]:
     """The numbers at the top of the page: (value, label)."""
     key = summary["best"]
     best = summary["iterations"][key]
@@ -75,18 +77,18 @@ def tiles(summary: Record, spent: Record, prices: Record) -> list[tuple[str, str
     ]
 
 
-def gain_tile(gain: Record) -> tuple[str, str]:
+def gain_tile(gain: Gain) -> tuple[str, str]:
     """The gain with its interval."""
     ends = f"between {gain['low']:+.1f} and {gain['high']:+.1f} (95 %)"
     return f"{gain['points']:+.1f}", f"points over the warm start, {ends}"
 
 
-def judging_tile(judging: Record, iteration: str) -> tuple[str, str]:
+def judging_tile(judging: BenchmarkScore, iteration: str) -> tuple[str, str]:
     """The judging score of the iteration's own model, no matter which model judged in the loop."""
     return f"{judging['score']:.1f} %", f"judging score of iteration {iteration}, on the benchmark's judging task"
 
 
-def cost_cells(key: str, row: Record, spent: Record, prices: Record) -> list[str]:
+def cost_cells(key: str, row: IterationRow, spent: Record, prices: Record) -> list[str]:
     """One iteration's cost: hours in all and by stage, tokens, rows made, dollars, dollars by hand."""
     hours = [rounded(spent["stages"][stage], 3) if stage in spent["stages"] else "" for stage in STAGES]
     dollars, by_hand = spent["hours"] * prices["price_per_hour"], rows_made(row) * prices["price_per_row"]
@@ -100,7 +102,7 @@ def rounded(value: float, digits: int, unit: str = "") -> str:
     return f"< {unit}{least}" if 0 < value < least else f"{unit}{value:,.{digits}f}"
 
 
-def rows_made(row: Record) -> int:
+def rows_made(row: IterationRow) -> int:
     """New SFT rows and preference pairs, which people would have been paid for."""
     return 0 if row["parent"] is None else row["select"]["sft"]["new"] + row["select"]["pairs"]["new"]
 

@@ -1,11 +1,13 @@
 """The plots' data, a list of records each, and their pictures, from the templates that `dvc plots show` uses too."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from stages.core.counts import Diversity, LogPoint, Scores
 from stages.core.records import Record
-from stages.reporting.summary import funnel, listed
+from stages.reporting.summary import IterationRow, funnel, listed, trainings
 
 TEMPLATES = Path(__file__).parent / "templates"
 INTERVAL = 1.96  # standard errors from a score to the end of its 95 % interval
@@ -41,7 +43,7 @@ MEASURES = {
 }
 
 
-def data(rows: Record) -> dict[str, list[Record]]:
+def data(rows: dict[str, IterationRow]) -> dict[str, list[Record]]:
     """{plot: its records}, from the iterations of the summary."""
     loop = {key: row for key, row in rows.items() if row["parent"] is not None}
     reviews = [record for key, row in loop.items() for record in _reviews(key, row["assess"]["scores"])]
@@ -58,16 +60,16 @@ def data(rows: Record) -> dict[str, list[Record]]:
     }
 
 
-def _with_all(rows: Record, records: list[Record], y: str) -> list[Record]:
+def _with_all(rows: Iterable[str], records: list[Record], y: str) -> list[Record]:
     """The records after one without a value for every iteration. Vega gives out colours in the order of the data, so
     an iteration then has the same colour in every plot, even if another one has nothing to draw."""
     return [{**records[0], "iteration": key, y: None} for key in rows] + records if records else []
 
 
-def _scores(key: str, row: Record) -> list[Record]:
+def _scores(key: str, row: IterationRow) -> list[Record]:
     records = []
-    for part in ("test", "validation", "judging"):
-        if score := row[part]:
+    for part, score in (("test", row["test"]), ("validation", row["validation"]), ("judging", row["judging"])):
+        if score:
             half = INTERVAL * score["stderr"]
             low, high = max(0.0, score["score"] - half), min(100.0, score["score"] + half)
             ends = {"low": round(low, 2), "high": round(high, 2)}
@@ -75,7 +77,7 @@ def _scores(key: str, row: Record) -> list[Record]:
     return records
 
 
-def _reviews(key: str, scores: Record | None) -> list[Record]:
+def _reviews(key: str, scores: Scores | None) -> list[Record]:
     if not scores:
         return []
     total = sum(scores["nearest"])
@@ -85,7 +87,7 @@ def _reviews(key: str, scores: Record | None) -> list[Record]:
     ]
 
 
-def _funnel(key: str, row: Record) -> list[Record]:
+def _funnel(key: str, row: IterationRow) -> list[Record]:
     """A bar's part for each step and outcome."""
     records = []
     for step, tally in funnel(row).items():
@@ -105,29 +107,29 @@ def _by_outcome(dropped: dict[str, int]) -> dict[str, dict[str, int]]:
     return outcomes
 
 
-def _diversity(key: str, diversity: Record) -> list[Record]:
-    values = {title: diversity[name] for name, title in MEASURES.items()}
+def _diversity(key: str, diversity: Diversity) -> list[Record]:
+    values = {title: cast(float | None, diversity.get(name)) for name, title in MEASURES.items()}
     return [
         {"iteration": key, "measure": title, "value": value} for title, value in values.items() if value is not None
     ]
 
 
-def _length(key: str, row: Record) -> list[Record]:
-    words = row["prepare" if row["parent"] is None else "filter"]["words"]
+def _length(key: str, row: IterationRow) -> list[Record]:
+    words = row["prepare"]["words"] if row["parent"] is None else row["filter"]["words"]
     return [{"iteration": key, "text": text, "words": value} for text, value in words.items() if value is not None]
 
 
-def _loss(key: str, row: Record) -> list[Record]:
+def _loss(key: str, row: IterationRow) -> list[Record]:
     return [
         {"iteration": key, "phase": phase.upper(), "step": point["step"], "loss": point["loss"]}
-        for phase in ("sft", "dpo")
-        for point in row.get(phase, {}).get("log", [])
+        for phase, counts in trainings(row).items()
+        for point in counts.get("log", [])
     ]
 
 
-def _rewards(key: str, log: list[Record]) -> list[Record]:
+def _rewards(key: str, log: list[LogPoint]) -> list[Record]:
     return [
-        {"iteration": key, "measure": measure, "step": point["step"], "value": point[measure]}
+        {"iteration": key, "measure": measure, "step": point["step"], "value": point.get(measure)}
         for measure in ("margin", "accuracy")
         for point in log
     ]

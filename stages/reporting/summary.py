@@ -2,7 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import NotRequired, TypedDict, cast
 
+from stages.core.counts import (
+    Counts,
+    FilterCounts,
+    GenerateCounts,
+    MeasureCounts,
+    PrepareCounts,
+    ReviewCounts,
+    SelectCounts,
+    SuiteScore,
+    TrainingCounts,
+)
 from stages.core.errors import UserError
 from stages.core.records import Record, read
 from stages.core.rows import ItemScore, Part
@@ -19,6 +31,40 @@ def load(path: Path) -> Record:
         raise UserError(f"{path} is missing; run dvc repro to make it")
     record: Record = json.loads(path.read_text(encoding="utf-8"))
     return record
+
+
+class Gain(TypedDict):
+    """Points over the warm start on the test items, with the ends of the 95 % interval."""
+
+    points: float
+    low: float
+    high: float
+
+
+class IterationRow(TypedDict):
+    """Everything about one iteration: its scores and the counts of its stages."""
+
+    parent: str | None  # None: the warm start, which has `prepare` and `sft` alone
+    test: SuiteScore
+    validation: SuiteScore
+    judging: SuiteScore | None
+    gain: Gain | None
+    prepare: NotRequired[PrepareCounts]
+    review: NotRequired[ReviewCounts]
+    generate: NotRequired[GenerateCounts]
+    filter: NotRequired[FilterCounts]
+    assess: NotRequired[ReviewCounts]
+    select: NotRequired[SelectCounts]
+    sft: TrainingCounts
+    dpo: NotRequired[TrainingCounts]
+    measure: NotRequired[MeasureCounts]
+
+
+class Run(TypedDict):
+    """All iterations of a run."""
+
+    best: str  # by validation
+    iterations: dict[str, IterationRow]
 
 
 class Scores:
@@ -58,8 +104,8 @@ class Scores:
         return difference(self.items(iteration, part), self.items(baseline, part), confidence)
 
 
-def collect(iterations: Record) -> tuple[Record, Scores]:
-    """{"best": iteration, "iterations": {iteration: row}}, and the scores of all items.
+def collect(iterations: Record) -> tuple[Run, Scores]:
+    """The run, and the scores of all items.
 
     `iterations` is the tree of params.yaml. The warm start comes first, as "0". Raises `UserError` if a result is
     missing.
@@ -71,27 +117,28 @@ def collect(iterations: Record) -> tuple[Record, Scores]:
     return {"best": scores.best_of(list(rows)), "iterations": rows}, scores
 
 
-def iteration_row(iteration: str, parent: str | None, scores: Scores) -> Record:
+def iteration_row(iteration: str, parent: str | None, scores: Scores) -> IterationRow:
     """Everything about one iteration: parent, scores, gain over the warm start in points of the test score, and the
     counts of its stages. The warm start has neither parent nor gain."""
     evaluation = load(RESULTS / iteration / "evaluate.json")
     stages = WARM_START if parent is None else LOOP
-    return {
+    row = {
         "parent": parent,
         **{name: evaluation[name] for name in ("test", "validation", "judging")},
         "gain": None if parent is None else vars(scores.difference(iteration, "0", "test")),
         **{stage: load(RESULTS / iteration / f"{stage}.json") for stage in stages},
     }
+    return cast(IterationRow, row)
 
 
-def verdict(summary: Record, declined: list[str]) -> str:
+def verdict(summary: Run, declined: list[str]) -> str:
     """The result in one sentence: the best iteration by validation with its gain on test, the iterations that declined,
     and where the chain was stopped."""
     best, rows = summary["best"], summary["iterations"]
     if best == "0":
         sentence = "No iteration beats the warm start on validation"
     else:
-        gain = rows[best]["gain"]
+        gain = gain_of(rows[best])
         chance = ", which may be chance" if gain["low"] <= 0 <= gain["high"] else ""
         sentence = f"Iteration {best} is best on validation: test {with_interval(gain)} points over the warm start"
         sentence += chance
@@ -102,29 +149,40 @@ def verdict(summary: Record, declined: list[str]) -> str:
     return f"{sentence}."
 
 
-def is_stopped(row: Record) -> bool:
+def gain_of(row: IterationRow) -> Gain:
+    """The gain of an iteration; the warm start's is 0."""
+    return row["gain"] or {"points": 0.0, "low": 0.0, "high": 0.0}
+
+
+def is_stopped(row: IterationRow) -> bool:
     """Whether the chain was stopped before this iteration, so that it did not run."""
-    return bool(row.get("review", {}).get("stopped"))
+    return "review" in row and row["review"].get("stopped", False)
 
 
-def with_interval(gain: Record) -> str:
+def with_interval(gain: Gain) -> str:
     """Points with their interval, such as +32.3 [+28.9, +35.8]."""
     return f"{gain['points']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]"
 
 
-def funnel(row: Record) -> Record:
-    """{step: {"in", "out", "dropped": {reason: rows}}}, in the order of the pipeline. A phase of training that copied
+def funnel(row: IterationRow) -> dict[str, Counts]:
+    """{step: its counts}, in the order of the pipeline. A phase of training that copied
     its input model has no step."""
-    steps: Record = {}
+    steps: dict[str, Counts] = {}
     if "prepare" in row:
         steps |= {"seed rows": row["prepare"]["seed"], "judge-training rows": row["prepare"]["judge"]}
     if "review" in row:
         steps |= {"review": row["review"]["rows"], "routing": row["generate"]["seed"]}
-        steps |= {name.replace("_", " "): tally for name, tally in row["generate"].items() if name != "seed"}
+        samples = {name: counts for name, counts in row["generate"].items() if name != "seed"}
+        steps |= {name.replace("_", " "): cast(Counts, counts) for name, counts in samples.items()}
         steps |= {"filter": row["filter"]["rows"], "assess": row["assess"]["rows"]}
-        selected = {name: tally for name, tally in row["select"].items() if name != "examples"}
-        steps |= {f"select {name.replace('_', ' ')}": tally for name, tally in selected.items()}
-    return steps | {phase: row[phase]["rows"] for phase in ("sft", "dpo") if "rows" in row.get(phase, {})}
+        selected = {name: counts for name, counts in row["select"].items() if name != "examples"}
+        steps |= {f"select {name.replace('_', ' ')}": cast(Counts, counts) for name, counts in selected.items()}
+    return steps | {phase: counts["rows"] for phase, counts in trainings(row).items() if "rows" in counts}
+
+
+def trainings(row: IterationRow) -> dict[str, TrainingCounts]:
+    """The counts of sft and, after the warm start, dpo."""
+    return {"sft": row["sft"], **({"dpo": row["dpo"]} if "dpo" in row else {})}
 
 
 def listed(reasons: dict[str, int]) -> str:
@@ -132,13 +190,13 @@ def listed(reasons: dict[str, int]) -> str:
     return ", ".join(f"{reason} {rows:,}" for reason, rows in reasons.items())
 
 
-def warnings(rows: Record) -> list[str]:
+def warnings(rows: dict[str, IterationRow]) -> list[str]:
     """What lessens the weight of a result: iterations and phases that did nothing, and rows lost for technical
     reasons."""
     return [f"iteration {key}: {line}" for key, row in rows.items() for line in _warnings(row)]
 
 
-def _warnings(row: Record) -> list[str]:
+def _warnings(row: IterationRow) -> list[str]:
     if is_stopped(row):
         return ["did not run, since the chain was stopped (evaluate.stop_on)"]
     lines = [*_training_warnings(row), *_judge_warnings(row)]
@@ -147,19 +205,20 @@ def _warnings(row: Record) -> list[str]:
     return lines
 
 
-def _training_warnings(row: Record) -> list[str]:
+def _training_warnings(row: IterationRow) -> list[str]:
     lines = []
-    for phase in ("sft", "dpo"):
-        counts = row.get(phase, {})
+    for phase, counts in trainings(row).items():
         if "passed_on" in counts:
             lines.append(f"{phase} copied its input model: {counts['passed_on']}")
-        elif lost := counts.get("rows", {}).get("dropped", {}).get("does not fit the context"):
+        elif lost := counts["rows"]["dropped"].get("does not fit the context"):
             lines.append(f"{lost:,} rows of {phase} did not fit the context")
     return lines
 
 
-def _judge_warnings(row: Record) -> list[str]:
-    tallies = {stage: row[stage]["rows"] for stage in ("review", "assess") if stage in row}
+def _judge_warnings(row: IterationRow) -> list[str]:
+    if "review" not in row:
+        return []
+    tallies = {"review": row["review"]["rows"], "assess": row["assess"]["rows"]}
     lost = {stage: sum(tally["dropped"].values()) for stage, tally in tallies.items()}
     return [
         f"{lost[stage]:,} of {tally['in']:,} rows in {stage} have no score: {listed(tally['dropped'])}"

@@ -1,7 +1,8 @@
 """The iterations as a table, in the terminal, in report/summary.md and on the page."""
 
-from stages.core.records import Record
-from stages.reporting.summary import funnel, listed, with_interval
+from stages.core.counts import BenchmarkScore
+from stages.reporting.alarms import Alarm
+from stages.reporting.summary import IterationRow, Run, funnel, gain_of, listed, with_interval
 
 COLUMNS = (
     "iteration", "from", "test %", "gain", "validation %", "judging %",
@@ -10,38 +11,47 @@ COLUMNS = (
 CAPTION = "Scores are in percent ± one standard error. A gain is in points over iteration 0, with its 95 % interval."
 
 
-def score_text(score: Record | None) -> str:
+class Summary(Run):
+    """report/summary.json"""
+
+    rules: dict[str, str]  # when each alarm is raised
+    alarms: list[Alarm]
+    warnings: list[str]
+    verdict: str
+
+
+def score_text(score: BenchmarkScore | None) -> str:
     """A score with its standard error; empty if there is none."""
     return "" if score is None else f"{score['score']:.1f} ± {score['stderr']:.1f}"
 
 
-def cells(key: str, row: Record) -> list[str]:
+def cells(key: str, row: IterationRow) -> list[str]:
     """One iteration, a cell per column. The last two columns compare with the ground truth of the embedded world; on
     other data they are dashes."""
-    test, *scores = (score_text(row[name]) for name in ("test", "validation", "judging"))
+    test, *scores = map(score_text, (row["test"], row["validation"], row["judging"]))
     if row["parent"] is None:
         seeds = f"{row['prepare']['seed']['out']:,}"
         return [key, "base", test, "", *scores, seeds, "", "", "", "", "", ""]
     select, rows = row["select"], row["filter"]["rows"]
-    truth = [row["measure"][name]["percent"] for name in ("judge_right", "pairs_in_order")]
+    truth = [row["measure"]["judge_right"]["percent"], row["measure"]["pairs_in_order"]["percent"]]
     return [
         key,
         row["parent"],
         test,
-        with_interval(row["gain"]),
+        with_interval(gain_of(row)),
         *scores,
         *(f"{number:,}" for number in (select["seed"]["total"], rows["in"], rows["out"])),
-        *(f"{select[name]['total']:,} (+{select[name]['new']:,})" for name in ("sft", "pairs")),
+        *(f"{counts['total']:,} (+{counts['new']:,})" for counts in (select["sft"], select["pairs"])),
         *("–" if percent is None else f"{percent:.1f}" for percent in truth),
     ]
 
 
-def alarm_line(alarm: Record) -> str:
+def alarm_line(alarm: Alarm) -> str:
     """An alarm and its advice in one line."""
     return f"iteration {alarm['iteration']}, {alarm['name']}: {alarm['finding']}. {alarm['advice']}"
 
 
-def markdown(summary: Record) -> str:
+def markdown(summary: Summary) -> str:
     """report/summary.md."""
     lines = [f"# {summary['verdict']}", "", "| " + " | ".join(COLUMNS) + " |", "|" + " ---: |" * len(COLUMNS)]
     lines += ["| " + " | ".join(cells(key, row)) + " |" for key, row in summary["iterations"].items()]
@@ -53,7 +63,7 @@ def markdown(summary: Record) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def funnel_lines(key: str, row: Record) -> list[str]:
+def funnel_lines(key: str, row: IterationRow) -> list[str]:
     """The rows of an iteration that each step took in, gave out and dropped, as a Markdown table."""
     lines = [f"### Iteration {key}", "", "| step | in | out | dropped |", "| --- | ---: | ---: | --- |"]
     for step, tally in funnel(row).items():
