@@ -35,8 +35,8 @@ def correct(prompt: str, response: str) -> bool | None:
 
 def share(outcomes: Iterable[bool | None]) -> Share:
     """The share of true outcomes among those that are known."""
-    known = [outcome for outcome in outcomes if outcome is not None]
-    return {"percent": round(100 * sum(known) / len(known), 2) if known else None, "of": len(known)}
+    booleans = [outcome for outcome in outcomes if outcome is not None]
+    return {"percent": round(100 * sum(booleans) / len(booleans), 2) if booleans else None, "of": len(booleans)}
 
 
 def held_out(prompt: str) -> bool | None:

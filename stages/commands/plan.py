@@ -35,7 +35,7 @@ def plan(params: Record, gpu: str | None = None) -> tuple[list[Planned], Record]
     """The stages that would run, and their total."""
     planned, last, texts = changes(), LastRun(), Texts(params)
     stages = list(planned.values())
-    for stage in (each for each in stages if each.ready):
+    for stage in (stage for stage in stages if stage.ready):
         look_up(stage, params["iterations"])
     Forecast(params, planned, last, texts).walk()
     pricing = Pricing(params, texts, GPUS[gpu] if gpu else this_machine(), None if gpu or "base" in planned else last)
@@ -62,16 +62,17 @@ def notes(stages: list[Planned], total: Record) -> list[str]:
     """What the numbers alone do not say."""
     from rich.filesize import decimal
 
-    found, device = [BOUND], total["device"]
+    lines, device = [BOUND], total["device"]
     if any(stage.stage.startswith("evaluate") and not stage.calls for stage in stages):
-        found.append("evaluate: its model calls are counted once the stage benchmark has split the suite")
+        lines.append("evaluate: its model calls are counted once the stage benchmark has split the suite")
     if total["memory"] > device["memory"]:
         peak, there = max(stages, key=lambda stage: stage.memory), decimal(device["memory"])
-        found.append(f"{peak.stage} needs {decimal(total['memory'])}, and {device['name']} has {there}")
-    return found
+        lines.append(f"{peak.stage} needs {decimal(total['memory'])}, and {device['name']} has {there}")
+    return lines
 
 
 def show(stages: list[Planned], total: Record) -> None:
+    """Print the table of stages, the totals and the notes."""
     from rich.console import Console
     from rich.filesize import decimal
     from rich.markup import escape
@@ -105,8 +106,8 @@ def main(
         raise UserError(f"--gpu {gpu}: no such GPU; choose one of {', '.join(GPUS)}")
     stages, total = plan(read_valid_params(), gpu)
     if as_json:
-        found = {"stages": [asdict(stage) for stage in stages], "total": total, "notes": notes(stages, total)}
-        say(json.dumps(found, indent=2, ensure_ascii=False))
+        record = {"stages": [asdict(stage) for stage in stages], "total": total, "notes": notes(stages, total)}
+        say(json.dumps(record, indent=2, ensure_ascii=False))
     elif stages:
         show(stages, total)
         say("\n".join(notes(stages, total)))

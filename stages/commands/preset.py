@@ -30,6 +30,7 @@ TRAILING = 2  # where ruamel keeps the comment behind a value, in a key's list o
 
 
 def names() -> list[str]:
+    """The presets in stages/presets/."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
@@ -110,18 +111,18 @@ def align(section: CommentedMap, name: str) -> None:
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Every parameter by its dotted name."""
-    found: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
+        parameters |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return parameters
 
 
 def main(name: Annotated[str | None, Argument(help="the preset to write into params.yaml")] = None) -> None:
     """List the presets, or apply one."""
     if not name:
-        for each in names():
-            first = _path(each).read_text(encoding="utf-8").partition("\n")[0]
-            say(f"{each:18} {first.removeprefix('# ')}")
+        for preset in names():
+            first = _path(preset).read_text(encoding="utf-8").partition("\n")[0]
+            say(f"{preset:18} {first.removeprefix('# ')}")
         return
     before = flat(load(PARAMS_FILE))
     text = applied(name, PARAMS_FILE.read_text(encoding="utf-8"))

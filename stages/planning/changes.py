@@ -72,10 +72,10 @@ def changes() -> dict[str, Planned]:
     plan, remade = dict[str, Planned](), list[Path]()
     repeats, restored = {CHECK}, set[str]()  # with the same outs as before; of these, with outs in dvc's cache
     for stage in dfs_postorder_nodes(graph):
-        name, upstream = stage.addressing, {each.addressing for each in graph.successors(stage)}
+        name, upstream = stage.addressing, {other.addressing for other in graph.successors(stage)}
         deps, outs = _paths(status.get(name, []), "deps"), _paths(status.get(name, []), "outs")
         own = {path: state for path, state in deps.items() if not _overlaps(Path(path), remade)}
-        follows = [Reason("follows", each) for each in plan if each in upstream - repeats]
+        follows = [Reason("follows", other) for other in plan if other in upstream - repeats]
         reasons = [*_reasons(stage, own, outs, lock, params), *follows] if name in lock else [Reason("never ran")]
         if reasons:
             ready = not follows and own == deps and "deleted" not in deps.values()
@@ -85,13 +85,13 @@ def changes() -> dict[str, Planned]:
             repeats.add(name)
             if "not in cache" not in outs.values() and all(out.use_cache and not out.persist for out in stage.outs):
                 restored.add(name)
-    return {name: each for name, each in plan.items() if name not in restored}
+    return {name: planned for name, planned in plan.items() if name not in restored}
 
 
 def _paths(entries: list[Any], kind: str) -> dict[str, Any]:
     """{path: its state} of changed deps or outs, by a stage's entries in `dvc status`; without what `check` makes."""
-    found: dict[str, Any] = next((each[f"changed {kind}"] for each in entries if f"changed {kind}" in each), {})
-    return {path: state for path, state in found.items() if path != str(check.OUT)}
+    changed: dict[str, Any] = next((entry[f"changed {kind}"] for entry in entries if f"changed {kind}" in entry), {})
+    return {path: state for path, state in changed.items() if path != str(check.OUT)}
 
 
 def _overlaps(path: Path, others: list[Path]) -> bool:
@@ -109,7 +109,7 @@ def _reasons(stage: Any, deps: dict[str, Any], outs: dict[str, str], lock: Recor
         moved = _differences(f"iterations.{key}", old.get(key, ABSENT), params["iterations"].get(key, ABSENT))
         settings += moved or [Reason("command", "command", then["cmd"], stage.cmd)]
     yield from settings
-    named = {each["path"] for each in [*then.get("deps", []), *then["outs"]]}
+    named = {entry["path"] for entry in [*then.get("deps", []), *then["outs"]]}
     for path, state in deps.items():
         if path != PARAMS and (path in named or not settings):  # a file that is named anew comes with the settings
             yield Reason(_kind(path), f"{path} {state.replace('modified', 'changed')}")

@@ -80,23 +80,25 @@ class LastRun:
     def shares(self, threshold: float) -> dict[str, float]:
         """SHARES, or what the last run measured instead."""
         scores = values(self.results, "review.scores.nearest")  # rows by score, from 0
-        asked = sum(sum(values(self.results, f"generate.{name}.in")) for name in ("responses", "flawed_responses"))
+        requested = sum(sum(values(self.results, f"generate.{name}.in")) for name in ("responses", "flawed_responses"))
         kept = sum(values(self.results, "assess.rows.in"))
         measured = {name: (sum(values(self.results, f"select.{name}.new")), kept) for name in ("seed", "sft", "pairs")}
         measured["low"] = sum(sum(rows[: int(threshold) + 1]) for rows in scores), sum(map(sum, scores))
-        measured["kept"] = kept, asked
+        measured["kept"] = kept, requested
         return SHARES | {name: part / whole for name, (part, whole) in measured.items() if whole}
 
 
 def _counts(folder: str) -> list[Record]:
     paths = sorted(path for path in Path(folder).glob("*") if path.is_dir())
-    return [{path.stem: json.loads(path.read_text(encoding="utf-8")) for path in each.glob("*.json")} for each in paths]
+    return [
+        {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")} for folder in paths
+    ]
 
 
 def values(counts: list[Any], path: str) -> list[Any]:
     """What the iterations have at a dotted path; one that has nothing there is left out."""
     for name in path.split("."):
-        counts = [each[name] for each in counts if each.get(name) is not None]
+        counts = [count[name] for count in counts if count.get(name) is not None]
     return counts
 
 
@@ -110,13 +112,16 @@ class Forecast:
     texts: Texts
 
     def walk(self) -> None:
+        """Fill in the work of every planned stage, iteration by iteration, parents first."""
         micro, texts, tree = self.params["microworld"], self.texts, self.params["iterations"]
         self.share, self.items = self.last.shares(self.params["threshold"]), self._items()
         self._train("pretrain", micro["steps"] * micro["batch_size"] * (texts.to_review + texts.review), 1)
         self._sft("sft-0", texts.seeds, texts.judge_rows)
         self._call("evaluate-0", self.items, texts.to_answer, texts.response)
         rows = {"0": {"seed": float(texts.seeds), "sft": 0.0, "pairs": 0.0}}  # what each iteration hands on
-        for key in TopologicalSorter({key: [str(each["parent"])] for key, each in tree.items()}).static_order():
+        for key in TopologicalSorter(
+            {key: [str(iteration["parent"])] for key, iteration in tree.items()}
+        ).static_order():
             if key != "0":
                 rows[key] = self._iteration(key, rows[str(tree[key]["parent"])])
 
@@ -131,10 +136,10 @@ class Forecast:
         low = min(params["generate"]["max_low"], seeds * share["low"])
         high = min(params["generate"]["max_high"], seeds * (1 - share["low"]))
         instructions, responses, flawed = low * draws, low * draws**2, high * draws
-        asked = max(1, instructions + responses + flawed)
+        calls = max(1, instructions + responses + flawed)
         read = (instructions + flawed) * texts.to_write + responses * texts.to_answer
         written = instructions * texts.prompt + (responses + flawed) * texts.response
-        self._call(f"generate@{key}", asked, read / asked, written / asked)
+        self._call(f"generate@{key}", calls, read / calls, written / calls)
         if planned := self.plan.get(f"filter@{key}"):
             planned.read = round((seeds + instructions) * texts.prompt)  # embedded
 
@@ -150,9 +155,9 @@ class Forecast:
     def _new(self, key: str, judge: str) -> float:
         """The share of assess's calls to make: that of generate's where it was looked up and assess only follows it."""
         generate, assess = (self.plan.get(f"{stage}@{key}") for stage in ("generate", "assess"))
-        known = generate and generate.stored is not None and assess and assess.only_follows
+        looked_up = generate and generate.stored is not None and assess and assess.only_follows
         new_judge = ("sft-0" if judge == "0" else f"dpo@{judge}") in self.plan
-        return generate.made / max(1, generate.calls) if generate and known and not new_judge else 1
+        return generate.made / max(1, generate.calls) if generate and looked_up and not new_judge else 1
 
     def _call(self, name: str, calls: float, read: float, written: float, new: float = 1) -> None:
         """Model calls, and the tokens that one reads and writes by the seed set's texts; `new`: the share to make."""

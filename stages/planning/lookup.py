@@ -82,8 +82,8 @@ def _evaluate(planned: Planned, name: str, key: str) -> None:
     for task_name, task in harness.merge_tasks(list(benchmarks.values()))["tasks"].items():
         how = {"apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": chat}
         task.build_all_requests(samples=samples[task_name], system_instruction=system_prompt, **how)
-        for each in task.instances:
-            prompts[harness.answer_key(model, hash_args(each.request_type, each.args))] = str(each.args[0])
+        for request in task.instances:
+            prompts[harness.answer_key(model, hash_args(request.request_type, request.args))] = str(request.args[0])
     stored = Reader(store_file(read_runtime().store)).find(prompts)
     missing = [prompt for request, prompt in prompts.items() if request not in stored]
     planned.calls, planned.stored = len(prompts), len(stored)

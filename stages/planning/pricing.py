@@ -38,6 +38,8 @@ CHECKPOINTS = 6  # in weights: two are kept, each with the optimiser's two numbe
 
 
 class Device(NamedTuple):
+    """What a machine offers, by its data sheet."""
+
     name: str
     memory: float  # bytes
     bandwidth: float  # bytes per second
@@ -111,6 +113,7 @@ class Pricing:
         self.rows = max(1, min(runtime["batch_rows"] or ROWS["GPU" if gpu else "CPU"], int(fitting)))
 
     def price(self, planned: Planned) -> None:
+        """Fill in a stage\'s seconds, its peak memory and its disk space."""
         work, parts = kind(planned.stage), 0.0
         if planned.trained:
             planned.seconds, parts = self._training(work, planned.trained), sum(self.training_memory(work).values())
