@@ -14,12 +14,12 @@ from typer import Option
 from stages.core.command import run
 from stages.core.params import read_params, read_runtime
 from stages.core.prompts import read_system_prompt
-from stages.core.records import Record, Tally, read
+from stages.core.records import Tally, read
 from stages.core.rows import PreferencePair
 from stages.models.chat import assistant_turn, context_length, prompt_messages
 from stages.models.fingerprint import digest
 from stages.training import launch, memory, preference
-from stages.training.phase import Phase, token_count
+from stages.training.phase import Chat, ModelIn, ModelOut, Phase, fitting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,28 +34,21 @@ def reason_to_skip(enabled: bool, pairs: list[PreferencePair]) -> str | None:
 
 def chats_of(
     pairs: list[PreferencePair], tokenizer: "PreTrainedTokenizerBase", system_prompt: str, context: int, tally: Tally
-) -> list[Record]:
-    """The pairs as {"prompt", "chosen", "rejected"} messages; one with a side longer than `context` tokens is dropped,
-    since trl would truncate it silently."""
-    chats: list[Record] = []
-    for pair in pairs:
-        prompt = prompt_messages(tokenizer, pair["prompt"], system_prompt)
-        sides = {
+) -> list[Chat]:
+    """The pairs as {"prompt", "chosen", "rejected"} messages; those with a side longer than `context` tokens are
+    dropped."""
+    chats = (
+        {
+            "prompt": prompt_messages(tokenizer, pair["prompt"], system_prompt),
             "chosen": assistant_turn(tokenizer, pair["chosen"]),
             "rejected": assistant_turn(tokenizer, pair["rejected"]),
         }
-        if max(token_count(tokenizer, prompt + side) for side in sides.values()) > context:
-            tally.drop("does not fit the context")
-        else:
-            chats.append({"prompt": prompt, **sides})
-    return chats
+        for pair in pairs
+    )
+    return fitting(chats, tokenizer, context, tally)
 
 
-def main(
-    model: Annotated[Path, Option(help="model folder to train, and by default the reference")],
-    pairs: Annotated[Path, Option(help="preference pairs")],
-    out: Annotated[Path, Option(help="model folder to write, iterations/ITERATION/NAME")],
-) -> None:
+def main(model: ModelIn, pairs: Annotated[Path, Option(help="preference pairs")], out: ModelOut) -> None:
     """Train a model on preference pairs."""
     runtime = read_runtime()
     if launch.relaunch_if_distributed("stages.dpo", runtime.training):
@@ -93,9 +86,7 @@ def main(
             train_dataset=preference.dataset_of(chats, folder, precompute),
             processing_class=tokenizer,
         )
-        log = phase.train(trainer)
-        phase.save(trainer, tokenizer)
-    phase.finish(tally, log, "pairs")
+        phase.run(trainer, tokenizer, tally, "pairs")
 
 
 if __name__ == "__main__":

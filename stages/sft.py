@@ -13,11 +13,11 @@ from typer import Option
 from stages.core.command import run
 from stages.core.params import Params, read_params, read_runtime
 from stages.core.prompts import read_system_prompt
-from stages.core.records import Record, Tally, read
+from stages.core.records import Tally, read
 from stages.core.rows import SftRow
 from stages.models.chat import assistant_turn, context_length, prompt_messages
 from stages.training import launch, memory, weighting
-from stages.training.phase import Phase, token_count
+from stages.training.phase import Chat, ModelIn, ModelOut, Phase, fitting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,25 +35,19 @@ def reason_to_skip(stage: str, params: Params, rows: list[SftRow]) -> str | None
 
 def chats_of(
     rows: list[SftRow], tokenizer: "PreTrainedTokenizerBase", system_prompt: str, context: int, tally: Tally
-) -> list[Record]:
-    """The rows as {"prompt", "completion"} messages; one longer than `context` tokens is dropped, since trl would
-    truncate it silently."""
-    chats: list[Record] = []
-    for row in rows:
-        prompt = prompt_messages(tokenizer, row["prompt"], system_prompt)
-        completion = assistant_turn(tokenizer, row["completion"])
-        if token_count(tokenizer, prompt + completion) > context:
-            tally.drop("does not fit the context")
-        else:
-            chats.append({"prompt": prompt, "completion": completion})
-    return chats
+) -> list[Chat]:
+    """The rows as {"prompt", "completion"} messages; those longer than `context` tokens are dropped."""
+    chats = (
+        {
+            "prompt": prompt_messages(tokenizer, row["prompt"], system_prompt),
+            "completion": assistant_turn(tokenizer, row["completion"]),
+        }
+        for row in rows
+    )
+    return fitting(chats, tokenizer, context, tally)
 
 
-def main(
-    model: Annotated[Path, Option(help="model folder to train")],
-    rows: Annotated[Path, Option(help="SFT rows")],
-    out: Annotated[Path, Option(help="model folder to write, iterations/ITERATION/NAME")],
-) -> None:
+def main(model: ModelIn, rows: Annotated[Path, Option(help="SFT rows")], out: ModelOut) -> None:
     """Train a model on SFT rows."""
     runtime = read_runtime()
     if launch.relaunch_if_distributed("stages.sft", runtime.training):
@@ -82,9 +76,7 @@ def main(
             train_dataset=Dataset.from_list(chats),
             processing_class=tokenizer,
         )
-        log = phase.train(trainer)
-        phase.save(trainer, tokenizer)
-    phase.finish(tally, log, "rows")
+        phase.run(trainer, tokenizer, tally, "rows")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@ without what varies from run to run, and writing counts and costs."""
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Option
 
 from stages.core import cost, records
 from stages.core.errors import UserError
@@ -17,12 +19,18 @@ from stages.core.progress import prepare_transformers, progress, say
 from stages.core.records import Record, Tally, write_json
 from stages.core.schema import Runtime
 from stages.models import adapters
+from stages.models.chat import Message
 from stages.models.fingerprint import digest, has_custom_code
 from stages.training import checkpoints, launch, memory
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+
+Chat = dict[str, list[Message]]  # a prompt, and its completion or the chosen and the rejected response
+
+ModelIn = Annotated[Path, Option(help="model folder to train")]
+ModelOut = Annotated[Path, Option(help="model folder to write, iterations/ITERATION/NAME")]
 
 LOG_POINTS = 100  # of a training's log that the counts keep
 METRICS = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}  # trl's names, and ours
@@ -115,6 +123,12 @@ class Phase:
             "report_to": "none",
             "disable_tqdm": True,
         }
+
+    def run(self, trainer: "Trainer", tokenizer: "PreTrainedTokenizerBase", tally: Tally, unit: str) -> None:
+        """Train, save the model, and write and print the counts; `unit`: "rows" or "pairs"."""
+        log = self.train(trainer)
+        self.save(trainer, tokenizer)
+        self.finish(tally, log, unit)
 
     def train(self, trainer: "Trainer") -> list[Record]:
         """Train, from the last checkpoint if there is one, under our progress bar, and write the cost. Returns trl's
@@ -258,6 +272,19 @@ def curve(log: list[Record]) -> list[Record]:
         }
         points.append({"step": start + len(chunk), **means})
     return points
+
+
+def fitting(chats: Iterable[Chat], tokenizer: "PreTrainedTokenizerBase", context: int, tally: Tally) -> list[Chat]:
+    """The chats whose prompt fits `context` tokens together with each response. The others are dropped, since trl would
+    truncate them silently."""
+    kept = []
+    for chat in chats:
+        responses = [messages for name, messages in chat.items() if name != "prompt"]
+        if max(token_count(tokenizer, chat["prompt"] + response) for response in responses) > context:
+            tally.drop("does not fit the context")
+        else:
+            kept.append(chat)
+    return kept
 
 
 def token_count(tokenizer: "PreTrainedTokenizerBase", conversation: list[dict[str, str]]) -> int:

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core.records import Record
 from stages.models import adapters
 from stages.models.fingerprint import has_custom_code
 from stages.training import launch, weighting
+from stages.training.phase import Chat
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,7 +23,7 @@ def loss_options(nll: float) -> dict[str, Any]:
     return {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, nll]} if nll else {"loss_type": ["sigmoid"]}
 
 
-def dataset_of(chats: list[Record], folder: Path, precompute: bool) -> "Dataset":
+def dataset_of(chats: list[Chat], folder: Path, precompute: bool) -> "Dataset":
     """The pairs as a data set. To precompute the reference in several processes, trl has the main process write the
     log-probabilities beside the data set's files and the others read them, so the pairs are saved to `folder` first."""
     from datasets import Dataset, load_from_disk
