@@ -88,6 +88,7 @@ def supervise(connection: socket.socket) -> NoReturn:
 def execute(folder: str, environment: dict[str, str], arguments: list[str], streams: list[int]) -> NoReturn:
     """Be `python -m ARGUMENTS` in this folder, and exit as it does."""
     import atexit
+    import gc
     import runpy
     import threading
     import traceback
@@ -109,6 +110,7 @@ def execute(folder: str, environment: dict[str, str], arguments: list[str], stre
         status = 1
     threading._shutdown()
     atexit._run_exitfuncs()
+    gc.collect()  # closes what is still open, such as a database, as an interpreter that ends would
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status if isinstance(status, int) else 1)
