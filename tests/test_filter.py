@@ -12,7 +12,16 @@ from rouge_score.rouge_scorer import RougeScorer
 from stages.base import materialise
 from stages.core.prompts import ReviewPrompt
 from stages.data.similarity import Benchmark, distinct, duplicates, embed, mean_distance, mean_words, ngrams, rouge_l
-from stages.filter import embedding_faults, instruction_faults, likeness_fault, own_fault, response_faults
+from stages.filter import (
+    diversity,
+    embedding_faults,
+    instruction_faults,
+    likeness_fault,
+    new_instructions,
+    own_fault,
+    response_faults,
+    split,
+)
 
 SETTINGS = {
     "min_instruction_words": 3, "max_instruction_words": 10, "min_response_words": 1, "max_response_words": 5,
@@ -220,3 +229,38 @@ def test_instructions_are_not_compared_where_the_limit_is_1(base):
     assert found == set()
     found, _ = embedding_faults(["Which is larger, 4 or 5?"], ["Which is larger, 4 or 5?"], base, 0.999)
     assert found == {"Which is larger, 4 or 5?"}
+
+
+def test_a_row_falls_for_its_own_fault_before_its_likeness_and_for_that_before_the_benchmark():
+    short, alike = "first word", "Name the first word in cat, dog, owl."
+    assert faults(short, alike, benchmark=[short, alike]) == {
+        short: "instruction too short",
+        alike: "instruction like its source",
+    }
+
+
+def test_of_a_repeated_instruction_the_first_candidate_stands_for_all():
+    rows = [new("p", "one"), flawed("is red"), new("q", "two"), new("p", "three")]
+    assert {prompt: row["response"] for prompt, row in new_instructions(rows).items()} == {"q": "two", "p": "one"}
+
+
+def test_an_instruction_takes_all_its_responses_along_and_the_rest_keeps_its_order():
+    rows = [
+        new("gone", "is red"),
+        new("stays", "is red"),
+        new("stays", "is red"),
+        flawed("it cannot be known"),
+        new("gone"),
+    ]
+    kept, dropped = split(rows, {"gone": "in the benchmark"}, WIDE, REVIEW)
+    assert kept == [rows[1], rows[3]]
+    assert [(row["prompt"], row["reason"]) for row in dropped] == [
+        ("gone", "in the benchmark"), ("gone", "in the benchmark"), ("stays", "response like a sibling"),
+    ]  # fmt: skip
+
+
+def test_diversity_is_of_the_kept_and_repetition_of_the_compared_and_what_was_not_measured_is_null():
+    assert diversity(["a b", "a c"], 0.123456, 1, 3) == {
+        "distance": 0.1235, "distinct_1": 0.75, "distinct_2": 1.0, "near_duplicates": 0.3333,
+    }  # fmt: skip
+    assert diversity([], None, 0, 0) == dict.fromkeys(("distance", "distinct_1", "distinct_2", "near_duplicates"))

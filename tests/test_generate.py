@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from stages.core.prompts import completion_pattern
 from stages.core.records import Tally, content_id
-from stages.generate import Text, final_answer, flawed_candidate, new_candidate, route
+from stages.generate import Text, Writer, final_answer, flawed_candidate, new_candidate, route
+from stages.inference.engines import Completion, Sampling
 
 
 def rows_of(scores):
@@ -81,3 +82,37 @@ def test_the_final_answer_is_what_stands_behind_its_words():
     assert final_answer("Is 4 even or odd?", micro) is None
     assert final_answer("Let me think.\nFinal Answer:\nWhat is 2 + 2?\nShow it.", lance) == "What is 2 + 2?\nShow it."
     assert final_answer("Final Answer:   ", lance) is None
+
+
+class Scripted:
+    """A client that gives each prompt the completions of a script."""
+
+    def __init__(self, script):
+        self.script = script
+
+    def complete(self, task, prompts, system_prompt, draws, sampling):
+        return [self.script[prompt] for prompt in prompts]
+
+
+def test_the_writer_keeps_what_can_be_read_with_its_sample_and_counts_the_rest(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    script = {
+        "one": [Completion("Final Answer: Why?", "stop"), Completion("Final Answer: Wh", "length")],
+        "two": [Completion("", "too long"), Completion("I cannot say.", "stop")],
+        "three": [Completion("Why?", "stop"), Completion("Final Answer: How?", "stop")],
+    }
+    writer = Writer(Scripted(script), "micro", 2, Sampling(1.0, 1.0, 8, 0))
+    texts, counts = writer.write("generate@1", "instruction", ["s1", "s2", "s3"], list(script))
+    assert texts == [
+        Text("s1", "Why?", {"prompt_hash": content_id("one"), "draw": 0}),
+        Text("s3", "How?", {"prompt_hash": content_id("three"), "draw": 1}),
+    ]
+    dropped = {"does not fit the context": 1, "truncated": 1, "unreadable": 2}
+    assert counts == {"in": 6, "out": 2, "dropped": dropped}
+
+
+def test_a_seed_over_a_bound_is_counted_by_its_route():
+    tally = Tally(5)
+    low, high = route(rows_of([1.0, 1.0, 9.0, 9.0, 9.0]), 7.0, 1, 1, "0", tally)
+    assert (len(low), len(high)) == (1, 1)
+    assert tally.counts(2)["dropped"] == {"over generate.max_high": 2, "over generate.max_low": 1}

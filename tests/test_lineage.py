@@ -11,9 +11,9 @@ SEEDS = [
 def assessed(number: int, route="new", score=9.0):
     lineage = {"seed": f"s{number}"}
     prompt = f"new {number}" if route == "new" else f"seed {number}"
-    review = {"text": f"score: {score}"}
+    reviews = [{"text": f"score: {score}"}, {"text": "another one"}]
     names = {"id": f"{route}{number}", "route": route, "prompt": prompt, "response": f"{route} answer {number}"}
-    return {**names, "score": score, "reviews": [review], "lineage": lineage}
+    return {**names, "score": score, "reviews": reviews, "lineage": lineage}
 
 
 PAIR = {"prompt": "new 3", "chosen": "new answer 3", "rejected": "wrong", "margin": 6.5}
@@ -56,3 +56,8 @@ def test_a_row_without_a_score_or_a_pair_says_so():
 def test_dropped_rows_keep_their_reason():
     rows = [{"id": f"{n:02}", "route": "new", "prompt": "p", "response": "r", "reason": "too long"} for n in range(30)]
     assert dropped(rows) == [{"route": "new", "prompt": "p", "response": "r", "reason": "too long"}] * SAMPLE
+
+
+def test_dropped_rows_are_sampled_by_their_id_and_not_by_their_place():
+    rows = [{"id": f"{n:02}", "route": "new", "prompt": str(n), "response": "r", "reason": "x"} for n in range(30)]
+    assert [row["prompt"] for row in dropped(rows[::-1])] == [str(n) for n in range(SAMPLE)]

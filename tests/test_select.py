@@ -2,8 +2,20 @@
 
 import pytest
 
-from stages.core.records import Tally
-from stages.select import added, pairs_of, pools, preference_pairs, rescored, seed_rows, sft_rows
+from stages.core.records import Tally, write
+from stages.select import (
+    added,
+    by_content,
+    counted,
+    earlier_rows,
+    judge_rows,
+    pairs_of,
+    pools,
+    preference_pairs,
+    rescored,
+    seed_rows,
+    sft_rows,
+)
 
 ORIGINAL = {"id": "s", "prompt": "Is 4 even or odd?", "response": "is even", "score": 9.0}
 
@@ -92,3 +104,53 @@ def test_a_seed_row_carries_its_newest_score_and_keeps_its_verdicts_when_it_is_n
 @pytest.mark.parametrize("score", [None, 9.0])
 def test_no_pair_without_a_margin(score):
     assert preference_pairs(pools([], [assessed("a", 9.0), assessed("b", score)]), "1", 2.0, Tally(2)) == []
+
+
+def test_a_choice_goes_by_the_id_and_not_by_the_place():
+    assert by_content([{"id": "b"}, {"id": "c"}, {"id": "a"}], 2) == [{"id": "a"}, {"id": "b"}]
+
+
+def test_what_an_earlier_iteration_replayed_is_not_accumulated(tmp_path):
+    write(tmp_path / "sft.jsonl", [{"id": kind, "kind": kind} for kind in ("seed", "new", "judge")])
+    write(tmp_path / "pairs.jsonl", [{"id": "p"}])
+    assert earlier_rows(tmp_path) == ([{"id": "new", "kind": "new"}], [{"id": "p"}])
+
+
+@pytest.mark.parametrize(("scores", "best"), [((3.0, 9.0), "b"), ((9.0, 3.0), "a"), ((9.0, 9.0), "a")])
+def test_a_new_seed_has_the_best_response_and_the_first_of_equals(scores, best):
+    rows = [assessed(name, score) for name, score in zip("ab", scores, strict=True)]
+    tally = Tally(2)
+    (row,) = seed_rows(rows, "1", tally)
+    assert row["id"] == best
+    assert tally.counts(1)["dropped"] == {"not the best response to its instruction": 1}
+    assert row["verdicts"] == [max(scores)] * 3
+
+
+def test_of_equal_scores_the_rejected_one_goes_by_its_id():
+    pool = [assessed("b", 1.0), assessed("a", 1.0), assessed("c", 9.0)]
+    assert [(chosen["id"], rejected["id"]) for chosen, rejected in pairs_of(pool, 2.0)] == [("c", "a")]
+
+
+def test_a_lead_of_exactly_the_margin_is_no_pair_and_the_margin_has_four_digits():
+    rows = [assessed("a", 1.0), assessed("b", 3.0), assessed("c", 8.66667)]
+    tally = Tally(3)
+    (pair,) = preference_pairs(pools([], rows), "1", 2.0, tally)
+    assert (pair["chosen"], pair["rejected"], pair["margin"]) == ("response c", "response a", 7.6667)
+    assert tally.counts(1)["dropped"] == {
+        "the rejected one of its pool": 1,
+        "does not lead by more than select.min_margin": 1,
+    }
+
+
+def test_over_a_bound_is_counted():
+    tally, replayed = Tally(5), Tally(5)
+    assert len(added([], [{"id": str(number)} for number in range(5)], 3, tally)) == 3
+    assert tally.counts(3)["dropped"] == {"over the bound": 2}
+    assert len(judge_rows([{"id": str(number)} for number in range(5)], 4, replayed)) == 4
+    assert replayed.counts(4)["dropped"] == {"over select.max_judge": 1}
+
+
+def test_counts_tell_new_rows_from_earlier_ones():
+    tally = Tally(4)
+    tally.drop("unscored")
+    assert counted(tally, 2, 5) == {"new": 3, "earlier": 2, "total": 5, "in": 4, "out": 3, "dropped": {"unscored": 1}}

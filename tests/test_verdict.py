@@ -67,3 +67,15 @@ def test_a_group_that_is_no_number_is_a_missing_verdict(rule):
 def test_an_unreadable_verdict_is_missing_and_never_zero():
     assert verdict.mean_score([8, None, 10]) == 9
     assert verdict.mean_score([None, None]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "score"), [("0", 0), ("-0.5", None), ("10", 10), ("10.5", None), ("11", None), ("", None), ("1.2.3", None)]
+)
+def test_a_verdict_outside_0_to_10_is_missing_and_never_clipped(text, score):
+    assert verdict.score(text, re.compile(r"(?P<score>[-\d.]*)\Z")) == score
+
+
+def test_the_mean_score_is_of_the_readable_verdicts_and_has_four_digits():
+    assert verdict.mean_score([1.0, None, 2.0, 2.0]) == 1.6667
+    assert verdict.mean_score([None]) is None
