@@ -1,14 +1,20 @@
 """select: SFT rows, preference pairs, the grown seed set and the replay, all with their lineage."""
 
-import pytest
+import json
+import shutil
+from pathlib import Path
 
-from stages.core.records import Tally, write
+import pytest
+from conftest import ROOT
+
+from stages.core.records import Tally, read, write
 from stages.select import (
     added,
     by_content,
     counted,
     earlier_rows,
     judge_rows,
+    main,
     pairs_of,
     pools,
     preference_pairs,
@@ -154,3 +160,69 @@ def test_counts_tell_new_rows_from_earlier_ones():
     tally = Tally(4)
     tally.drop("unscored")
     assert counted(tally, 2, 5) == {"new": 3, "earlier": 2, "total": 5, "in": 4, "out": 3, "dropped": {"unscored": 1}}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where iteration 1 may be selected: two candidates of one instruction, and an earlier row of each set."""
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    sft = [{"id": "old", "kind": "new"}, {"id": "j", "kind": "judge"}]
+    files = {
+        "0/judge.jsonl": [{"id": "j", "kind": "judge"}], "0/seed.jsonl": [SEED], "0/sft.jsonl": sft,
+        "0/pairs.jsonl": [{"id": "old", "prompt": "q", "chosen": "c", "rejected": "r", "margin": 3.0}],
+        "1/review.jsonl": [REVIEWED], "1/assess.jsonl": [assessed("a", 9.0), assessed("b", 3.0)],
+    }  # fmt: skip
+    for name, rows in files.items():
+        write(Path("iterations", name), rows)
+    return tmp_path
+
+
+def select_iteration_1():
+    here = Path("iterations/1")
+    main(here / "review.jsonl", here / "assess.jsonl", Path("iterations/0"), here)
+    rows = {name: [row["id"] for row in read(here / f"{name}.jsonl", dict)] for name in ("sft", "pairs", "seed")}
+    return rows, json.loads(Path("results/1/select.json").read_text())
+
+
+def test_an_iteration_trains_on_its_own_rows_and_those_that_it_replays(folder, capsys):
+    rows, counts = select_iteration_1()
+    (pair,) = rows["pairs"]
+    assert (rows["sft"], rows["seed"]) == (["a", "j"], ["s", "a"])
+    assert pair != "old"
+    totals = {name: (counts[name]["new"], counts[name]["earlier"], counts[name]["total"]) for name in rows}
+    assert totals == {"sft": (1, 0, 1), "pairs": (1, 0, 1), "seed": (1, 1, 2)}
+    assert counts["replayed_judge_training"] == {"in": 1, "out": 1, "dropped": {}}
+    assert [example["sft"] for example in counts["examples"]] == [True]
+    assert capsys.readouterr().out == "select@1: 1 SFT rows, 1 pairs, 2 seeds\n"
+
+
+def test_rows_and_pairs_of_earlier_iterations_are_added_where_they_accumulate(folder):
+    params = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(params.replace("accumulate: false", "accumulate: true"))
+    rows, counts = select_iteration_1()
+    assert rows["sft"] == ["old", "a", "j"]
+    assert rows["pairs"][0] == "old"
+    assert [counts[name]["earlier"] for name in ("sft", "pairs")] == [1, 1]
+
+
+def test_a_stopped_chain_keeps_its_seed_set_and_trains_on_nothing(folder, capsys):
+    write(Path("iterations/1/review.jsonl"), [])
+    rows, counts = select_iteration_1()
+    assert rows == {"sft": [], "pairs": [], "seed": ["s"]}
+    nothing = {"new": 0, "earlier": 0, "total": 0, "in": 0, "out": 0, "dropped": {}}
+    seed = nothing | {"earlier": 1, "total": 1}
+    assert counts == {"sft": nothing, "pairs": nothing, "seed": seed, "examples": []}
+    assert "the chain was stopped" in capsys.readouterr().out
+
+
+def test_what_stands_behind_an_unscored_row_is_still_in_its_pool():
+    rows = [assessed("a", None), assessed("b", 9.0)]
+    assert [response["id"] for pool in pools([], rows).values() for response in pool] == ["b"]
+
+
+def test_a_row_that_is_there_twice_is_counted_once():
+    tally = Tally(3)
+    added([{"id": "a"}, {"id": "b"}], [{"id": "a"}, {"id": "b"}, {"id": "c"}], 9, tally)
+    assert tally.counts(1)["dropped"] == {"there already": 2}
