@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, RUNTIME, Project, error_line
+from tokenizers.processors import TemplateProcessing
 
 from stages.core.errors import UserError
 from stages.inference.client import Client
@@ -75,8 +76,10 @@ def test_the_key_of_a_completion_stays_what_it_is(tiny_model):
 def test_a_client_keeps_all_that_it_returned_with_the_seconds_of_computing(complete, tiny_model):
     """What costs/ is written from: the same from the store as from the engine."""
     first, again = (Client(tiny_model, "review@1", 0.0, RUNTIME) for _ in range(2))
-    for client in (first, again):
-        client.complete("review@1", [*PROMPTS, PROMPTS[0]], "", 2, SAMPLED)
+    before = time.monotonic()
+    first.complete("review@1", [*PROMPTS, PROMPTS[0]], "", 2, SAMPLED)
+    assert sum(completion.seconds for completion in first.completions.values()) < time.monotonic() - before
+    again.complete("review@1", [*PROMPTS, PROMPTS[0]], "", 2, SAMPLED)
     assert len(first.completions) == 20
     assert again.completions == first.completions
     seconds = [[completion.seconds for completion in client.completions.values()] for client in (first, again)]
@@ -111,6 +114,16 @@ def test_a_prompt_that_does_not_fit_is_not_run_and_finishes_with_too_long(comple
     assert [completion.finish for completion in overlong] == ["too long"] * 2
     assert "too long" not in [completion.finish for completion in fitting]
     assert len(complete.computed) == 2
+
+
+def test_nothing_is_added_to_a_rendered_prompt(tiny_model):
+    """Not even the token that a tokenizer puts before every text: the chat template decides that."""
+    client = Client(tiny_model, "review@1", 0.0, RUNTIME)
+    tokenizer, expected = client._tokenizer, client._requests(["Why?"], 1)
+    end = (tokenizer.eos_token, tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{end[0]} $A", special_tokens=[end])
+    assert tokenizer("Why?")["input_ids"][0] == end[1]
+    assert client._requests(["Why?"], 1) == expected
 
 
 def test_a_prompt_may_fill_the_context_to_its_last_token(complete, tiny_model):
