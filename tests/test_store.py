@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,7 +14,7 @@ from conftest import ROOT, RUNTIME, Project
 
 from stages.core.errors import UserError
 from stages.inference.engines import Completion, Number
-from stages.inference.store import Reader, Store, store_file
+from stages.inference.store import Reader, Store, _is_damage, store_file
 
 DONE = Completion("It is wrong. score: 2", "stop", 40, 9, (Number(20, {"2": -0.1, "3": -2.5}),), 0.25)
 
@@ -50,6 +51,17 @@ def test_a_reader_finds_undamaged_values_and_leaves_no_trace(path, writing):
     assert Reader(path).find(map(key, range(4))) == {key(0): DONE, key(2): DONE}
     assert contents(path.parent) == before
     assert Store(path, 1).totals()["served"] == 0
+
+
+def test_a_reader_leaves_the_journal_of_a_killed_process_alone(path, tmp_path):
+    store = Store(path, 1)
+    store.put(key(0), DONE)
+    (tmp_path / "killed").mkdir()
+    for file in ("completions.sqlite", "completions.sqlite-wal", "completions.sqlite-shm"):  # as the kill leaves them
+        shutil.copy(tmp_path / file, tmp_path / "killed")
+    before = contents(tmp_path / "killed")
+    assert Reader(tmp_path / "killed/completions.sqlite").find([key(0)]) == {key(0): DONE}
+    assert contents(tmp_path / "killed") == before
 
 
 def test_a_reader_takes_a_missing_or_damaged_store_for_an_empty_one(path):
@@ -96,6 +108,26 @@ def test_a_damaged_file_is_renamed_and_the_run_continues(path, capsys, damage):
     assert Store(path, 1).find([key(1)]) == {key(1): DONE}
     assert "is damaged" in capsys.readouterr().out
     assert path.with_name("completions.sqlite.damaged").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "is_damage"),
+    [
+        (sqlite3.DatabaseError, sqlite3.SQLITE_CORRUPT, True),
+        (sqlite3.DatabaseError, sqlite3.SQLITE_CORRUPT_INDEX, True),
+        (sqlite3.DatabaseError, sqlite3.SQLITE_NOTADB, True),
+        (sqlite3.OperationalError, sqlite3.SQLITE_ERROR, True),  # such as a table that is gone
+        (sqlite3.OperationalError, sqlite3.SQLITE_FULL, False),
+        (sqlite3.OperationalError, sqlite3.SQLITE_BUSY, False),
+        (sqlite3.ProgrammingError, None, False),
+        (sqlite3.OperationalError, None, True),  # text that is not UTF-8
+    ],
+)
+def test_what_counts_as_damage(error, code, is_damage):
+    raised = error("message")
+    if code is not None:
+        raised.sqlite_errorcode = code
+    assert _is_damage(raised) == is_damage
 
 
 def test_random_damage_is_never_served_and_never_ends_a_run(path):
@@ -207,6 +239,18 @@ def test_the_least_recently_used_leave_first_and_the_bound_holds(path):
     assert store.size_bytes() < 1.3 * bound
     assert key(0) in store.find([key(0)])
     assert not store.find(map(key, range(1, 500)))
+
+
+def test_a_lowered_bound_shrinks_the_file(path):
+    store = Store(path, 1)
+    for number in range(2000):
+        store.put(key(number), Completion("x" * 500, "stop"))
+    store.close()
+    size = path.stat().st_size
+    store = Store(path, size / 2 / 10**9)
+    store.put(key(0), DONE)
+    store.close()
+    assert path.stat().st_size < 0.6 * size
 
 
 def test_a_temporary_copy_uses_the_store_of_its_repository(monkeypatch, tmp_path):

@@ -156,7 +156,7 @@ class Store:
                 return
             oldest = "SELECT key FROM completions ORDER BY used LIMIT ?"
             self._db.execute(f"DELETE FROM completions WHERE key IN ({oldest})", [max(1, int(rows * EVICTED))])
-            self._db.execute("PRAGMA incremental_vacuum").fetchall()
+            self._db.executescript("PRAGMA incremental_vacuum")  # `execute` would free a single page
 
     def _size_bytes(self) -> int:
         pages, size, free = (
