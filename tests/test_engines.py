@@ -1,6 +1,7 @@
 """The engines: what a request samples depends on the request alone, and the transformers engine's decode loop."""
 
 import random
+import shutil
 from collections import deque
 from dataclasses import replace
 from itertools import pairwise
@@ -9,6 +10,7 @@ from math import log
 import pytest
 import torch
 from conftest import RUNTIME
+from transformers import AutoTokenizer
 
 from stages.core.errors import UserError
 from stages.inference import engines
@@ -43,8 +45,10 @@ def ending(tiny_model) -> TransformersEngine:
     return engine
 
 
+@pytest.mark.parametrize("spare_columns", [0, SPARE_COLUMNS])
 @pytest.mark.parametrize("sampling", [replace(SAMPLED, max_tokens=40), GREEDY])
-def test_neither_the_batch_nor_the_order_changes_a_completion(ending, sampling):
+def test_neither_the_batch_nor_the_order_changes_a_completion(ending, sampling, spare_columns, monkeypatch):
+    monkeypatch.setattr("stages.inference.engines.transformers.kv_cache.SPARE_COLUMNS", spare_columns)
     engine, pending = ending, requests(ending)
     engine.batch_rows = 1
     expected = dict(engine.complete(pending, sampling))
@@ -52,7 +56,54 @@ def test_neither_the_batch_nor_the_order_changes_a_completion(ending, sampling):
     assert not sampling.temperature or len({completion.tokens for completion in expected.values()}) > 5
     for engine.batch_rows in (2, 5, 16, 64):
         shuffled = random.Random(engine.batch_rows).sample(pending, len(pending))
-        assert dict(engine.complete(shuffled, sampling)) == expected
+        completions = list(engine.complete(shuffled, sampling))
+        assert len(completions) == len(pending)
+        assert dict(completions) == expected
+
+
+def test_finished_rows_leave_a_full_cache_before_its_columns_shift(tiny_model, monkeypatch):
+    """Without spare columns, and with few rows finished, so that nothing else makes them leave."""
+    monkeypatch.setattr("stages.inference.engines.transformers.kv_cache.SPARE_COLUMNS", 0)
+    engine = TransformersEngine(tiny_model, 1)
+    engine.ends = set(range(0, engine.model.config.vocab_size, 32))
+    pending, sampling = requests(engine, draws=4), replace(SAMPLED, max_tokens=40)
+    expected = dict(engine.complete(pending, sampling))
+    engine.batch_rows = 8
+    assert dict(engine.complete(pending, sampling)) == expected
+
+
+def test_sampled_tokens_are_those_of_a_loop_without_cache_and_batch(tiny_model):
+    """Token i of a draw is the one that its random number i picks."""
+    engine = TransformersEngine(tiny_model, 64)
+    for request, completion in engine.complete(requests(engine, PROMPTS[:6]), SAMPLED):
+        stream = torch.Generator().manual_seed(seed_of(request.prompt, SAMPLED, request.draw))
+        uniforms = torch.rand(SAMPLED.max_tokens, generator=stream, dtype=torch.float64)
+        tokens: list[int] = []
+        while len(tokens) < SAMPLED.max_tokens and not engine.ends & set(tokens):
+            with torch.inference_mode():
+                logits = engine.model(torch.tensor([[*request.tokens, *tokens]])).logits[:, -1]
+            tokens += sample_next_token(logits, SAMPLED, uniforms[len(tokens), None]).tolist()
+        assert completion.text == engine.tokenizer.decode(tokens, skip_special_tokens=True)
+        assert completion.tokens == len(tokens)
+
+
+def test_positions_count_from_the_first_token_of_a_prompt(ending, monkeypatch):
+    forward = ending._forward
+
+    def checked(tokens, mask, positions, cache):
+        last = mask.sum(1) - 1
+        assert positions[:, -1].tolist() == last.tolist()
+        return forward(tokens, mask, positions, cache)
+
+    monkeypatch.setattr(ending, "_forward", checked)
+    assert list(ending.complete(requests(ending), SAMPLED))
+
+
+def test_completions_end_at_the_end_token_of_the_generation_config(tiny_model, tmp_path):
+    assert TransformersEngine(tiny_model, 8).ends == {AutoTokenizer.from_pretrained(tiny_model).eos_token_id}
+    folder = shutil.copytree(tiny_model, tmp_path / "two_ends")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [3, 5]}')
+    assert TransformersEngine(folder, 8).ends == {3, 5}
 
 
 def test_completions_come_as_they_finish_and_their_rows_are_refilled(ending, monkeypatch):
@@ -69,6 +120,7 @@ def test_completions_come_as_they_finish_and_their_rows_are_refilled(ending, mon
     assert steps_to_first < len(steps) / 3
     assert max(steps) == 4
     assert sum(rows == 4 for rows in steps) > len(steps) / 2  # rows are refilled, not left empty until the batch ends
+    assert steps[-1] < 4  # with nothing left to refill them, finished rows leave
 
 
 def test_draws_differ_and_more_draws_keep_the_first(tiny_model):
@@ -118,6 +170,33 @@ def test_the_memory_of_the_cache_starts_with_zeros():
     assert all(buffer.sum() == states.sum() for buffer in layer.buffers)
 
 
+def test_the_cache_keeps_every_rows_tokens_while_rows_join_and_leave():
+    """One layer against lists: prompts of 1 to 6 tokens join, rows leave at 8 tokens, in 10 columns."""
+    choices, layer, rows, written = random.Random(0), KVCacheLayer(max_rows=4, columns=10), [], 0
+    for _ in range(500):
+        if len(rows) < 4 and (not rows or choices.random() < 0.3):
+            longest = min(6, layer.end - layer.start) if rows else 6
+            prompt = [float(written := written + 1) for _ in range(choices.randint(1, longest))]
+            states = torch.tensor(prompt)[None, None, :, None]
+            rows += [list(prompt) for _ in range(choices.randint(1, 4 - len(rows)))]
+            added = len(rows) - layer.rows
+            layer.add_rows(states, -states, torch.zeros(added, dtype=torch.long))
+        else:
+            states = torch.tensor([float(written := written + 1) for _ in rows])[:, None, None, None]
+            layer.update(states, -states)
+            rows = [[*row, state] for row, state in zip(rows, states.flatten().tolist(), strict=True)]
+        for row, keys, values in zip(rows, layer.keys, layer.values, strict=True):
+            assert keys[0, -len(row) :, 0].tolist() == (-values[0, -len(row) :, 0]).tolist() == row
+        running = [index for index, row in enumerate(rows) if len(row) < 8]
+        targets = [index for index in range(len(running)) if index not in running]
+        sources = [index for index in running if index >= len(running)]
+        for target, source in zip(targets, sources, strict=True):
+            rows[target] = rows[source]
+        rows = rows[: len(running)]
+        padding = layer.end - layer.start - max(map(len, rows), default=0)
+        layer.keep_rows(sources, targets, len(running), padding)
+
+
 def test_a_prompts_draws_are_taken_together_where_they_fit():
     waiting = deque(
         Request(prompt, (1,), draw) for prompt, draws in (("a", 3), ("b", 3), ("c", 1)) for draw in range(draws)
@@ -141,6 +220,14 @@ def test_out_of_memory_half_as_many_rows_run_and_nothing_is_lost(ending, monkeyp
     monkeypatch.setattr(engine, "_forward", short_of_memory)
     assert dict(engine.complete(pending, SAMPLED)) == expected
     assert max(sizes[-5:]) < 8
+    assert sum(size >= 8 for size in sizes) < 10  # half as many, and not one less, at each failure
+
+
+def test_another_error_than_out_of_memory_stays_what_it_is(tiny_model, monkeypatch):
+    engine = TransformersEngine(tiny_model, 4)
+    monkeypatch.setattr(engine, "_forward", lambda *arguments: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        list(engine.complete(requests(engine), SAMPLED))
 
 
 def test_out_of_memory_with_one_row_is_an_error_that_says_what_to_do(tiny_model, monkeypatch):
@@ -160,6 +247,8 @@ def test_the_batch_is_as_large_as_the_free_memory_allows(tiny_model, monkeypatch
         "stages.inference.engines.transformers.memory.free_memory", lambda device: 10 * row / MEMORY_SHARE
     )
     assert rows_that_fit(engine.model, 112) == 10
+    monkeypatch.setattr("stages.inference.engines.transformers.memory.free_memory", lambda device: 0)
+    assert rows_that_fit(engine.model, 112) == 1
 
 
 def test_in_a_container_the_free_memory_is_what_its_limit_leaves(monkeypatch, tmp_path):
@@ -270,13 +359,17 @@ def finished_rows(engine: TransformersEngine, monkeypatch) -> list[Row]:
 def test_numbers_are_recorded_at_every_digit_and_at_the_token_after_it(tiny_model, monkeypatch):
     engine = TransformersEngine(tiny_model, 64)
     rows = finished_rows(engine, monkeypatch)
-    list(engine.complete(requests(engine), Sampling(1.0, 1.0, 40, 0, numbers=True)))
+    completions = dict(engine.complete(requests(engine), Sampling(1.0, 1.0, 40, 0, numbers=True)))
     for row in rows:
         tokens = [row.request.tokens[-1], *row.generated, *(engine.ends if row.stopped else ())]
         digits = [holds_digit(engine.tokenizer.decode([token])) for token in tokens]
         at_number = [index for index, neighbours in enumerate(pairwise(digits)) if any(neighbours)]
         assert [index for index, _ in row.numbers] == at_number
         assert all(len(logprobs) == ALTERNATIVES for _, logprobs in row.numbers)
+        text, numbers = completions[row.request].text, completions[row.request].numbers
+        for index, number in zip(at_number, numbers, strict=True):
+            if digits[index + 1]:
+                assert text.startswith(engine.tokenizer.decode([tokens[index + 1]]), number.start)
     assert sum(len(row.numbers) for row in rows) > 50
 
 

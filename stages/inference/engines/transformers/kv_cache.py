@@ -38,15 +38,15 @@ class KVCacheLayer(DynamicLayer):  # type: ignore[misc]
 
     def add_rows(self, keys: torch.Tensor, values: torch.Tensor, prompt_of_row: torch.Tensor) -> None:
         """New rows after the last one; row r starts with the keys and values of the prompt `prompt_of_row[r]`. `keys`
-        and `values`: (prompts, heads, length, head size)."""
+        and `values`: (prompts, heads, length, head size), no longer than the columns in use unless there are no rows:
+        longest first, as the queue is sorted."""
         if not self.is_initialized:
             self._allocate(keys, values)
         length = keys.shape[2]
         if self.rows == 0:
             self.start, self.end = 0, length
-        elif self.end < length or self.end == self.columns:
+        elif self.end == self.columns:
             self._shift_left()
-        self.start = min(self.start, self.end - length)
         for buffer, states in zip(self.buffers, (keys, values), strict=True):
             buffer[self.rows : self.rows + len(prompt_of_row), :, self.end - length : self.end] = states[prompt_of_row]
         self.rows += len(prompt_of_row)
