@@ -3,7 +3,7 @@
     python -m stages.filter --rows iterations/1/generated.jsonl --seed iterations/0/seed.jsonl
         --out iterations/1/filtered.jsonl
 
-A new instruction is dropped with all its responses. A text that holds a tag of the judge's prompt or a verdict is
+A new instruction is dropped with all its responses; docs/filter.md has the rules in their order. A text that holds a tag of the judge's prompt or a verdict is
 dropped too, since the judge would not read it as it is (the prompt set's review/). Every dropped row keeps its reason,
 in dropped.jsonl and in the counts.
 """
@@ -18,11 +18,13 @@ from stages.core.command import run
 from stages.core.counts import Diversity, FilterCounts
 from stages.core.params import read_params
 from stages.core.progress import progress, say
-from stages.core.prompts import ReviewPrompt
+from stages.core.prompts import ReviewPrompt, generation_templates
 from stages.core.records import Tally, counts_file, read, write, write_json
 from stages.core.rows import BenchmarkItem, Candidate, DroppedCandidate, SeedRow
 from stages.data import lineage
-from stages.data.similarity import Benchmark, distinct, duplicates, embed, mean_distance, mean_words, rouge_l
+from stages.data.decontamination import HeldOut
+from stages.data.similarity import distinct, duplicates, embed, mean_distance, rouge_l
+from stages.data.words import count_words, mean_words, words
 
 BASE, BENCHMARK = Path("iterations/0/base"), Path("iterations/0/benchmark.jsonl")
 Settings = dict[str, Any]  # the section `filter` of params.yaml
@@ -31,10 +33,10 @@ Kind = Literal["instruction", "response"]
 
 def own_fault(text: str, kind: Kind, settings: Settings, review: ReviewPrompt) -> str | None:
     """What is wrong with a text by itself: its length in words, or words that would speak for the judge."""
-    words = len(text.split())
-    if words < settings[f"min_{kind}_words"]:
+    length = count_words(text)
+    if length < settings[f"min_{kind}_words"]:
         return f"{kind} too short"
-    if words > settings[f"max_{kind}_words"]:
+    if length > settings[f"max_{kind}_words"]:
         return f"{kind} too long"
     return f"{kind} speaks for the judge" if review.sanitise(text) != text else None
 
@@ -49,7 +51,7 @@ def likeness_fault(text: str, kind: Kind, source: str, siblings: list[str], max_
 
 
 def instruction_faults(
-    instructions: dict[str, Candidate], settings: Settings, review: ReviewPrompt, benchmark: Benchmark
+    instructions: dict[str, Candidate], settings: Settings, review: ReviewPrompt, examples: HeldOut, benchmark: HeldOut
 ) -> dict[str, str]:
     """{new instruction: why it is dropped}. `instructions` has a candidate of each; siblings are the kept ones of the
     same seed."""
@@ -61,7 +63,9 @@ def instruction_faults(
             source, max_rouge_l = candidate["seed"]["prompt"], settings["max_instruction_rouge_l"]
             fault = own_fault(instruction, "instruction", settings, review)
             fault = fault or likeness_fault(instruction, "instruction", source, siblings, max_rouge_l)
-            if not fault and benchmark.overlap(instruction) >= settings["ngram_overlap"]:
+            if not fault and examples.is_in(instruction):
+                fault = "instruction like an example of the prompt"
+            if not fault and benchmark.is_in(instruction):
                 fault = "in the benchmark"
             if fault:
                 faults[instruction] = fault
@@ -94,6 +98,17 @@ def response_faults(candidates: list[Candidate], settings: Settings, review: Rev
             advance(1)
 
 
+def repeated_instructions(instructions: list[str], earlier: list[str]) -> set[str]:
+    """The new instructions with the same words as an earlier one, of the seed set or of another candidate."""
+    before = set(map(words, earlier))
+    repeated = set()
+    for instruction in instructions:
+        if words(instruction) in before:
+            repeated.add(instruction)
+        before.add(words(instruction))
+    return repeated
+
+
 def embedding_faults(
     instructions: list[str], earlier: list[str], model: Path, max_cosine: float
 ) -> tuple[set[str], float | None]:
@@ -110,8 +125,9 @@ def embedding_faults(
     return {instructions[number] for number in repeated}, mean_distance(vectors[fresh])
 
 
-def diversity(instructions: list[str], distance: float | None, repeated: int, compared: int) -> Diversity:
-    """The diversity of the kept instructions, of which `repeated` of `compared` repeated an earlier one."""
+def diversity(instructions: list[str], distance: float | None, near_duplicates: float | None) -> Diversity:
+    """The diversity of the kept instructions. `near_duplicates`: share of those compared that repeated an earlier one;
+    None if embeddings were not compared."""
 
     def rounded(value: float | None) -> float | None:
         return None if value is None else round(value, 4)
@@ -120,14 +136,17 @@ def diversity(instructions: list[str], distance: float | None, repeated: int, co
         "distance": rounded(distance),
         "distinct_1": rounded(distinct(instructions, 1)),
         "distinct_2": rounded(distinct(instructions, 2)),
-        "near_duplicates": rounded(repeated / compared if compared else None),
+        "near_duplicates": rounded(near_duplicates),
     }
 
 
 def new_instructions(candidates: list[Candidate]) -> dict[str, Candidate]:
-    """{new instruction: its first candidate}, in the order of their last ones."""
-    first = {row["prompt"]: row for row in reversed(candidates) if row["route"] == "new"}
-    return dict(reversed(first.items()))
+    """{new instruction: its first candidate}, in their order."""
+    first: dict[str, Candidate] = {}
+    for row in candidates:
+        if row["route"] == "new":
+            first.setdefault(row["prompt"], row)
+    return first
 
 
 def split(
@@ -161,12 +180,17 @@ def main(
     iteration, params = out.parent.name, read_params("filter")
     settings, review = params["filter"], ReviewPrompt(params["prompts"])
     candidates = read(rows, Candidate)
-    items = [item["text"] for item in read(BENCHMARK, BenchmarkItem)]
+    overlap = settings["benchmark_overlap"]
+    benchmark = HeldOut((item["text"] for item in read(BENCHMARK, BenchmarkItem)), overlap)
+    template, _ = generation_templates(params["prompts"])
+    examples = HeldOut(template.template.splitlines(), overlap)
     instructions = new_instructions(candidates)
-    faults = instruction_faults(instructions, settings, review, Benchmark(items, settings["ngram"]))
+    faults = instruction_faults(instructions, settings, review, examples, benchmark)
     standing = [instruction for instruction in instructions if instruction not in faults]
     earlier = list(dict.fromkeys(row["prompt"] for row in read(seed, SeedRow)))
     repeated, distance = embedding_faults(standing, earlier, BASE, settings["max_cosine"])
+    repeated |= repeated_instructions(standing, earlier)
+    compared = len(standing) if settings["max_cosine"] < 1 else 0
     faults |= dict.fromkeys(repeated, "instruction like an earlier one")
     kept, dropped = split(candidates, faults, settings, review)
 
@@ -178,7 +202,7 @@ def main(
     fresh = [instruction for instruction in instructions if instruction not in faults]
     counts: FilterCounts = {
         "rows": tally.counts(len(kept)),
-        "diversity": diversity(fresh, distance, len(repeated), len(standing)),
+        "diversity": diversity(fresh, distance, len(repeated) / compared if compared else None),
         "words": {"instruction": mean_words(fresh), "response": mean_words([row["response"] for row in kept])},
         "examples": lineage.dropped(dropped),
     }

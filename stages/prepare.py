@@ -18,8 +18,9 @@ from stages.core.progress import say
 from stages.core.prompts import ReviewPrompt
 from stages.core.records import Tally, content_id, counts_file, read, write, write_json
 from stages.core.rows import BenchmarkItem, JudgeTrainingPair, Pair, SeedRow, SftRow
+from stages.data.decontamination import HeldOut
 from stages.data.seed_data import chosen, judge_training_pairs, of_file, of_hub, pairs, reasons
-from stages.data.similarity import mean_words, words
+from stages.data.words import mean_words
 
 OUT, WARM_START = Path("iterations/0"), "0"
 BENCHMARK = OUT / "benchmark.jsonl"
@@ -27,10 +28,10 @@ BENCHMARK = OUT / "benchmark.jsonl"
 SomePair = TypeVar("SomePair", bound=Pair)
 
 
-def not_in_benchmark(rows: Iterable[SomePair], items: set[tuple[str, ...]], tally: Tally) -> Iterator[SomePair]:
-    """The rows whose prompt is not an item, ignoring case and punctuation; `items` as words."""
+def not_in_benchmark(rows: Iterable[SomePair], benchmark: HeldOut, tally: Tally) -> Iterator[SomePair]:
+    """The rows whose prompt contains no item of the benchmark."""
     for row in rows:
-        if tuple(words(row["prompt"])) in items:
+        if benchmark.is_in(row["prompt"]):
             tally.drop("in the benchmark")
         else:
             yield row
@@ -86,19 +87,20 @@ def main() -> None:
     reviews = Path(settings["reviews"])
     if not BENCHMARK.is_file():
         raise UserError(f"{BENCHMARK} is missing; run dvc repro to make it")
-    items = {tuple(words(item["text"])) for item in read(BENCHMARK, BenchmarkItem)}
+    items = (item["text"] for item in read(BENCHMARK, BenchmarkItem))
+    benchmark = HeldOut(items, params["filter.benchmark_overlap"])
 
     tally, judge_tally = Tally(0), Tally(0)
     rows = of_hub(settings["hub"]) if settings["hub"] else of_file(Path(settings["path"]), "seed.path")
     usable = pairs(rows, source, tally, settings["columns"], settings["on_bad"])
-    seed = seed_set(not_in_benchmark(usable, items, tally), settings["limit"], settings["random_state"], tally)
+    seed = seed_set(not_in_benchmark(usable, benchmark, tally), settings["limit"], settings["random_state"], tally)
     if not seed:
         why = f"has no usable rows ({reasons(tally)})" if tally.rows else "holds no rows"
         raise UserError(f"{source} {why}; give other data")
     reviewed = judge_training_pairs(
         of_file(reviews, "seed.reviews"), f"seed.reviews {reviews}", judge_tally, settings["on_bad"]
     )
-    judge = [judge_sft_row(row, review) for row in not_in_benchmark(reviewed, items, judge_tally)]
+    judge = [judge_sft_row(row, review) for row in not_in_benchmark(reviewed, benchmark, judge_tally)]
 
     write(OUT / "seed.jsonl", seed)
     write(OUT / "judge.jsonl", judge)

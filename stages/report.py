@@ -21,7 +21,7 @@ WIDTH = 180  # of the table where there is no terminal
 
 
 def summarise(params: Params) -> Summary:
-    """report/summary.json: {"best", "iterations", "rules", "alarms", "warnings", "verdict"}."""
+    """report/summary.json: {"best", "iterations", "rules", "alarms", "unmeasured", "warnings", "verdict"}."""
     summary, scores = collect(params["iterations"])
     raised = alarms.detect(summary["iterations"], scores, params["alarms"])
     declined = [alarm["iteration"] for alarm in raised if alarm["name"] == "decline"]
@@ -29,6 +29,7 @@ def summarise(params: Params) -> Summary:
         **summary,
         "rules": alarms.rules(params["alarms"]),
         "alarms": raised,
+        "unmeasured": alarms.unmeasured(summary["iterations"]),
         "warnings": warnings(summary["iterations"]),
         "verdict": verdict(summary, declined),
     }

@@ -111,6 +111,15 @@ def test_a_failure_in_the_counts_raises_only_its_own_alarm(healthy, change, name
     assert raised[0]["advice"] == alarms.ADVICE[name]
 
 
+def test_what_was_not_measured_is_named_and_not_among_what_found_nothing(healthy):
+    rows, _ = healthy
+    assert alarms.unmeasured(rows) == []
+    for key in ("1", "3"):
+        rows[key]["filter"] = rows[key]["filter"] | {"diversity": {"near_duplicates": None}}
+    rows["2"]["assess"] = rows["2"]["assess"] | {"scores": None}
+    assert alarms.unmeasured(rows) == ["judge collapse in iteration 2", "duplicates in iteration 1, 3"]
+
+
 def test_a_high_but_falling_share_of_duplicates_is_no_alarm(healthy):
     rows, scores = healthy
     for key, share in (("1", 0.8), ("2", 0.7), ("3", 0.6)):

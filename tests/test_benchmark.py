@@ -1,11 +1,13 @@
 """benchmark: its measurements on small data, and the copy of the project that it works in."""
 
+import random
 import subprocess
 
 import pytest
 from conftest import ROOT, error_line
 
-from stages.commands.benchmark import command, filtering, loop, measurement, pipeline
+from stages.commands.benchmark import command, filtering, loop, measurement, pipeline, texts
+from stages.data.decontamination import HeldOut
 
 
 def test_a_target_decides_on_the_ratio_to_the_baseline():
@@ -20,6 +22,27 @@ def test_a_target_decides_on_the_ratio_to_the_baseline():
 def test_the_filter_drops_the_copies_among_the_synthetic_records(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert filtering.filter_records(800).dropped == 80
+
+
+ITEM = "Tom has 12 apples and gives a third of them to his sister Ann; how many are left?"
+
+
+def test_items_are_looked_for_within_other_text_as_they_are_and_with_one_word_changed():
+    rows = list(texts.detection([ITEM, "Can pigs fly?"], HeldOut([ITEM], 0.9)))
+    assert [(row.measured, row.met) for row in rows] == [(50.0, False), (50.0, False), (100.0, True)]
+
+
+def test_a_change_is_of_one_word_or_number():
+    change = texts.word_changer(random.Random(0))
+    changed = [change(ITEM) for _ in range(50)]
+    assert {sum(word != other for word, other in zip(text.split(), ITEM.split(), strict=True)) for text in changed} == {
+        1
+    }
+    assert any(" 19 apples" in text for text in changed)
+
+
+def test_a_false_alarm_is_a_row_that_is_dropped():
+    assert texts.false_alarms("", ["Why is the sky blue?", ITEM], HeldOut([ITEM], 0.9)).measured == 50.0
 
 
 def test_the_copy_of_the_project_has_its_files_as_they_are_now(project, tmp_path, monkeypatch):

@@ -83,7 +83,13 @@ RULES = {"decline": "validation fell", "few pairs": "there are < 50"}
 
 def summary(best="1", **rows):
     iterations = {"0": warm_start(), "1": iteration(), **rows}
-    texts = {"alarms": [], "rules": RULES, "warnings": [], "verdict": "It is better."}
+    texts = {
+        "alarms": [],
+        "unmeasured": ["duplicates in iteration 1"],
+        "rules": RULES,
+        "warnings": [],
+        "verdict": "It is better.",
+    }
     return {"best": best, "iterations": iterations, **texts}
 
 
@@ -157,6 +163,7 @@ def test_the_summary_shows_scores_errors_and_every_reason():
     assert "| 70.0 ± 3.0 | +10.0 [+4.0, +16.0] |" in text
     assert "| filter | 12 | 9 | response too short 3 |" in text
     assert text.startswith("# It is better.")
+    assert "- none of decline, few pairs\n- not measured: duplicates in iteration 1\n" in text
 
 
 def test_the_funnel_has_every_step_of_the_pipeline():
@@ -322,7 +329,8 @@ def test_what_costs_little_does_not_cost_nothing():
 def test_the_page_and_the_summary_name_every_alarm_that_was_looked_for(written):
     assert "- none of decline, few pairs\n" in markdown(summary())
     text = written.read_text(encoding="utf-8")
-    assert "None: no iteration meets any of the rules below." in text
+    assert "None of those that were measured: no iteration meets any of the rules below." in text
+    assert "Not measured: duplicates in iteration 1." in text
     assert "<dt>decline</dt><dd>validation fell</dd>" in text
     assert "<dt>few pairs</dt><dd>there are &lt; 50</dd>" in text
 

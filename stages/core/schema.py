@@ -42,6 +42,7 @@ RENAMED = {
     "filter.instruction_rouge_l": "filter.max_instruction_rouge_l",
     "filter.response_rouge_l": "filter.max_response_rouge_l",
     "filter.embedding": "filter.max_cosine",
+    "filter.ngram_overlap": "filter.benchmark_overlap",
     "select.sft_score": "select.min_sft_score",
     "select.margin": "select.min_margin",
     "alarms.length": "alarms.max_length_ratio",
@@ -139,8 +140,7 @@ class Filter(Section):
     max_instruction_rouge_l: Share
     max_response_rouge_l: Share
     max_cosine: Annotated[float, Field(ge=-1, le=1)]
-    ngram: Positive
-    ngram_overlap: PositiveShare
+    benchmark_overlap: PositiveShare
 
 
 class Select(Section):

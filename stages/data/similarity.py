@@ -1,10 +1,9 @@
-"""How alike two texts are: ROUGE-L, shared n-grams, and the cosine of embeddings."""
+"""How alike texts are: ROUGE-L, distinct n-grams, and the cosine of embeddings."""
 
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.data.words import ngrams, words
 from stages.models.fingerprint import has_custom_code
 
 if TYPE_CHECKING:
@@ -13,61 +12,15 @@ if TYPE_CHECKING:
 BLOCK = 2048  # rows compared with each other at once
 DIMENSIONS = 12  # of the tree that finds candidates for a comparison
 
-_WORD = re.compile(r"[^\W_]+")
-
-
-def words(text: str) -> list[str]:
-    """The text's runs of letters and digits, in lower case."""
-    return _WORD.findall(text.lower())
-
-
-def mean_words(texts: list[str]) -> float | None:
-    """The mean number of blank-separated words; None without texts."""
-    return round(sum(len(text.split()) for text in texts) / len(texts), 4) if texts else None
-
 
 def rouge_l(text: str, other: str) -> float:
     """ROUGE-L F1 (Lin 2004), 0–1: the longest common subsequence of words over both lengths. The same as the
-    rouge-score package without stemming, but for letters of every alphabet."""
+    rouge-score package without stemming, but with our words, which include signs and those of every script."""
     from rapidfuzz.distance import LCSseq
 
     these, others = words(text), words(other)
     common = LCSseq.similarity(these, others)
     return 2 * common / (len(these) + len(others)) if common else 0.0
-
-
-def ngrams(text: str, size: int) -> set[tuple[str, ...]]:
-    """The n-grams of `size` words; a shorter text is one n-gram, an empty one has none."""
-    return set(_ngrams(words(text), size))
-
-
-def _ngrams(sequence: list[str], size: int) -> list[tuple[str, ...]]:
-    starts = range(max(1, len(sequence) - size + 1)) if sequence else ()
-    return [tuple(sequence[start : start + size]) for start in starts]
-
-
-class Benchmark:
-    """The texts of the benchmark's items, to be kept out of the training data, compared by n-grams of `size` words."""
-
-    def __init__(self, items: Iterable[str], size: int) -> None:
-        self.size = size
-        self.items = {" ".join(words(item)) for item in items}
-        self._ngrams = {item: ngrams(item, size) for item in self.items}
-        self._items_with: dict[tuple[str, ...], list[str]] = {}
-        for item, grams in self._ngrams.items():
-            for gram in grams:
-                self._items_with.setdefault(gram, []).append(item)
-
-    def overlap(self, text: str) -> float:
-        """The largest share, 0–1, of one item's n-grams that the text contains; 1 for an item itself, ignoring case and
-        punctuation."""
-        if " ".join(words(text)) in self.items:
-            return 1.0
-        shared: dict[str, int] = {}
-        for gram in ngrams(text, self.size):
-            for item in self._items_with.get(gram, ()):
-                shared[item] = shared.get(item, 0) + 1
-        return max((count / len(self._ngrams[item]) for item, count in shared.items()), default=0.0)
 
 
 def embed(texts: list[str], model: Path) -> "numpy.ndarray":
@@ -112,7 +65,7 @@ def mean_distance(vectors: "numpy.ndarray") -> float | None:
 
 def distinct(texts: list[str], size: int) -> float | None:
     """distinct-n (Li et al. 2016): different n-grams of `size` words over all of them, 0–1; None without any."""
-    grams = [gram for text in texts for gram in _ngrams(words(text), size)]
+    grams = [gram for text in texts for gram in ngrams(words(text), size)]
     return len(set(grams)) / len(grams) if grams else None
 
 

@@ -4,7 +4,7 @@ An alarm is {"name", "iteration", "finding", "advice"}. The thresholds are `alar
 validation scores and counts; the test part decides nothing.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any, TypedDict
 
@@ -70,6 +70,18 @@ def detect(rows: dict[str, IterationRow], scores: Scores, thresholds: dict[str, 
             alarms += score_alarms(key, scores, thresholds)
             alarms += count_alarms(key, rows, thresholds)
     return alarms
+
+
+def unmeasured(rows: dict[str, IterationRow]) -> list[str]:
+    """The alarms that could not fire in an iteration that ran, since what they look at was not measured there."""
+    measures: dict[str, Callable[[IterationRow], object]] = {
+        "judge collapse": lambda row: row["assess"]["scores"],
+        "duplicates": lambda row: row["filter"]["diversity"]["near_duplicates"],
+        "length drift": lambda row: row["filter"]["words"]["response"],
+    }
+    ran = {key: row for key, row in rows.items() if row["parent"] is not None and not is_stopped(row)}
+    missing = {name: [key for key, row in ran.items() if measure(row) is None] for name, measure in measures.items()}
+    return [f"{name} in iteration {', '.join(keys)}" for name, keys in missing.items() if keys]
 
 
 def score_alarms(key: str, scores: Scores, thresholds: dict[str, Any]) -> list[Alarm]:

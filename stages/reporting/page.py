@@ -37,6 +37,7 @@ def html(summary: Summary, plot_data: dict[str, list[Record]], spent: Record, pr
         best=summary["best"],
         tiles=tiles(summary, spent, prices),
         alarms=summary["alarms"],
+        unmeasured=summary["unmeasured"],
         rules=summary["rules"],
         warnings=summary["warnings"],
         columns=COLUMNS,

@@ -16,6 +16,7 @@ class Summary(Run):
 
     rules: dict[str, str]  # when each alarm is raised
     alarms: list[Alarm]
+    unmeasured: list[str]  # alarms that could not fire, and where
     warnings: list[str]
     verdict: str
 
@@ -56,7 +57,8 @@ def markdown(summary: Summary) -> str:
     lines = [f"# {summary['verdict']}", "", "| " + " | ".join(COLUMNS) + " |", "|" + " ---: |" * len(COLUMNS)]
     lines += ["| " + " | ".join(cells(key, row)) + " |" for key, row in summary["iterations"].items()]
     alarms = [alarm_line(alarm) for alarm in summary["alarms"]] or [f"none of {', '.join(summary['rules'])}"]
-    lines += ["", CAPTION, "", "## Alarms", "", *(f"- {line}" for line in alarms)]
+    unmeasured = [f"not measured: {line}" for line in summary["unmeasured"]]
+    lines += ["", CAPTION, "", "## Alarms", "", *(f"- {line}" for line in [*alarms, *unmeasured])]
     lines += ["", "## Warnings", "", *(f"- {line}" for line in summary["warnings"] or ["none"]), "", "## Funnel", ""]
     for key, row in summary["iterations"].items():
         lines += funnel_lines(key, row)

@@ -15,7 +15,8 @@ from stages.core.params import PARAMS_FILE, load
 from stages.core.prompts import ReviewPrompt
 from stages.core.records import content_id, read
 from stages.core.rows import Candidate, Lineage, Route, ScoredSeed
-from stages.data.similarity import Benchmark, duplicates
+from stages.data.decontamination import HeldOut
+from stages.data.similarity import duplicates
 from stages.filter import instruction_faults, response_faults
 
 if TYPE_CHECKING:
@@ -60,10 +61,10 @@ def filter_records(records: int) -> Outcome:
     instructions = {row["prompt"]: row for row in rows if row["route"] == "new"}
     vectors = synthetic_vectors(records, random)
     items = [row["question"] for path in Path("evaluation/micro/data").glob("*.jsonl") for row in read(path, dict)]
-    benchmark = Benchmark(items, settings["ngram"])
+    benchmark = HeldOut(items, settings["benchmark_overlap"])
     start = time.perf_counter()
     with redirect_stdout(StringIO()):  # its progress
-        faults = instruction_faults(instructions, settings, review, benchmark)
+        faults = instruction_faults(instructions, settings, review, HeldOut([], 1.0), benchmark)
         repeated = duplicates(vectors, 0, settings["max_cosine"])
         dropped = sum(fault is not None for fault in response_faults(rows, settings, review))
     return Outcome(time.perf_counter() - start, len(faults) + len(repeated) + dropped, peak_memory())

@@ -1,0 +1,89 @@
+"""What a word is, in every script."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.data.words import count_words, fold, mean_words, ngrams, words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The cat’s hat — isn't it?", "the cat's hat - isn't it"),
+        ("Die Straße nach Köln, z.B. über Bonn", "die strasse nach köln z.b über bonn"),
+        ("我喜欢C++，你呢？", "我 喜 欢 c + + 你 呢"),
+        ("コンピューターを使う。", "コンピューター を 使 う"),
+        ("ｺﾝﾋﾟｭｰﾀｰ", "コンピューター"),
+        ("ภาษาไทย", "ภ า ษ า ไ ท ย"),
+        ("ที่นี่", "ที่ นี่"),
+        ("ខ្ញុំ", "ខ្ ញុំ"),
+        ("काला किला हिन्दी", "काला किला हिन्दी"),
+        ("السَّلامُ عليكم، كيف؟", "السَّلامُ عليكم كيف"),
+        ("한국어 문장입니다.", "한국어 문장입니다"),
+        ("def f(x):\n    return my_var[0] == -1.5", "def f ( x ) return my_var [ 0 ] = = - 1.5"),
+        (r"$\frac{1}{2} \cup x^{2}$", r"$ \ frac { 1 } { 2 } \ cup x ^ { 2 } $"),
+        ("It costs €1,000.50 or .5 %", "it costs € 1,000.50 or . 5 %"),
+        ("5! x != y; Stop!", "5 ! x ! = y stop"),
+        ("f'(x) and 'f(x)'", "f ' ( x ) and f ( x )"),
+        ("“Yes,” she said… `ok`", "yes she said ok"),
+        ("_____ is 🙂", "_____ is 🙂"),
+        ("", ""),
+    ],
+)
+def test_words_are_cut_at_the_boundaries_of_unicode_and_signs_are_words(text, expected):
+    assert words(text) == tuple(expected.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("3 - 2", "3 + 2"), ("x<3", "x>3"), ("42", "-42"), ("a == b", "a != b"), ("C++", "C#"), ("1.5", "1,5"),
+        ("1,000", "1.000"), ("A ∪ B", "A ∩ B"), ("काला", "किला"), ("কলা", "কিলা"), ("ปา", "ป่า"), ("5!", "5"),
+        ("!x", "x"), (".5", "5"), ("$5", "€5"), ("[0, 1)", "(0, 1]"), ("f(x)", "fx"), ("a/b", "a*b"), ("x^2", "x_2"),
+        (r"\cup", r"\cap"), ("a & b", "a | b"), ("50%", "50"), ("résumé", "resume"), ("2^10", "210"), ("f'(x)", "f(x)"),
+    ],
+)  # fmt: skip
+def test_texts_that_mean_something_else_differ(text, other):
+    assert words(text) != words(other)
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("café", "cafe\u0301"), ("ap\u200bple", "apple"), ("so\u00adft", "soft"), ("ＡＢＣ１", "abc1"),
+        ("don’t", "don't"),
+        ("−3", "-3"), ("Straße", "STRASSE"), ("a\u00a0b", "a  b"), ("Why?", "why"), ("क\u200dा", "का"), ("ﬁne", "fine"),
+        ("\u2068x\u2069", "x"), ("🙂\ufe0f", "🙂"), ("ΣΟΦΟΣ", "σοφος"), ("a\u200fb", "ab"),
+    ],
+)  # fmt: skip
+def test_texts_that_read_the_same_are_the_same(text, other):
+    assert words(text) == words(other)
+
+
+@given(st.text())
+def test_folding_twice_is_folding_once_and_forms_of_the_same_text_are_one(text):
+    assert fold(fold(text)) == fold(text)
+    assert words(unicodedata.normalize("NFD", text)) == words(unicodedata.normalize("NFC", text))
+    assert count_words(text) <= len(words(text))
+
+
+@given(st.lists(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=5), max_size=6))
+def test_no_letter_or_digit_is_lost(runs):
+    assert "".join(words(" ".join(runs))) == "".join(fold(run) for run in runs)
+
+
+def test_length_counts_words_and_no_signs():
+    assert count_words("- **3 + 2** is 5!") == 4
+    assert count_words("你好吗 C++") == 3
+    assert count_words("ที่นี่ ครับ") == 3  # two and three signs
+    assert count_words("?!") == 0
+    assert mean_words(["one two", "three four five six"]) == 3.0
+    assert mean_words([]) is None
+
+
+def test_ngrams_overlap_and_a_shorter_text_has_none():
+    assert ngrams("abcd", 3) == [("a", "b", "c"), ("b", "c", "d")]
+    assert ngrams("ab", 3) == []
