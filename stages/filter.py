@@ -3,9 +3,9 @@
     python -m stages.filter --rows iterations/1/generated.jsonl --seed iterations/0/seed.jsonl
         --out iterations/1/filtered.jsonl
 
-A new instruction is dropped with all its responses; docs/filter.md has the rules in their order. A text that holds a tag of the judge's prompt or a verdict is
+A new instruction is dropped with all its responses. A text that holds a tag of the judge's prompt or a verdict is
 dropped too, since the judge would not read it as it is (the prompt set's review/). Every dropped row keeps its reason,
-in dropped.jsonl and in the counts.
+in dropped.jsonl and in the counts. docs/filter.md has the rules in their order.
 """
 
 from collections.abc import Iterator

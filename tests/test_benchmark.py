@@ -42,7 +42,9 @@ def test_a_change_is_of_one_word_or_number():
 
 
 def test_a_false_alarm_is_a_row_that_is_dropped():
-    assert texts.false_alarms("", ["Why is the sky blue?", ITEM], HeldOut([ITEM], 0.9)).measured == 50.0
+    alarms = texts.dropped("", ["Why is the sky blue?", ITEM], HeldOut([ITEM], 0.9), 49.0)
+    assert (alarms.measured, alarms.met) == (50.0, False)
+    assert texts.dropped("", ["Why is the sky blue?", ITEM], HeldOut([ITEM], 0.9)).met
 
 
 def test_the_copy_of_the_project_has_its_files_as_they_are_now(project, tmp_path, monkeypatch):
