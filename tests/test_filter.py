@@ -2,17 +2,12 @@
 
 from contextlib import chdir
 
-import numpy as np
 import pytest
 from conftest import ROOT
-from hypothesis import given
-from hypothesis import strategies as st
-from rouge_score.rouge_scorer import RougeScorer
 
-from stages.base import materialise
 from stages.core.prompts import ReviewPrompt
 from stages.data.decontamination import HeldOut
-from stages.data.similarity import distinct, duplicates, embed, mean_distance, rouge_l
+from stages.data.similarity import rouge_l
 from stages.filter import (
     diversity,
     embedding_faults,
@@ -153,72 +148,6 @@ def test_the_shipped_sets_know_what_speaks_for_the_judge_and_let_an_answer_pass(
     assert own_fault(text, "response", WIDE, review) == "response speaks for the judge"
     for answer in ("The answer is 927.", "it is right, 12 comes after it", "The <b>right</b> one is given.\n\nYes."):
         assert own_fault(answer, "response", WIDE, review) is None
-
-
-def test_an_embedding_duplicate_of_an_earlier_or_a_kept_row_falls():
-    vectors = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.6, 0.8], [0.6, 0.8]])
-    assert duplicates(vectors, earlier=2, cosine=0.99) == {2, 4}
-
-
-def test_a_row_like_a_dropped_one_only_is_kept():
-    angles = np.radians([0, 5, 10])
-    vectors = np.stack([np.cos(angles), np.sin(angles)], 1)
-    assert duplicates(vectors, earlier=1, cosine=np.cos(np.radians(6))) == {1}
-
-
-@given(text=st.text(), other=st.text())
-def test_rouge_l_is_a_symmetric_share(text, other):
-    assert 0 <= rouge_l(text, other) <= 1
-    assert rouge_l(text, other) == pytest.approx(rouge_l(other, text))
-
-
-@given(
-    st.lists(st.sampled_from("the cat sat on a mat".split())), st.lists(st.sampled_from("the cat sat on a mat".split()))
-)
-def test_rouge_l_is_that_of_the_rouge_score_package(text, other):
-    text, other = " ".join(text), " ".join(other)
-    assert rouge_l(text, other) == pytest.approx(RougeScorer(["rougeL"]).score(text, other)["rougeL"].fmeasure)
-
-
-def plainly(vectors: np.ndarray, earlier: int, cosine: float) -> set[int]:
-    """The definition: each row against all that are kept before it."""
-    kept = list(range(earlier))
-    for row in range(earlier, len(vectors)):
-        if not (vectors[kept] @ vectors[row] > cosine).any():
-            kept.append(row)
-    return set(range(len(vectors))) - set(kept)
-
-
-@pytest.mark.parametrize("cosine", [0.7, 0.9, 0.99])
-def test_duplicates_over_several_blocks_are_those_of_the_definition(monkeypatch, cosine):
-    monkeypatch.setattr("stages.data.similarity.BLOCK", 64)
-    random = np.random.default_rng(0)
-    centres = random.normal(size=(60, 24))
-    vectors = centres[random.integers(60, size=500)] + random.normal(scale=0.25, size=(500, 24))
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    found = duplicates(vectors, 40, cosine)
-    assert found == plainly(vectors, 40, cosine)
-    assert (len(found) > 20) == (cosine < 0.99)
-
-
-def test_the_mean_distance_is_that_of_all_pairs():
-    vectors = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
-    assert mean_distance(vectors) == pytest.approx(((1 - 0.0) + (1 - 0.6) + (1 - 0.8)) / 3)
-    assert mean_distance(vectors[:1]) is None
-
-
-def test_distinct_n_is_the_share_of_different_ngrams():
-    assert distinct(["a b a", "a b"], 1) == pytest.approx(2 / 5)
-    assert distinct(["a b a", "a b"], 2) == pytest.approx(2 / 3)
-    assert distinct([], 1) is None
-
-
-@pytest.mark.slow
-def test_vectors_of_a_model_in_16_bits_have_unit_length_too(tmp_path):
-    """Else a cosine may be above 1, and distinct instructions fall by rounding."""
-    base = materialise(ROOT / "stages/microworld/base", "bfloat16", tmp_path / "base")
-    vectors = embed([f"Which is larger, {number} or 50?" for number in range(10, 60)], base)
-    assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
 
 
 def test_instructions_are_not_compared_where_the_limit_is_1(base):
