@@ -1,11 +1,15 @@
 """filter: length, likeness, decontamination and duplicates, each drop with its reason."""
 
+import json
+import shutil
 from contextlib import chdir
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 from stages.core.prompts import ReviewPrompt
+from stages.core.records import content_id, read, write
 from stages.data.decontamination import HeldOut
 from stages.data.similarity import rouge_l
 from stages.filter import (
@@ -13,6 +17,7 @@ from stages.filter import (
     embedding_faults,
     instruction_faults,
     likeness_fault,
+    main,
     new_instructions,
     own_fault,
     repeated_instructions,
@@ -191,3 +196,74 @@ def test_diversity_is_of_the_kept_and_repetition_of_the_compared_and_what_was_no
         "distance": 0.1235, "distinct_1": 0.75, "distinct_2": 1.0, "near_duplicates": 0.3333,
     }  # fmt: skip
     assert diversity([], None, None) == dict.fromkeys(("distance", "distinct_1", "distinct_2", "near_duplicates"))
+
+
+def candidate(prompt, response, route="new", seed=SEED):
+    row_id = content_id(prompt, response)
+    return {**new(prompt, response, seed), "id": row_id, "route": route, "lineage": {"seed": seed["id"]}}
+
+
+@pytest.fixture
+def folder(base, tmp_path, monkeypatch):
+    """Where iteration 1 may be filtered: a seed set of one row, a benchmark of one item."""
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "prompts").symlink_to(ROOT / "prompts")
+    monkeypatch.chdir(tmp_path)
+    Path("iterations/0").mkdir(parents=True)
+    Path("iterations/0/base").symlink_to(base)
+    write(Path("iterations/0/seed.jsonl"), [SEED])
+    write(Path("iterations/0/benchmark.jsonl"), [{"text": "How many words are in this list: red, kiwi?"}])
+    return tmp_path
+
+
+def filter_iteration_1(rows):
+    here = Path("iterations/1")
+    write(here / "generated.jsonl", rows)
+    main(here / "generated.jsonl", Path("iterations/0/seed.jsonl"), here / "filtered.jsonl")
+    dropped = [(row["prompt"], row["reason"]) for row in read(here / "dropped.jsonl", dict)]
+    kept = [row["prompt"] for row in read(here / "filtered.jsonl", dict)]
+    return kept, dropped, json.loads(Path("results/1/filter.json").read_text())
+
+
+GREATER, OTHER = "Which number is greater, 4 or 5?", "Count the words in owl, fox, lemon and tell me."
+
+
+def test_every_row_is_kept_or_dropped_with_its_reason_and_the_counts_say_so(folder, capsys):
+    benchmark = "Please: how many words are in this list: red, kiwi?"
+    other_seed = {**SEED, "id": "t", "prompt": "Say a colour to me now.", "response": "is red"}
+    rows = [
+        candidate(GREATER, "The answer is 5."), candidate(GREATER, "is 5"), candidate(benchmark, "is 2"),
+        candidate(OTHER, "is 3"), candidate("Name the first word in cat, dog, fox!", "is cat", seed=other_seed),
+        candidate("Write a new question like this.", "is 3"), candidate(SEED["prompt"], "dog", "flawed"),
+    ]  # fmt: skip
+    kept, dropped, counts = filter_iteration_1(rows)
+    assert kept == [GREATER, GREATER, OTHER, SEED["prompt"]]
+    assert dropped == [
+        (benchmark, "in the benchmark"),
+        ("Name the first word in cat, dog, fox!", "instruction like an earlier one"),
+        ("Write a new question like this.", "instruction like an example of the prompt"),
+    ]
+    reasons = {reason: 1 for _, reason in dropped}
+    assert counts["rows"] == {"in": 7, "out": 4, "dropped": reasons}
+    assert counts["words"] == {"instruction": 8.5, "response": 2.25}
+    assert counts["diversity"]["near_duplicates"] == 0.3333
+    assert counts["diversity"]["distance"] > 0.01
+    assert {example["reason"] for example in counts["examples"]} == set(reasons)
+    assert capsys.readouterr().out.endswith("filter@1: 4 of 7 rows kept\n")
+
+
+def test_without_a_limit_for_the_embedding_an_equal_instruction_falls_and_near_duplicates_are_null(folder):
+    params = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(params.replace("max_cosine: 0.9995", "max_cosine: 1.0"))
+    other_seed = {**SEED, "id": "t", "prompt": "Say a colour to me now.", "response": "is red"}
+    rows = [candidate("name the first word in CAT, dog, fox", "is cat", seed=other_seed), candidate(OTHER, "is 3")]
+    kept, dropped, counts = filter_iteration_1(rows)
+    assert (kept, [reason for _, reason in dropped]) == ([OTHER], ["instruction like an earlier one"])
+    assert counts["diversity"]["near_duplicates"] is None
+
+
+def test_where_nothing_is_left_the_closing_line_says_what_follows(folder, capsys):
+    kept, _, counts = filter_iteration_1([candidate("no", "is red")])
+    assert (kept, counts["diversity"]["near_duplicates"]) == ([], None)
+    assert "0 of 1 rows kept; nothing is left, so training copies its input model" in capsys.readouterr().out
