@@ -3,9 +3,9 @@
     python -m stages.filter --rows iterations/1/generated.jsonl --seed iterations/0/seed.jsonl
         --out iterations/1/filtered.jsonl
 
-A new instruction is dropped with all its responses. A text that holds a tag of the judge's prompt or a verdict is
-dropped too, since the judge would not read it as it is (the prompt set's review/). Every dropped row keeps its reason,
-in dropped.jsonl and in the counts.
+A new instruction is dropped with all its responses. A text with something that could be taken for a verdict is dropped
+too, since the judge would not read it as it is (core/verdict.py). Every dropped row keeps its reason, in dropped.jsonl
+and in the counts.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def own_fault(text: str, kind: Kind, settings: Settings, review: ReviewPrompt) -
         return f"{kind} too short"
     if words > settings[f"max_{kind}_words"]:
         return f"{kind} too long"
-    return f"{kind} speaks for the judge" if review.sanitise(text) != text else None
+    return f"{kind} speaks for the judge" if review.speaks_for_the_judge(text) else None
 
 
 def likeness_fault(text: str, kind: Kind, source: str, siblings: list[str], max_rouge_l: float) -> str | None:

@@ -32,8 +32,7 @@ from stages.core.prompts import ReviewPrompt, read_system_prompt
 from stages.core.records import Tally, counts_file, read, write, write_json
 from stages.core.rows import Review, ReviewablePair, ReviewedPair
 from stages.inference.client import Client
-from stages.judging.judge import Verdict, reviews_of
-from stages.judging.verdict import mean_score
+from stages.judging.judge import Verdict, mean_score, reviews_of
 
 
 def to_review(rows: list[ReviewablePair], judge: str) -> list[ReviewablePair]:
@@ -105,8 +104,8 @@ def need_readable(stage: str, counts: ReviewCounts, max_unparsed: float) -> None
         raise UserError(
             f"{stage}: {unparsed:.0%} of the verdicts are unreadable ({readable:,} of {written:,} can be read, "
             f"{overlong:,} rows do not fit the context) and review.max_unparsed allows {max_unparsed:.0%}; make the "
-            "model end its review as prompts/<set>/review/verdict.yaml reads it (adapt the prompt, or train the judge "
-            "on more seed.reviews), or raise review.max_unparsed"
+            "model end its review with the verdict of prompts/<set>/review/verdict.yaml (adapt the prompt, or train the "
+            "judge on more seed.reviews), or raise review.max_unparsed"
         )
 
 

@@ -6,12 +6,11 @@ import pytest
 from conftest import ROOT, RUNTIME
 
 from stages.core.errors import UserError
-from stages.core.prompts import ReviewPrompt, verdict_pattern, verdict_scale
+from stages.core.prompts import ReviewPrompt
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Number
-from stages.judging.expected_score import expectation, parts, probabilities, unresolved
-from stages.judging.judge import reviews_of
-from stages.judging.verdict import mean_score
+from stages.judging.expected_score import expectation, probabilities, unresolved
+from stages.judging.judge import mean_score, reviews_of
 
 SAMPLED = {"estimator": "sampled", "samples": 3, "temperature": 0.7, "top_p": 0.9, "max_tokens": 48}
 EXPECTED = {**SAMPLED, "estimator": "expected"}
