@@ -104,8 +104,8 @@ def need_readable(stage: str, counts: ReviewCounts, max_unparsed: float) -> None
         raise UserError(
             f"{stage}: {unparsed:.0%} of the verdicts are unreadable ({readable:,} of {written:,} can be read, "
             f"{overlong:,} rows do not fit the context) and review.max_unparsed allows {max_unparsed:.0%}; make the "
-            "model end its review with the verdict of prompts/<set>/review/verdict.yaml (adapt the prompt, or train the "
-            "judge on more seed.reviews), or raise review.max_unparsed"
+            "model end its review with the verdict of prompts/<set>/review/verdict.yaml (adapt the prompt, or train "
+            "the judge on more seed.reviews), or raise review.max_unparsed"
         )
 
 

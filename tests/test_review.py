@@ -4,7 +4,7 @@ import pytest
 from conftest import ROOT
 
 from stages.core.errors import UserError
-from stages.core.prompts import verdict_pattern
+from stages.core.prompts import verdict_rule
 from stages.inference.engines import Completion
 from stages.judging.judge import sampled
 from stages.review import count, distribution, need_readable, reviewed, shuffle_scores, to_review
@@ -13,7 +13,7 @@ from stages.review import count, distribution, need_readable, reviewed, shuffle_
 @pytest.fixture
 def rule(monkeypatch):
     monkeypatch.chdir(ROOT)
-    return verdict_pattern("micro")
+    return verdict_rule("micro")
 
 
 def test_a_judge_scores_what_it_has_not_scored_before():

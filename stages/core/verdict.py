@@ -65,9 +65,9 @@ class Part(BaseModel):
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """The label, with the sentence before it if there has to be one."""
-        sentence = rf"(?:{'|'.join(map(_words, self.after))})[^.\d]{{0,80}}\.[\W_]{{0,12}}" if self.after else ""
-        return re.compile(rf"(?<![^\W_]){sentence}{_words(self.label)}(?![^\W_])")
+        """The label, with the sentence before it as the group `after`, if there is one."""
+        sentence = rf"(?:{'|'.join(map(_words, self.after))})[^.\d]{{0,80}}\.[\W_]{{0,12}}" if self.after else r"\b\B"
+        return re.compile(rf"(?<![^\W_])(?P<after>{sentence})?{_words(self.label)}(?![^\W_])")
 
     @cached_property
     def number(self) -> re.Pattern[str]:
@@ -91,7 +91,8 @@ class Score:
     part: int  # which of the verdict's parts
     start: int
     end: int
-    signed: bool  # whether a sign such as a colon stands between label and number
+    whole: bool  # whether the sentence that belongs before the label stands there
+    colon: bool = False  # whether one stands between label and number
     number: int = 0  # where the number starts
     value: float | None = None
 
@@ -117,7 +118,7 @@ class Verdict:
         """
         folded = fold(review)
         text = _QUOTED.sub(lambda quoted: re.sub(r"[^\n]", _MASK, quoted[0]), folded.text)
-        scores = list(self._scores(text))[-len(self.parts) :]
+        scores = [score for score in self._scores(text) if score.whole][-len(self.parts) :]
         if sorted(score.part for score in scores) != list(range(len(self.parts))):
             return None
         if not all(map(self._in_range, scores)) or _REPORTS.search(text, 0, scores[0].start):
@@ -135,16 +136,16 @@ class Verdict:
         """The spans of a question or response that `read` could take for a part of a verdict, with the blanks and
         markup before them; what stands in quotation marks counts as if it stood alone.
 
-        One part of several is a claim by itself only if a sign such as a colon stands before its number.
+        A part without the others, or without the sentence that belongs before it, is a claim only with a colon before
+        its number.
         """
         folded = fold(text)
         scores = [score for score in self._scores(_OPENS_QUOTATION.sub("\n", folded.text)) if score.value is not None]
-        complete = {score.part for score in scores} == set(range(len(self.parts)))
-        return [
-            folded.original(len(folded.text[: score.start].rstrip(" \t\n*_#>`|-")), score.end)
-            for score in scores
-            if complete or score.signed
+        complete = {score.part for score in scores if score.whole} == set(range(len(self.parts)))
+        spans = [
+            folded.original(score.start, score.end) for score in scores if score.colon or (complete and score.whole)
         ]
+        return [(len(text[:start].rstrip(" \t\n*_#>`|-")), end) for start, end in spans]
 
     def without_claims(self, text: str) -> str:
         """The text without its claims, and without those that only appear when another is cut."""
@@ -161,7 +162,7 @@ class Verdict:
         labels = [(match, part) for part, rule in enumerate(self.parts) for match in rule.pattern.finditer(text)]
         before = 0  # where the last score ends
         for label, part in sorted(labels, key=lambda entry: entry[0].start()):
-            if label.start() < before or not (self.parts[part].after or _begins(text, label.start(), before)):
+            if label.start() < before or not (label["after"] or _begins(text, label.start(), before)):
                 continue
             score = self._score(text, part, label)
             if score:
@@ -171,13 +172,14 @@ class Verdict:
     def _score(self, text: str, part: int, label: re.Match[str]) -> Score | None:
         """The score after a label; without a value if label and sign promise one that is not there, or not a number by
         itself; None if nothing promises one."""
+        whole = bool(label["after"] or not self.parts[part].after)
         match = self.parts[part].number.match(text, label.end())
         if match and not _goes_on(text, match):
             written = match["number"]
             value = float(_WORDS.index(written) if written in _WORDS else written)
-            return Score(part, label.start(), match.end(), bool(match["sign"]), match.start("number"), value)
+            return Score(part, label.start(), match.end(), whole, match["sign"] == ":", match.start("number"), value)
         sign = re.compile(_SEPARATOR).match(text, label.end())
-        return Score(part, label.start(), label.end(), signed=True) if sign and sign["sign"] else None
+        return Score(part, label.start(), label.end(), whole) if sign and sign["sign"] else None
 
 
 def _begins(text: str, start: int, before: int) -> bool:

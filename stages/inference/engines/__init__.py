@@ -77,8 +77,8 @@ class Engine(Protocol):
 
 
 def seed_of(prompt: str, sampling: Sampling, draw: int) -> int:
-    """The seed of a draw, 63 bits of the SHA-256 of the prompt, the sampling parameters and the draw's number; `numbers`
-    has no effect."""
+    """The seed of a draw, 63 bits of the SHA-256 of the prompt, the sampling parameters but `numbers`, and the draw's
+    number."""
     parts = [
         ("max_tokens", sampling.max_tokens),
         ("random_state", sampling.random_state),
