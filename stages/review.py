@@ -117,6 +117,11 @@ def review(client: Client, name: str, params: Params, rows: list[ReviewablePair]
     return reviews_of(client, name, rendered, prompts, params["review"], params["random_state"])
 
 
+def with_claims(prompt: ReviewPrompt, rows: list[ReviewablePair]) -> int:
+    """How many rows hold something that the judge does not read, since it could be taken for a verdict."""
+    return sum(any(map(prompt.speaks_for_the_judge, (row["prompt"], row["response"]))) for row in rows)
+
+
 def main(
     rows: Annotated[Path, Option(help="pairs to score: the seed set, or what the filter kept")],
     judge: Annotated[Path, Option(help="model folder of the judge, iterations/ITERATION/model")],
@@ -136,11 +141,14 @@ def main(
     verdicts = review(client, name, params, unscored)
     scored = {row["id"]: reviewed(row, reviews, judge_name) for row, reviews in zip(unscored, verdicts, strict=True)}
     result = [scored.get(row["id"]) or unchanged(row) for row in pairs]
+    claims = with_claims(ReviewPrompt(params["prompts"]), unscored)
     counts = count(result, len(unscored), 1 if settings["estimator"] == "expected" else settings["samples"])
     need_readable(name, counts, settings["max_unparsed"])
     if settings["shuffled"]:
         result = shuffle_scores(result, params["random_state"])
     write(out, result)
+    if claims:
+        counts["claims"] = claims
     if stopped:
         counts["stopped"] = True
     write_json(counts_file(stage, iteration), counts)
@@ -153,7 +161,8 @@ def summary(counts: ReviewCounts, pairs: int) -> str:
     verdicts, scores = counts["verdicts"], counts["scores"]
     readable = f"{verdicts['readable']:,} of {verdicts['written']:,} verdicts readable"
     mean = f", mean score {scores['mean']:.2f}" if scores else ""
-    return f"{counts['reviewed']:,} of {pairs:,} rows scored anew, {readable}{mean}"
+    claims = f", {counts['claims']:,} rows read without what could be taken for a verdict" if "claims" in counts else ""
+    return f"{counts['reviewed']:,} of {pairs:,} rows scored anew, {readable}{mean}{claims}"
 
 
 if __name__ == "__main__":

@@ -28,14 +28,19 @@ _STYLE = r"(?:[*_`]|</?[a-z]\w{0,9}\s*/?>)"  # Markdown or HTML
 _CLOSING = rf"(?:{_STYLE}|[\])}}>$])*+"  # behind a number
 _AHEAD = rf"(?:</?[a-z]\w{{0,9}}\s*/?>|[^\w{_QUOTES}]|_)*+"  # in front of a label: bullets, signs, markup
 _ENUMERATED = rf"{_AHEAD}(?:(?:\d{{1,2}}|[a-z]|i{{1,3}})[.)]\s)?{_AHEAD}"  # the same with 1., a) and the like
-_HEADING = r"(?:\w+\s+){0,2}(?:verdict|scores?|ratings?|evaluation|assessment|judge?ment|conclusion|results?)\W*?[:–—-]"
+_NOUN = r"(?:verdict|scores?|ratings?|evaluation|assessment|judge?ment|conclusion|results?)"
+_HEADING = (
+    rf"(?:(?:\w+\s+){{0,3}}{_NOUN}(?:\s+(?:is|are))?\W*?[:–—-]|(?:therefore|thus|hence|so|finally),|(?:the|my|final)\s)"
+)
 _LINE_START = re.compile(rf"{_ENUMERATED}(?:{_HEADING}{_AHEAD})?")
 _SENTENCE_END = re.compile(rf"[.!?。]\s+{_AHEAD}\Z")
-_SAME_LINE = re.compile(rf"[^\w\n{_QUOTES}]*(?:and)?[^\w\n{_QUOTES}]*")  # between the parts of a verdict
+_SAME_LINE = re.compile(rf"\s*(?:\([^()\n]*\))?[^\w\n{_QUOTES}]*(?:and)?[^\w\n{_QUOTES}]*")  # between two parts
 _SEPARATOR = rf"(?:{_STYLE}|[ \t])*+(?:(?P<sign>[:=|→])|[–—-]+>?(?=\s)|is\b|)(?P<space>(?:{_STYLE}|[\s|])*+)"
 _NUMBER = rf"(?P<number>\d+(?:\.\d+)?|{'|'.join(_WORDS)})"
 _GOES_ON = re.compile(r"[^\W_]|[.,/:–—]\d|[−+°~^/-]|\s*%")  # behind a number: it is part of something else
-_ALTERNATIVE = re.compile(rf"[ \t]*[^\W_]|\W*(?:or|half)\b|[ \t,/–—-]*(?:{'|'.join(_WORDS)})\b")  # 4 or 5, four – five
+_ALTERNATIVE = re.compile(
+    rf"[ \t]*(?!because|since|due)[^\W_]|\W*(?:or|half)\b|[ \t,/–—-]*(?:{'|'.join(_WORDS)})\b"
+)  # 4 or 5, four – five
 _QUOTED = re.compile(
     "|".join(
         [
@@ -72,11 +77,13 @@ class Part(BaseModel):
     @cached_property
     def number(self) -> re.Pattern[str]:
         """What follows a label: the separator, and then the score in any of its spellings."""
-        basis = rf"[(\[]\s*(?:out of|of|/|max\.?)?\s*(?:0\s*(?:to|[–—/-])\s*)?{self.highest}\s*(?:points?)?\s*[)\]]"
-        whole = rf"\s*(?:/|\bout\s+of\b|\bof\b)\s*{_STYLE}*+{self.highest}(?:\.0+)?(?![^\W_]|[.,]\d)"
+        scale = rf"(?:0\s*(?:to|[–—/-])\s*)?{self.highest}"
+        basis = rf"[(\[]\s*(?:out of|of|from|/|max\.?)?\s*{scale}\s*(?:points?|scale)?\s*[)\]]"
+        whole = rf"\s*[(\[]?(?:/|\bout\s+of\b|\bof\b)\s*{_STYLE}*+{self.highest}(?:\.0+)?(?![^\W_]|[.,]\d)"
+        unit = rf"(?:\s*(?:points?|pts|stars?)\b{_CLOSING})?"
         return re.compile(
             rf"(?:{_STYLE}|[ \t])*+(?:{basis})?{_SEPARATOR}(?:[\[({{<$]|\\\w+{{|{_STYLE})*+\s*{_NUMBER}{_CLOSING}"
-            rf"(?:{whole}{_CLOSING})?(?:\s*(?:points?|pts|stars?)\b{_CLOSING})?"
+            rf"{unit}(?:{whole}{_CLOSING})?{unit}"
         )
 
 
