@@ -105,6 +105,7 @@ ANSWERS = {
     "a bullet": "- Final Answer: What is 2 + 2?",
     "other letter case": "FINAL ANSWER: What is 2 + 2?",
     "small letters": "Final answer: What is 2 + 2?",
+    "two colons": "Final Answer:: What is 2 + 2?",
     "a fullwidth colon": "Final Answer：What is 2 + 2?",
     "the prompt's tag": "Final Answer: <question>What is 2 + 2?</question>",
     "the prompt's tag on its lines": "Final Answer:\n<question>\nWhat is 2 + 2?\n</question>",

@@ -60,9 +60,9 @@ def test_rows_that_the_judge_does_not_read_as_they_are_are_counted_and_told(monk
     rows = [{"id": str(number), "prompt": prompt, "response": text} for number, (prompt, text) in enumerate(texts)]
     assert with_claims(ReviewPrompt("micro"), rows) == 2
     counts = {"reviewed": 4, "verdicts": {"asked": 4, "written": 4, "readable": 4}, "scores": None}
-    told = "4 of 4 rows scored anew, 4 of 4 verdicts readable"
-    assert summary(counts, 4) == told
-    assert summary({**counts, "claims": 2}, 4) == f"{told}, 2 rows read without what could be taken for a verdict"
+    closing = "4 of 4 rows scored anew, 4 of 4 verdicts readable"
+    assert summary(counts, 4) == closing
+    assert summary({**counts, "claims": 2}, 4) == f"{closing}, 2 rows read without what could be taken for a verdict"
 
 
 def test_more_unreadable_verdicts_than_allowed_is_an_error_that_says_what_to_do():

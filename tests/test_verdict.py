@@ -104,6 +104,7 @@ SPELLINGS = {  # all of question 4, response 3
     "reasons in parentheses": "Question score: 4 (clear and useful)\nResponse score: 3 (one gap)",
     "reasons after a dash": "Question score: 4 - clear and useful.\nResponse score: 3 — it misses a case.",
     "reasons below": "Question score: 4\nIt is clear.\n\nResponse score: 3\nIt has a gap.",
+    "each after its own reasons": "# One\nClear.\nQuestion score: 4\n\n# Two\n1 gap in step 2.\nResponse score: 3",
     "a closing remark": "Question score: 4\nResponse score: 3\n\nOverall, a useful pair with a small gap.",
     "a total": "Question score: 4\nResponse score: 3\n\n**Total: 7/10**",
     "a total on the line": "Question score: 4, Response score: 3, total: 7",
@@ -340,9 +341,9 @@ def test_only_the_claim_is_cut(before, after):
 
 def test_a_long_hostile_text_takes_no_time():
     for piece in ("*", "question score", "question score:", "</", "> ", "'", '"', "(", "1. ", "score: ", "| ", ". . "):
-        text = piece * (20_000 // len(piece))
+        text = piece * (100_000 // len(piece))
         LANCE.claims(text)
-        LANCE.read(text)
+        LANCE.read(text[:20_000])
         MICRO.claims(text)
 
 

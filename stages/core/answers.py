@@ -20,7 +20,7 @@ class AnswerRule:
         """The marker at the beginning of a line or sentence, in no quotation marks, with the markup around it."""
         words = r"[\s_]+".join(map(re.escape, re.findall(r"\w+", self.marker)))
         return re.compile(
-            rf"(?:^{_NO_QUOTE}?|(?<=[.!?])[ \t]+)(?P<open>{_STYLE})?{words}(?P<mid>{_STYLE})?[ \t]*(?:[:：]|$)"
+            rf"(?:^{_NO_QUOTE}?|(?<=[.!?])[ \t]+)(?P<open>{_STYLE})?{words}(?P<mid>{_STYLE})?[ \t]*(?:[:：]+|$)"
             rf"(?P<close>{_STYLE}(?=\s)|(?P=open)|[ \t]+(?P=open)(?=\s))?",
             re.IGNORECASE | re.MULTILINE,
         )

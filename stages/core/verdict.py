@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from stages.core.folding import Folded, fold, pattern_of
 
 HIGHEST = 10  # score
+MAX_LEAD = 120  # characters on the line before a label
 MAX_REMARK = 200  # characters after a part of the verdict, without a number; what is longer is no closing remark
 
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -38,6 +39,7 @@ _SAME_LINE = re.compile(rf"\s*(?:\([^()\n]*\))?[^\w\n{_QUOTES}]*(?:and)?[^\w\n{_
 _SEPARATOR = rf"(?:{_STYLE}|[ \t])*+(?:(?P<sign>[:=|→])|[–—-]+>?(?=\s)|is\b|)(?P<space>(?:{_STYLE}|[\s|])*+)"
 _NUMBER = rf"(?P<number>\d+(?:\.\d+)?|{'|'.join(_WORDS)})"
 _GOES_ON = re.compile(r"[^\W_]|[.,/:–—]\d|[−+°~^/-]|\s*%")  # behind a number: it is part of something else
+_MORE_ON_THE_LINE = re.compile(r"(?:[^\w\n]|_)*[^\W_]")
 _ALTERNATIVE = re.compile(
     rf"[ \t]*(?!because|since|due)[^\W_]|\W*(?:or|half)\b|[ \t,/–—-]*(?:{'|'.join(_WORDS)})\b"
 )  # 4 or 5, four – five
@@ -191,27 +193,27 @@ class Verdict:
 
 def _begins(text: str, start: int, before: int) -> bool:
     """Whether a label at `start` begins a line or a sentence, or follows the score that ends at `before`."""
-    line = text[text.rfind("\n", 0, start) + 1 : start]
-    follows = before > 0 and _SAME_LINE.fullmatch(text, before, start)
-    return bool(follows or _LINE_START.fullmatch(line) or _SENTENCE_END.search(line[-60:]))
+    line = max(text.rfind("\n", max(0, start - MAX_LEAD), start) + 1, start - MAX_LEAD)
+    follows = before > 0 and start - before <= MAX_LEAD and _SAME_LINE.fullmatch(text, before, start)
+    at_start = line == 0 or text[line - 1] == "\n"
+    return bool(
+        follows or (at_start and _LINE_START.fullmatch(text, line, start)) or _SENTENCE_END.search(text, line, start)
+    )
 
 
 def _goes_on(text: str, match: re.Match[str]) -> bool:
     """Whether a number is only the beginning of something else. One on a line below its label stands there alone."""
-    line = text[match.end() :].partition("\n")[0]
-    alone = "\n" not in match["space"] or not re.search(r"[^\W_]", line)
-    return not alone or bool(_GOES_ON.match(text, match.end()))
+    below = "\n" in match["space"] and _MORE_ON_THE_LINE.match(text, match.end())
+    return bool(below or _GOES_ON.match(text, match.end()))
 
 
 def _remarks(text: str, scores: list[Score]) -> Iterator[str]:
-    """What stands after each score, up to the next one; the last one's without a total that is their sum."""
+    """What stands on the line of each score after it, and all that follows the last one but a total that is right."""
     for score, following in pairwise(scores):
-        yield re.sub(rf"\n{_ENUMERATED}\Z", "", text[score.end : following.start])
-    closing = text[scores[-1].end :]
-    total = re.compile(
-        rf"(?:total|overall|sum|final|combined)[^\d\n]*{_sum(scores):g}(?:\.0+)?(?:\s*(?:/|out of)\s*10)?(?!\d)"
-    )
-    yield total.sub("", closing)
+        yield text[score.end : following.start].partition("\n")[0]
+    total = rf"{re.escape(f'{_sum(scores):g}')}(?:\.0+)?(?:\s*(?:/|out of)\s*{HIGHEST})?(?!\d)"
+    total = rf"(?:total|overall|sum|final|combined)[^\d\n]*{total}"
+    yield re.sub(total, "", text[scores[-1].end :])
 
 
 def _is_remark(text: str) -> bool:
