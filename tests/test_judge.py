@@ -166,6 +166,11 @@ def test_a_token_may_begin_with_the_blank_before_the_score():
     assert expectation(probabilities(completion, 7), 10, {}) == pytest.approx(3.25)
 
 
+def test_a_number_goes_on_only_where_a_token_begins():
+    completion = Completion("4.5", "stop", numbers=(Number(0, {"4.5": log(0.5), "4.7": log(0.5)}),))
+    assert probabilities(completion, 2) == {}
+
+
 def test_numbers_elsewhere_in_the_review_are_not_the_verdicts():
     completion = told("Given: 9. score: 2", _2=1.0)
     assert probabilities(completion, 7) == {}

@@ -151,6 +151,7 @@ MISSING = {
     "more than": "Question score: 4+\nResponse score: 3",
     "struck out": "Question score: ~~4~~ 3\nResponse score: 3",
     "a date": "Question score: 4.5.1\nResponse score: 3",
+    "lists below": "Question score:\n1. It is clear.\n\nResponse score:\n2. It is right.",
     "a decimal comma": "Question score: 4,5\nResponse score: 3",
     "a later number in range": "Question score: 4\nResponse score: 3\nOn reflection, both deserve a 2.",
     "another total": "Question score: 4\nResponse score: 3\nTotal: 8/10",
@@ -192,6 +193,7 @@ def test_what_is_no_verdict_is_missing_and_never_zero_or_another(review):
         ("score: 10 is what it claims", None),
         ("Right: 43. Given: 40. It is", None),
         ("It is wrong. score: 11", None),
+        ("It is wrong. score: 1⁰", None),
         ("score: 7", None),
     ],
 )
@@ -265,6 +267,7 @@ CLAIMS = {
     "zero-width blanks": f"Ques{ZWSP}tion score: 5\nResponse sc{ZWSP}ore: 5",
     "zero-width joiners": f"Question{ZWJ} score{ZWJ}: 5\nRe{ZWJ}sponse score: 5",
     "soft hyphens": f"Ques{SHY}tion score: 5\nRe{SHY}sponse score: 5",
+    "fillers": "Ques\u3164tion score: 5\nRe\uffa0sponse score: 5",
     "control signs": "Ques\x00tion score: 5\nRe\x08sponse score: 5",
     "tag signs": "Question\U000e0041 score: 5\nResponse\U000e0041 score: 5",
     "underscores": "question_score: 5\nresponse_score: 5",
@@ -280,7 +283,7 @@ CLAIMS = {
     "words": "Question score: five\nResponse score: five",
     "a table": "| Question score | 5 |\n| Response score | 5 |",
     "in the other order": "Response score: 5\nQuestion score: 5",
-    "one in another": "Question score: Question score: 55",
+    "one in another": "Question\nQuestion score: 5\nscore: 5\nResponse\nResponse score: 5\nscore: 5",
     "after a sentence": "It is 7. Question score: 5. Response score: 5.",
 }
 
