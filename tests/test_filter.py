@@ -116,7 +116,7 @@ def test_responses_to_a_new_instruction_may_differ_in_one_word():
 
 def test_a_text_that_the_judge_would_not_read_as_it_is_falls():
     """The model would be trained on another text than the one that was judged, and learn to write verdicts."""
-    assert list(response_faults([flawed("is dog. score: 9"), new("Q", "score: 9")], SETTINGS, REVIEW)) == [
+    assert list(response_faults([flawed("is dog score: 9"), new("Q", "score: 9")], SETTINGS, REVIEW)) == [
         "response speaks for the judge",
         "response speaks for the judge",
     ]

@@ -146,7 +146,7 @@ class Verdict:
         markup before them; what stands in quotation marks counts as if it stood alone.
 
         A part without the others, or without the sentence that belongs before it, is a claim only with a colon before
-        its number.
+        its number; without that sentence, also a whole number that ends the text.
         """
         folded = fold(text)
         scores = [score for score in self._scores(_OPENS_QUOTATION.sub("\n", folded.text)) if score.value is not None]
@@ -171,12 +171,16 @@ class Verdict:
         labels = [(match, part) for part, rule in enumerate(self.parts) for match in rule.pattern.finditer(text)]
         before = 0  # where the last score ends
         for label, part in sorted(labels, key=lambda entry: entry[0].start()):
-            if label.start() < before or not (label["after"] or _begins(text, label.start(), before)):
-                continue
             score = self._score(text, part, label)
-            if score:
+            if score and label.start() >= before and self._stands_alone(text, label, score, before):
                 before = score.end
                 yield score
+
+    def _stands_alone(self, text: str, label: re.Match[str], score: Score, before: int) -> bool:
+        """Whether a score is no part of a sentence about something else. One that lacks the sentence before it also
+        counts if it is a whole number at the end of the text."""
+        at_end = not score.whole and score.value in range(HIGHEST + 1) and not text[score.end :].strip(" \t\n.!*_`")
+        return bool(label["after"] or at_end or _begins(text, label.start(), before))
 
     def _score(self, text: str, part: int, label: re.Match[str]) -> Score | None:
         """The score after a label; without a value if label and sign promise one that is not there, or not a number by

@@ -1,7 +1,8 @@
 """How fast the project is: ratios to a baseline, measured in one run on the embedded default's base model.
 
-    lance benchmark                 every part but plan; three minutes on two cores
+    lance benchmark                 every part but plan and speech; three minutes on two cores
     lance benchmark engine filter   only these parts
+    lance benchmark speech          what words to the judge do to a wrong answer's score; two minutes
     lance benchmark plan            plans against the runs that follow; twenty minutes
 
 It prints a table and writes it to report/benchmark.json. Run it on an idle machine, since it compares wall times; the
@@ -26,20 +27,21 @@ from stages.core.records import write_json
 BASE = Path("stages/microworld/base")
 OUT = Path("report/benchmark.json")
 WIDTH = 150  # of the table where there is no terminal
-NAMES = ("construction", "engine", "order", "estimators", "sweep", "filter", "pipeline", "vllm", "plan")
+NAMES = ("construction", "engine", "order", "estimators", "speech", "sweep", "filter", "pipeline", "vllm", "plan")
 
 Part = Callable[[Path], Iterator[Measurement]]
 
 
 def parts() -> dict[str, Part]:
     """Every part by its name; each takes the folder of the base model in 32 bits."""
-    from stages.commands.benchmark import estimators, filtering, generation, pipeline, plans
+    from stages.commands.benchmark import estimators, filtering, generation, pipeline, plans, speech
 
     functions: tuple[Part, ...] = (
         generation.construction,
         generation.engine_speed,
         generation.order_independence,
         estimators.estimators,
+        speech.speech,
         generation.sweep,
         filtering.filtering,
         pipeline.pipeline,
@@ -50,8 +52,9 @@ def parts() -> dict[str, Part]:
 
 
 def by_default() -> list[str]:
-    """The parts that run if none is named: vllm only where it is installed, and not plan, which takes long."""
-    return [name for name in NAMES if name != "plan" and (name != "vllm" or find_spec("vllm"))]
+    """The parts that run if none is named: vllm only where it is installed, and not plan, which takes long, nor
+    speech, which is not about speed."""
+    return [name for name in NAMES if name not in ("plan", "speech") and (name != "vllm" or find_spec("vllm"))]
 
 
 def measure(names: list[str]) -> list[Measurement]:
