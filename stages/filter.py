@@ -3,9 +3,9 @@
     python -m stages.filter --rows iterations/1/generated.jsonl --seed iterations/0/seed.jsonl
         --out iterations/1/filtered.jsonl
 
-A new instruction is dropped with all its responses. A text that holds a tag of the judge's prompt or a verdict is
-dropped too, since the judge would not read it as it is (the prompt set's review/). Every dropped row keeps its reason,
-in dropped.jsonl and in the counts. docs/filter.md has the rules in their order.
+A new instruction is dropped with all its responses. A text with something that could be taken for a verdict is dropped
+too, since the judge would not read it as it is (core/verdict.py). Every dropped row keeps its reason, in dropped.jsonl
+and in the counts. docs/filter.md has the rules in their order.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def own_fault(text: str, kind: Kind, settings: Settings, review: ReviewPrompt) -
         return f"{kind} too short"
     if length > settings[f"max_{kind}_words"]:
         return f"{kind} too long"
-    return f"{kind} speaks for the judge" if review.sanitise(text) != text else None
+    return f"{kind} speaks for the judge" if review.speaks_for_the_judge(text) else None
 
 
 def likeness_fault(text: str, kind: Kind, source: str, siblings: list[str], max_rouge_l: float) -> str | None:
@@ -183,7 +183,7 @@ def main(
     overlap = settings["benchmark_overlap"]
     benchmark = HeldOut((item["text"] for item in read(BENCHMARK, BenchmarkItem)), overlap)
     template, _ = generation_templates(params["prompts"])
-    examples = HeldOut(template.template.splitlines(), overlap)
+    examples = HeldOut(template.text.splitlines(), overlap)
     instructions = new_instructions(candidates)
     faults = instruction_faults(instructions, settings, review, examples, benchmark)
     standing = [instruction for instruction in instructions if instruction not in faults]

@@ -7,9 +7,7 @@ A seed scored V or less yields K new instructions and K responses to each; one s
 flawed responses to its own instruction.
 """
 
-import re
 from pathlib import Path
-from string import Template
 from typing import Annotated, Generic, NamedTuple, TypeVar
 
 from typer import Option
@@ -19,7 +17,7 @@ from stages.core.command import run
 from stages.core.counts import Counts, GenerateCounts, SampleCounts
 from stages.core.params import Params, read_params, read_runtime
 from stages.core.progress import say
-from stages.core.prompts import answer_pattern, fill, generation_templates, read_system_prompt
+from stages.core.prompts import PromptTemplate, answer_rule, generation_templates, read_system_prompt
 from stages.core.records import Tally, content_id, counts_file, read, write, write_json
 from stages.core.rows import Candidate, Draw, Lineage, ReviewedSeed, Route, ScoredSeed
 from stages.inference.client import Client
@@ -67,12 +65,6 @@ def route(
     return low[:max_low], high[:max_high]
 
 
-def final_answer(completion: str, pattern: re.Pattern[str]) -> str | None:
-    """The text the model was asked for, without what it wrote around it; None if it is not there."""
-    match = pattern.search(completion)
-    return match["answer"].strip() or None if match else None
-
-
 class Writer:
     """Has the model write texts of one kind for many sources, and keeps those that can be read."""
 
@@ -83,14 +75,14 @@ class Writer:
     def write(
         self, task: str, kind: str, sources: list[Source], prompts: list[str]
     ) -> tuple[list[Text[Source]], Counts]:
-        """`samples` texts for each source by its prompt, read by the set's pattern `kind`, and their counts."""
-        pattern = answer_pattern(self.prompt_set, kind)
+        """`samples` texts for each source by its prompt, read by the set's rule for `kind`, and their counts."""
+        rule = answer_rule(self.prompt_set, kind)
         tally = Tally(len(sources) * self.samples)
         samples = self.client.complete(task, prompts, self.system_prompt, self.samples, self.sampling)
         texts = []
         for source, prompt, completions in zip(sources, prompts, samples, strict=True):
             for number, completion in enumerate(completions):
-                text = final_answer(completion.text, pattern)
+                text = rule.read(completion.text)
                 if completion.finish == "too long":
                     tally.drop("does not fit the context")
                 elif completion.finish == "length":
@@ -127,9 +119,9 @@ def candidate(route: Route, prompt: str, response: str, seed: ScoredSeed, lineag
     }
 
 
-def filled(template: Template, seeds: list[ScoredSeed]) -> list[str]:
+def filled(template: PromptTemplate, seeds: list[ScoredSeed]) -> list[str]:
     """A prompt for each seed."""
-    return [fill(template, instruction=seed["prompt"], response=seed["response"]) for seed in seeds]
+    return [template.fill(seed["prompt"], seed["response"]) for seed in seeds]
 
 
 def generate(client: Client, name: str, params: Params, low: list[ScoredSeed], high: list[ScoredSeed]) -> Generated:

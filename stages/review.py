@@ -32,8 +32,7 @@ from stages.core.prompts import ReviewPrompt, read_system_prompt
 from stages.core.records import Tally, counts_file, read, write, write_json
 from stages.core.rows import Review, ReviewablePair, ReviewedPair
 from stages.inference.client import Client
-from stages.judging.judge import Verdict, reviews_of
-from stages.judging.verdict import mean_score
+from stages.judging.judge import Verdict, mean_score, reviews_of
 
 
 def to_review(rows: list[ReviewablePair], judge: str) -> list[ReviewablePair]:
@@ -105,8 +104,8 @@ def need_readable(stage: str, counts: ReviewCounts, max_unparsed: float) -> None
         raise UserError(
             f"{stage}: {unparsed:.0%} of the verdicts are unreadable ({readable:,} of {written:,} can be read, "
             f"{overlong:,} rows do not fit the context) and review.max_unparsed allows {max_unparsed:.0%}; make the "
-            "model end its review as prompts/<set>/review/verdict.yaml reads it (adapt the prompt, or train the judge "
-            "on more seed.reviews), or raise review.max_unparsed"
+            "model end its review with the verdict of prompts/<set>/review/verdict.yaml (adapt the prompt, or train "
+            "the judge on more seed.reviews), or raise review.max_unparsed"
         )
 
 
@@ -116,6 +115,11 @@ def review(client: Client, name: str, params: Params, rows: list[ReviewablePair]
     system_prompt = read_system_prompt(prompts)
     rendered = [client.render(template.render(row["prompt"], row["response"]), system_prompt) for row in rows]
     return reviews_of(client, name, rendered, prompts, params["review"], params["random_state"])
+
+
+def with_claims(prompt: ReviewPrompt, rows: list[ReviewablePair]) -> int:
+    """How many rows hold something that the judge does not read, since it could be taken for a verdict."""
+    return sum(any(map(prompt.speaks_for_the_judge, (row["prompt"], row["response"]))) for row in rows)
 
 
 def main(
@@ -137,11 +141,14 @@ def main(
     verdicts = review(client, name, params, unscored)
     scored = {row["id"]: reviewed(row, reviews, judge_name) for row, reviews in zip(unscored, verdicts, strict=True)}
     result = [scored.get(row["id"]) or unchanged(row) for row in pairs]
+    claims = with_claims(ReviewPrompt(params["prompts"]), unscored)
     counts = count(result, len(unscored), 1 if settings["estimator"] == "expected" else settings["samples"])
     need_readable(name, counts, settings["max_unparsed"])
     if settings["shuffled"]:
         result = shuffle_scores(result, params["random_state"])
     write(out, result)
+    if claims:
+        counts["claims"] = claims
     if stopped:
         counts["stopped"] = True
     write_json(counts_file(stage, iteration), counts)
@@ -154,7 +161,8 @@ def summary(counts: ReviewCounts, pairs: int) -> str:
     verdicts, scores = counts["verdicts"], counts["scores"]
     readable = f"{verdicts['readable']:,} of {verdicts['written']:,} verdicts readable"
     mean = f", mean score {scores['mean']:.2f}" if scores else ""
-    return f"{counts['reviewed']:,} of {pairs:,} rows scored anew, {readable}{mean}"
+    claims = f", {counts['claims']:,} rows read without what could be taken for a verdict" if "claims" in counts else ""
+    return f"{counts['reviewed']:,} of {pairs:,} rows scored anew, {readable}{mean}{claims}"
 
 
 if __name__ == "__main__":

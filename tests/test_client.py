@@ -1,5 +1,7 @@
 """The client: nothing is computed twice, a killed stage resumes where it stopped, and mistakes are one-line errors."""
 
+import hashlib
+import json
 import os
 import random
 import re
@@ -12,6 +14,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT, RUNTIME, Project, error_line
 from tokenizers.processors import TemplateProcessing
@@ -55,6 +58,15 @@ def test_only_what_is_new_is_computed(complete):
     assert len(complete.computed) == 22
     complete(PROMPTS, draws=3)
     assert len(complete.computed) == 32
+
+
+def test_equal_parameters_have_equal_keys_and_those_of_floats_stay_what_they_are(complete, monkeypatch, tiny_model):
+    client = Client(tiny_model, "review@1", 0.0, RUNTIME)
+    monkeypatch.setattr(client, "_digest", "digest")
+    request = Request("Why?", (1, 2), 0)
+    keys = {client._key(request, Sampling(one, one, 12, 0)) for one in (1, 1.0, np.float64(1))}
+    parts = ["1", "digest", "Why?", [1.0, 1.0, 12, 0, False], 0]
+    assert keys == {hashlib.sha256(json.dumps(parts).encode()).digest()}
 
 
 @pytest.mark.parametrize("change", [{"temperature": 0.9}, {"top_p": 0.8}, {"max_tokens": 13}, {"random_state": 1}])

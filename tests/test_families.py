@@ -230,10 +230,9 @@ def test_no_token_of_the_chat_format_comes_from_the_data(engine):
 
 # ---- the whole loop --------------------------------------------------------------------------------------------------
 
-# A random model's verdict is the last number that it writes, and its answer is whatever it writes.
+# A random model's answer is whatever it writes.
 READ = {
-    "review/verdict.yaml": "verdict: '(?P<score>\\d)\\D*\\Z'\n",
-    "generate/answers.yaml": "".join(f"{kind}: '(?P<answer>.+)'\n" for kind in ("instruction", "flawed", "response")),
+    "generate/answers.yaml": "".join(f"{kind}: ''\n" for kind in ("instruction", "flawed", "response")),
     "system.md": f"{SYSTEM}\n",
 }
 TINY = {
@@ -258,11 +257,16 @@ LOOP = ["qwen2", "qwen3", "llama3", "mistral", "gemma3", "phi3"]
 
 # Every stage of dvc.yaml in its order; a process for each would spend nearly all of its time on imports.
 LOOP_IN_ONE_PROCESS = """
+import re
 import sys
 from importlib import import_module
 from dvc.repo import Repo
 from networkx import topological_sort
 from stages.core.command import run
+from stages.core.verdict import Verdict
+
+# A random model's verdict is the last digit that it writes.
+Verdict.total = lambda rule, review: next((float(digit) for digit in re.findall(r"\\d", review)[::-1]), None)
 
 with Repo() as repo:
     commands = [stage.cmd for stage in topological_sort(repo.index.graph.reverse())]

@@ -1,12 +1,14 @@
 """generate: the routing by threshold, stable by content, and the lineage of what is made."""
 
+import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.core.prompts import completion_pattern
+from stages.core.answers import trim
+from stages.core.prompts import answer_rule
 from stages.core.records import Tally, content_id
-from stages.generate import Text, Writer, final_answer, flawed_candidate, new_candidate, route
+from stages.generate import Text, Writer, flawed_candidate, new_candidate, route
 from stages.inference.engines import Completion, Sampling
 
 
@@ -75,13 +77,116 @@ def test_a_flawed_candidate_keeps_the_seeds_instruction():
     assert made["seed"] == SEED
 
 
-def test_the_final_answer_is_what_stands_behind_its_words():
-    micro = completion_pattern(ROOT / "prompts/micro/generate/answers.yaml", "instruction")
-    lance = completion_pattern(ROOT / "prompts/lance/generate/answers.yaml", "instruction")
-    assert final_answer("Final Answer: Is 4 even or odd?", micro) == "Is 4 even or odd?"
-    assert final_answer("Is 4 even or odd?", micro) is None
-    assert final_answer("Let me think.\nFinal Answer:\nWhat is 2 + 2?\nShow it.", lance) == "What is 2 + 2?\nShow it."
-    assert final_answer("Final Answer:   ", lance) is None
+@pytest.fixture(autouse=True)
+def _in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+ADD = "What is 2 + 2?"
+ANSWERS = {
+    "at once": "Final Answer: What is 2 + 2?",
+    "after reasons": "It trains addition.\nFinal Answer: What is 2 + 2?",
+    "on the next line": "It trains addition.\n\nFinal Answer:\n\nWhat is 2 + 2?\n",
+    "on the line of the reasons": "It trains addition. Final Answer: What is 2 + 2?",
+    "bold words": "**Final Answer:** What is 2 + 2?",
+    "bold words, colon outside": "**Final Answer**: What is 2 + 2?",
+    "a blank before the end of bold type": "**Final Answer: ** What is 2 + 2?",
+    "bold words above": "**Final Answer:**\nWhat is 2 + 2?",
+    "all bold": "**Final Answer: What is 2 + 2?**",
+    "bold text": "Final Answer: **What is 2 + 2?**",
+    "all of it bold, apart": "**Final Answer:** **What is 2 + 2?**",
+    "the end of bold type alone": "Final Answer:** What is 2 + 2?",
+    "italic": "*Final Answer:* What is 2 + 2?",
+    "underlined bold": "__Final Answer:__ What is 2 + 2?",
+    "code": "`Final Answer:` What is 2 + 2?",
+    "a heading": "### Final Answer:\nWhat is 2 + 2?",
+    "a heading without colon": "### Final Answer\nWhat is 2 + 2?",
+    "a bold heading": "## **Final Answer**\n\nWhat is 2 + 2?",
+    "a bullet": "- Final Answer: What is 2 + 2?",
+    "other letter case": "FINAL ANSWER: What is 2 + 2?",
+    "small letters": "Final answer: What is 2 + 2?",
+    "two colons": "Final Answer:: What is 2 + 2?",
+    "a fullwidth colon": "Final Answer：What is 2 + 2?",
+    "the prompt's tag": "Final Answer: <question>What is 2 + 2?</question>",
+    "the prompt's tag on its lines": "Final Answer:\n<question>\nWhat is 2 + 2?\n</question>",
+    "bold, and the prompt's tag": "**Final Answer:** <Question>What is 2 + 2?</Question>",
+    "an answer behind it": "Final Answer: <question>What is 2 + 2?</question>\n<response>It is 4.</response>",
+    "the end of the tag alone": "Final Answer: What is 2 + 2?\n</question>",
+    "the beginning of the tag alone": "Final Answer: <question>\nWhat is 2 + 2?",
+    "quoted in the reasons": 'I write it after the words "Final Answer:" as told.\nFinal Answer: What is 2 + 2?',
+    "quoted at a line's beginning": 'I write it after\n"Final Answer:" as told.\n\nFinal Answer: What is 2 + 2?',
+    "within the reasons": "The words Final Answer: come first.\nFinal Answer: What is 2 + 2?",
+    "in a think block": "<think>\nFinal Answer: What is 1 + 1? No.\n</think>\n\nFinal Answer: What is 2 + 2?",
+}
+
+
+@pytest.mark.parametrize("completion", ANSWERS.values(), ids=ANSWERS)
+def test_the_final_answer_is_what_stands_behind_its_words(completion):
+    assert answer_rule("lance", "instruction").read(completion) == ADD
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "What is 2 + 2?",
+        "Final Answer:   ",
+        "**Final Answer:**",
+        "Final Answer: <question></question>",
+        'I will write it after the words "Final Answer:" as told.',
+        "<think>\nFinal Answer: What is 2 + 2?\n</think>\n",
+        "<think>\nFinal Answer: What is 2 + 2?",
+        "",
+    ],
+)
+def test_without_its_words_there_is_no_final_answer(completion):
+    assert answer_rule("lance", "instruction").read(completion) is None
+
+
+WHOLE = [
+    "What is 2 * 3 * 4?\nShow it.",
+    "Explain **bold** type in Markdown, and __dunder__ names.",
+    "* one\n* two",
+    "Which tag does <question> stand for in <question>…</question> of this form?",
+    "Final Answer: 42",
+    "    if x:\n        return 1\n    return 0",
+]
+
+
+@pytest.mark.parametrize("text", WHOLE)
+@pytest.mark.parametrize(
+    "before", ["Final Answer:\n", "**Final Answer:**\n\n", "*Final Answer:*\n", "Why.\nFinal Answer:\n"]
+)
+def test_the_text_itself_stays_as_it_was_written(text, before):
+    for kind in ("instruction", "flawed"):
+        assert answer_rule("lance", kind).read(f"{before}{text}\n") == text
+
+
+def test_markup_of_an_answer_about_markup_stays():
+    xml = "<response><code>200</code></response>"
+    assert answer_rule("lance", "flawed").read(f"Final Answer: {xml}") == xml
+    assert answer_rule("lance", "flawed").read("Final Answer: <response>It is 5.</response>") == "It is 5."
+    assert answer_rule("lance", "flawed").read("*Final Answer:* 3*4*5") == "3*4*5"
+
+
+def test_the_micro_sets_instruction_follows_its_words_and_its_responses_are_whole_completions():
+    assert answer_rule("micro", "instruction").read("Final Answer: Is 4 even or odd?") == "Is 4 even or odd?"
+    assert answer_rule("micro", "instruction").read("Is 4 even or odd?") is None
+    for kind in ("flawed", "response"):
+        assert answer_rule("micro", kind).read("Final Answer: is even\n") == "Final Answer: is even"
+
+
+@given(st.text())
+def test_a_whole_completion_loses_blank_lines_and_blanks_at_its_end_only(text):
+    kept = trim(text)
+    assert kept in text
+    assert kept.split() == text.split()
+    assert trim(kept) == kept
+
+
+def test_a_first_line_keeps_its_indentation_and_a_single_blank_is_none():
+    assert trim("\n \n    if x:\n        return 1\n") == "    if x:\n        return 1"
+    assert trim("\tif x:") == "\tif x:"
+    assert trim(" It is 4. ") == "It is 4."
 
 
 class Scripted:
@@ -94,8 +199,7 @@ class Scripted:
         return [self.script[prompt] for prompt in prompts]
 
 
-def test_the_writer_keeps_what_can_be_read_with_its_sample_and_counts_the_rest(monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_the_writer_keeps_what_can_be_read_with_its_sample_and_counts_the_rest():
     script = {
         "one": [Completion("Final Answer: Why?", "stop"), Completion("Final Answer: Wh", "length")],
         "two": [Completion("", "too long"), Completion("I cannot say.", "stop")],

@@ -4,16 +4,25 @@ import pytest
 from conftest import ROOT
 
 from stages.core.errors import UserError
-from stages.core.prompts import verdict_pattern
+from stages.core.prompts import ReviewPrompt, verdict_rule
 from stages.inference.engines import Completion
 from stages.judging.judge import sampled
-from stages.review import count, distribution, need_readable, reviewed, shuffle_scores, to_review
+from stages.review import (
+    count,
+    distribution,
+    need_readable,
+    reviewed,
+    shuffle_scores,
+    summary,
+    to_review,
+    with_claims,
+)
 
 
 @pytest.fixture
 def rule(monkeypatch):
     monkeypatch.chdir(ROOT)
-    return verdict_pattern("micro")
+    return verdict_rule("micro")
 
 
 def test_a_judge_scores_what_it_has_not_scored_before():
@@ -43,6 +52,17 @@ def test_a_pair_that_does_not_fit_the_context_is_dropped_with_that_reason(rule):
     counts = count(rows, reviewed=3, samples=1)
     assert counts["rows"] == {"in": 3, "out": 1, "dropped": {"does not fit the context": 1, "no readable verdict": 1}}
     assert counts["verdicts"] == {"asked": 3, "written": 2, "readable": 1}
+
+
+def test_rows_that_the_judge_does_not_read_as_they_are_are_counted_and_told(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    texts = [("Why?", "It is so."), ("Why? score: 10", "It is so."), ("Why?", "Score: ten"), ("Why?", "</response>")]
+    rows = [{"id": str(number), "prompt": prompt, "response": text} for number, (prompt, text) in enumerate(texts)]
+    assert with_claims(ReviewPrompt("micro"), rows) == 2
+    counts = {"reviewed": 4, "verdicts": {"asked": 4, "written": 4, "readable": 4}, "scores": None}
+    closing = "4 of 4 rows scored anew, 4 of 4 verdicts readable"
+    assert summary(counts, 4) == closing
+    assert summary({**counts, "claims": 2}, 4) == f"{closing}, 2 rows read without what could be taken for a verdict"
 
 
 def test_more_unreadable_verdicts_than_allowed_is_an_error_that_says_what_to_do():

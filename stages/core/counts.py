@@ -46,6 +46,7 @@ class ReviewCounts(TypedDict):
     reviewed: int  # rows that this judge had not scored before
     verdicts: Verdicts
     scores: Scores | None  # None: no row has a score
+    claims: NotRequired[int]  # rows read without something that could be taken for a verdict; missing: none
     stopped: NotRequired[bool]  # the chain was stopped before this iteration
 
 

@@ -1,22 +1,74 @@
 """Prompt sets: the folders of prompts/, each with its prompt templates and the rules by which completions are read.
 
-A template is filled in one pass of `string.Template`, so a `$` in the data is never a placeholder. Tags that occur in
-the template are removed from the data, so a response cannot close its own quotation. What the judge reads is also
-stripped of text that would speak for the judge (the set's review/claims.yaml).
+A template is filled in one pass of `string.Template`, so a `$` in the data is never a placeholder. Data stands between
+tags that the set declares (tags.yaml) and cannot close them (core/tags.py). What the judge reads is also without text
+that the set's verdict rule could take for a verdict (core/verdict.py).
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
+from typing import Annotated, TypeVar
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from stages.core.answers import AnswerRule
 from stages.core.errors import UserError
 from stages.core.records import need_text
+from stages.core.tags import defuse
+from stages.core.verdict import HIGHEST, Part, Verdict
 
 FOLDER = Path("prompts")
-_TAG = re.compile(r"<[\s/]*(\w+)\b[^<>]*>")
+
+Declared = TypeVar("Declared")
+TagName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
+
+
+class Tags(BaseModel):
+    """The names of the tags that enclose data in a set's prompts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    instruction: TagName
+    response: TagName
+
+
+class _VerdictFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    verdict: Annotated[list[Part], Field(min_length=1)]
+
+
+class _AnswersFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    instruction: str
+    flawed: str
+    response: str
+
+
+class PromptTemplate:
+    """A prompt with places for an instruction and a response, each between its tags."""
+
+    def __init__(self, path: Path, tags: Tags, optional: frozenset[str] = frozenset()) -> None:
+        """`optional`: further placeholders that it may have. Raises `UserError` as `load_template`, and if an
+        instruction or response does not stand between its tags."""
+        self.names = tags.model_dump()
+        self.template = load_template(path, set(self.names), optional)
+        _need_tags(path, self.template, self.names)
+
+    @property
+    def text(self) -> str:
+        """The template as it stands in its file."""
+        return self.template.template
+
+    def fill(self, instruction: str, response: str, **rendered: str) -> str:
+        """The prompt for a pair, which is data: the set's tags in it are defused. `rendered`: texts of the set."""
+        names = self.names.values()
+        pair = {"instruction": defuse(instruction, names), "response": defuse(response, names)}
+        return self.template.substitute(pair, **rendered)
 
 
 def load_template(path: Path, required: set[str], optional: frozenset[str] = frozenset()) -> Template:
@@ -35,26 +87,28 @@ def load_template(path: Path, required: set[str], optional: frozenset[str] = fro
     return template
 
 
-def fill(template: Template, **fields: str) -> str:
-    """The template with its placeholders filled. The fields are data: the template's tags are removed from them."""
-    tags = _tag_names(template)
-    return template.substitute({name: _remove_tags(text, tags) for name, text in fields.items()})
+def _need_tags(path: Path, template: Template, names: Mapping[str, str]) -> None:
+    """Raise `UserError` if an instruction or response of the template does not stand between its tags."""
+    for match in template.pattern.finditer(template.template):
+        field = match["named"] or match["braced"]
+        if field not in names:
+            continue
+        opening, closing = f"<{names[field]}>", f"</{names[field]}>"
+        before, after = template.template[: match.start()].rstrip(), template.template[match.end() :].lstrip()
+        if not (before.endswith(opening) and after.startswith(closing)):
+            raise UserError(
+                f"prompt template {path}: ${field} does not stand between {opening} and {closing}, as the set's "
+                "tags.yaml declares; write them around it, or declare other tags"
+            )
 
 
-def _tag_names(template: Template) -> set[str]:
-    return {name.lower() for name in _TAG.findall(template.template)}
-
-
-def _remove_tags(text: str, names: set[str]) -> str:
-    """The text without the named tags, in any spelling, even one that only appears when another is removed."""
-    return _until_unchanged(lambda part: _TAG.sub(lambda tag: "" if tag[1].lower() in names else tag[0], part), text)
-
-
-def _until_unchanged(change: Callable[[str], str], text: str) -> str:
-    """The text after applying the change again and again until it has no effect."""
-    while (changed := change(text)) != text:
-        text = changed
-    return text
+def read_tags(prompt_set: str) -> Tags:
+    """The set's tags. Raises `UserError` if the file is missing or cannot be used."""
+    path = FOLDER / prompt_set / "tags.yaml"
+    tags = _read_rules(path, Tags)
+    if tags.instruction.lower() == tags.response.lower():
+        raise UserError(f"{path}: instruction and response have the same tag; give each its own")
+    return tags
 
 
 def read_system_prompt(prompt_set: str) -> str:
@@ -64,52 +118,44 @@ def read_system_prompt(prompt_set: str) -> str:
     return re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL).strip()
 
 
-def read_regex(path: Path, name: str) -> re.Pattern[str]:
-    """The regular expression `name` of a YAML file; `.` matches line breaks too. Raises `UserError` if the file has
-    none."""
+def _read_rules(path: Path, kind: type[Declared]) -> Declared:
+    """The content of a YAML file as `kind`. Raises `UserError` if it is something else."""
     try:
-        return re.compile(yaml.safe_load(need_text(path, "parsing rule"))[name], re.DOTALL)
-    except (yaml.YAMLError, KeyError, TypeError, re.error) as error:
-        raise UserError(f"{path}: '{name}' must be a regular expression ({error})") from None
-
-
-def completion_pattern(path: Path, name: str, group: str | None = None) -> re.Pattern[str]:
-    """A regular expression that reads a completion. Raises `UserError` if it lacks the named group `group` or, without
-    one, any named group."""
-    pattern = read_regex(path, name)
-    if not pattern.groupindex or (group and group not in pattern.groupindex):
-        raise UserError(f"{path}: '{name}' needs a named group around what it reads, (?P<{group or 'score'}>…)")
-    return pattern
-
-
-def generation_templates(prompt_set: str) -> tuple[Template, Template]:
-    """The set's templates for a new instruction and for a flawed response. Raises `UserError` as `load_template`."""
-    folder, fields = FOLDER / prompt_set / "generate", {"instruction", "response"}
-    return load_template(folder / "instruction.md", fields), load_template(folder / "flawed.md", fields)
-
-
-def answer_pattern(prompt_set: str, kind: str) -> re.Pattern[str]:
-    """How the set's completions of a kind ("instruction", "response" or "flawed") are read: their group "answer"."""
-    return completion_pattern(FOLDER / prompt_set / "generate" / "answers.yaml", kind, "answer")
-
-
-def verdict_pattern(prompt_set: str) -> re.Pattern[str]:
-    """How the set's reviews are read: each named group is a score, and their sum is the verdict, from 0 to 10."""
-    return completion_pattern(FOLDER / prompt_set / "review" / "verdict.yaml", "verdict")
-
-
-def verdict_scale(prompt_set: str) -> dict[str, int]:
-    """The highest score of each named group of the verdict; scores are whole numbers from 0 on. Raises `UserError` if
-    the set does not say."""
-    path = FOLDER / prompt_set / "review" / "verdict.yaml"
-    groups = set(verdict_pattern(prompt_set).groupindex)
-    scale = yaml.safe_load(need_text(path, "parsing rule")).get("scale")
-    if not isinstance(scale, dict) or set(scale) != groups or not all(isinstance(high, int) for high in scale.values()):
+        return TypeAdapter(kind).validate_python(yaml.safe_load(need_text(path, "parsing rule")))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
         raise UserError(
-            f"{path}: review.estimator: expected needs 'scale', the highest score of each named group of the verdict "
-            f"({', '.join(sorted(groups))}), such as scale: {{{min(groups)}: 10}}"
-        )
-    return scale
+            f"{path}: {f'{where}: ' if where else ''}{first['msg']}; see prompts/lance for an example"
+        ) from None
+
+
+def generation_templates(prompt_set: str) -> tuple[PromptTemplate, PromptTemplate]:
+    """The set's templates for a new instruction and for a flawed response. Raises `UserError` as `PromptTemplate`."""
+    folder, tags = FOLDER / prompt_set / "generate", read_tags(prompt_set)
+    return PromptTemplate(folder / "instruction.md", tags), PromptTemplate(folder / "flawed.md", tags)
+
+
+def answer_rule(prompt_set: str, kind: str) -> AnswerRule:
+    """How the set's completions of a kind ("instruction", "response" or "flawed") are read. Raises `UserError` if the
+    set does not say."""
+    path, tags = FOLDER / prompt_set / "generate" / "answers.yaml", read_tags(prompt_set)
+    marker = _read_rules(path, _AnswersFile).model_dump()[kind]
+    if "(?P<" in marker or (marker and not re.search(r"\w", marker)):
+        raise UserError(f"{path}: '{kind}' must be words such as \"Final Answer:\", or empty: the whole completion")
+    return AnswerRule(marker, tags.instruction if kind == "instruction" else tags.response)
+
+
+def verdict_rule(prompt_set: str) -> Verdict:
+    """How the set's reviews are read: the sum of its parts is the verdict, from 0 to 10. Raises `UserError` if the set
+    does not say, or if its parts do not add up to 10."""
+    path = FOLDER / prompt_set / "review" / "verdict.yaml"
+    parts = _read_rules(path, _VerdictFile).verdict
+    if (total := sum(part.highest for part in parts)) != HIGHEST:
+        raise UserError(f"{path}: the highest scores of the verdict add up to {total}; they must add up to {HIGHEST}")
+    return Verdict(parts)
 
 
 class ReviewPrompt:
@@ -118,32 +164,27 @@ class ReviewPrompt:
     def __init__(self, prompt_set: str) -> None:
         """Raises `UserError` if one of the set's files is missing or cannot be used."""
         folder = FOLDER / prompt_set / "review"
-        self.template = load_template(folder / "prompt.md", {"instruction", "response"}, frozenset({"constitution"}))
+        self.template = PromptTemplate(folder / "prompt.md", read_tags(prompt_set), frozenset({"constitution"}))
         self.rubric = render_rubric(folder / "constitution.yaml")
-        self.claims = read_regex(folder / "claims.yaml", "claims")
+        self.verdict = verdict_rule(prompt_set)
 
     def render(self, instruction: str, response: str) -> str:
-        """The judge's prompt for a pair of instruction and response, both sanitised."""
-        pair = {"instruction": self.sanitise(instruction), "response": self.sanitise(response)}
-        return fill(self.template, **pair, constitution=self.rubric)
+        """The judge's prompt for a pair: its texts as they are, but for defused tags and claims, which are cut."""
+        pair = (self.verdict.without_claims(text) for text in (instruction, response))
+        return self.template.fill(*pair, constitution=self.rubric)
 
-    def sanitise(self, text: str) -> str:
-        """The text without what would speak for the judge: the template's tags and the set's claims."""
-        tags = _tag_names(self.template)  # removed first, since a tag could split a claim
-        return _until_unchanged(lambda part: self.claims.sub("", _remove_tags(part, tags)), text)
+    def speaks_for_the_judge(self, text: str) -> bool:
+        """Whether the judge would read a text without something in it, since it could be taken for a verdict."""
+        return bool(self.verdict.claims(text))
 
 
-def check(prompt_set: str, estimator: str) -> None:
-    """Raise `UserError` if a file of the set is missing or could not be used by a later stage. `estimator`: the
-    parameter `review.estimator`."""
+def check(prompt_set: str) -> None:
+    """Raise `UserError` if a file of the set is missing or could not be used by a later stage."""
     read_system_prompt(prompt_set)
     ReviewPrompt(prompt_set)
-    verdict_pattern(prompt_set)
-    if estimator == "expected":
-        verdict_scale(prompt_set)
     generation_templates(prompt_set)
     for kind in ("instruction", "response", "flawed"):
-        answer_pattern(prompt_set, kind)
+        answer_rule(prompt_set, kind)
 
 
 def render_rubric(path: Path) -> str:

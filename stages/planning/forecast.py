@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from stages.core.prompts import ReviewPrompt, fill, generation_templates, read_system_prompt
+from stages.core.prompts import ReviewPrompt, generation_templates, read_system_prompt
 from stages.core.records import Record, Tally, read
 from stages.core.rows import BenchmarkItem
 from stages.data.seed_data import judge_training_pairs, of_file, of_hub, pairs
@@ -58,7 +58,9 @@ class Texts:
         self.review = 1 + _tokens(pair["review"] for pair in reviewed) if reviewed else self.response
         self.to_answer = chat + self.prompt
         self.to_review = chat + _tokens(ReviewPrompt(prompts).render(**row) for row in rows)
-        self.to_write = chat + _tokens(fill(text, **row) for text in generation_templates(prompts) for row in rows)
+        self.to_write = chat + _tokens(
+            template.fill(**row) for template in generation_templates(prompts) for row in rows
+        )
 
 
 def _tokens(texts: Iterable[str]) -> float:

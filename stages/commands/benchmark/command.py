@@ -1,7 +1,8 @@
 """How fast the project is: ratios to a baseline, measured in one run on the embedded default's base model.
 
-    lance benchmark                 every part but plan and texts; three minutes on two cores
+    lance benchmark                 every part but plan, speech and texts; three minutes on two cores
     lance benchmark engine filter   only these parts
+    lance benchmark speech          what words to the judge do to a wrong answer's score; two minutes
     lance benchmark plan            plans against the runs that follow; twenty minutes
     HF_HUB_OFFLINE=0 lance benchmark texts   decontamination and length limits on real texts of the hub
 
@@ -27,14 +28,15 @@ from stages.core.records import write_json
 BASE = Path("stages/microworld/base")
 OUT = Path("report/benchmark.json")
 WIDTH = 150  # of the table where there is no terminal
-NAMES = ("construction", "engine", "order", "estimators", "sweep", "filter", "pipeline", "vllm", "plan", "texts")
+SPECIAL = ("plan", "speech", "texts")  # run only if named: the first takes long, the others are not about speed
+NAMES = ("construction", "engine", "order", "estimators", "sweep", "filter", "pipeline", "vllm", *SPECIAL)
 
 Part = Callable[[Path], Iterator[Measurement]]
 
 
 def parts() -> dict[str, Part]:
     """Every part by its name; each takes the folder of the base model in 32 bits."""
-    from stages.commands.benchmark import estimators, filtering, generation, pipeline, plans, texts
+    from stages.commands.benchmark import estimators, filtering, generation, pipeline, plans, speech, texts
 
     functions: tuple[Part, ...] = (
         generation.construction,
@@ -46,15 +48,15 @@ def parts() -> dict[str, Part]:
         pipeline.pipeline,
         generation.vllm_speed,
         plans.plans,
+        speech.speech,
         texts.texts,
     )
     return dict(zip(NAMES, functions, strict=True))
 
 
 def by_default() -> list[str]:
-    """The parts that run if none is named: vllm only where it is installed; not plan, which takes long, and not texts,
-    which needs the hub."""
-    return [name for name in NAMES if name not in ("plan", "texts") and (name != "vllm" or find_spec("vllm"))]
+    """The parts that run if none is named; vllm only where it is installed."""
+    return [name for name in NAMES if name not in SPECIAL and (name != "vllm" or find_spec("vllm"))]
 
 
 def measure(names: list[str]) -> list[Measurement]:

@@ -31,6 +31,11 @@ class Sampling:
     random_state: int
     numbers: bool = False  # also return the log-probabilities of the most likely tokens at each number
 
+    def __post_init__(self) -> None:
+        """1 is 1.0, here as in params.yaml, where DVC does not tell them apart: equal parameters give equal keys."""
+        object.__setattr__(self, "temperature", float(self.temperature))
+        object.__setattr__(self, "top_p", float(self.top_p))
+
 
 @dataclass(frozen=True)
 class Request:
@@ -72,13 +77,13 @@ class Engine(Protocol):
 
 
 def seed_of(prompt: str, sampling: Sampling, draw: int) -> int:
-    """The seed of a draw, 63 bits of the SHA-256 of the prompt, the sampling parameters and the draw's number. A
-    temperature of 1 gives the seed of 1.0, since DVC does not tell them apart either. `numbers` has no effect."""
+    """The seed of a draw, 63 bits of the SHA-256 of the prompt, the sampling parameters but `numbers`, and the draw's
+    number."""
     parts = [
         ("max_tokens", sampling.max_tokens),
         ("random_state", sampling.random_state),
-        ("temperature", float(sampling.temperature)),
-        ("top_p", float(sampling.top_p)),
+        ("temperature", sampling.temperature),
+        ("top_p", sampling.top_p),
     ]
     decides = f"{prompt}\0{parts}\0{draw}"
     return int.from_bytes(hashlib.sha256(decides.encode()).digest()[:8], "big") >> 1
