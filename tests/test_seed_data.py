@@ -10,7 +10,9 @@ import pytest
 
 from stages.core.errors import UserError
 from stages.core.records import Tally
-from stages.data.seed_data import LONGEST, chosen, of_file, of_hub, pairs
+from stages.data.seed_data import chosen, pairs
+from stages.data.seed_files import of_file, of_hub
+from stages.data.seed_text import LONGEST
 
 PAIR = {"prompt": "Which is larger, 4 or 5?", "response": "is 5"}
 SHAPES = [
