@@ -25,6 +25,7 @@ class Choice(NamedTuple):
     label: str
     text: str
     line: str  # of the prompt, and the response where the row names the label
+    number: int | None = None  # from 0, where the row lists the choices without labels
 
 
 def choices_of_field(value: Any, name: str, notes: list[str]) -> list[Choice]:
@@ -43,8 +44,11 @@ def choices_of_field(value: Any, name: str, notes: list[str]) -> list[Choice]:
         return labelled({str(label).strip(): line for label, line in zip(labels, lines, strict=True)})
     own = [match for line in lines if (match := _OWN_LABEL.match(line))]
     if [match[1].upper() for match in own] == list(LETTERS[: len(lines)]):
-        return [Choice(match[1].upper(), line[match.end() :], line) for match, line in zip(own, lines, strict=True)]
-    return labelled(dict(zip(LETTERS, lines, strict=False)))
+        return [
+            Choice(match[1].upper(), line[match.end() :], line, number)
+            for number, (match, line) in enumerate(zip(own, lines, strict=True))
+        ]
+    return [Choice(LETTERS[number], line, f"{LETTERS[number]}. {line}", number) for number, line in enumerate(lines)]
 
 
 def labelled(texts: dict[str, str]) -> list[Choice]:
@@ -80,9 +84,9 @@ def right_answer(value: Any, name: str, choices: list[Choice], notes: list[str])
     key = _KEY.fullmatch(text)
     by_text = [choice for choice in choices if choice.text == text]
     by_key = [choice for choice in choices if key and choice.label.lower() == key[1].lower()]
-    if not by_key and _is_number_from_0(text, choices):
-        by_key = [choices[int(text)]]
-        notes.append(f"{name} taken for the number of a choice, from 0")
+    if not by_key and text.isdecimal():
+        by_key = [choice for choice in choices if str(choice.number) == text]
+        notes += [f"{name} taken for the number of a choice, from 0"] * bool(by_key)
     is_text = isinstance(value, str) and not isinstance(value, Number)
     if by_key and by_text and by_key != by_text and is_text:
         raise RowError(f"the {name} is the key of one choice and the text of another", text)
@@ -91,8 +95,3 @@ def right_answer(value: Any, name: str, choices: list[Choice], notes: list[str])
     if not by_text and key and (text.isdecimal() or len(key[1]) == 1):
         raise RowError(f"the {name} is none of the choices", text)
     return response_text(value, name, notes)
-
-
-def _is_number_from_0(text: str, choices: list[Choice]) -> bool:
-    numbered = any(choice.label.isdecimal() for choice in choices)
-    return not numbered and text.isdecimal() and len(text) <= 2 and int(text) < len(choices)

@@ -70,7 +70,8 @@ def _usable(
             tally.drop(problem.reason)
             problems.add(place, problem)
         else:
-            tally.note([*reading.notes, *(f"{shown(name)} not read" for name in reading.unread)])
+            if reading.notes or reading.unread:
+                tally.note([*reading.notes, *(f"{shown(name)} not read" for name in reading.unread)])
             yield pair(reading)
     if absent and first_row:
         raise UserError(

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Literal
 
-from stages.data.seed_files import RowError, shown
+from stages.data.seed_files import shown
 from stages.data.seed_text import is_blank, is_empty
 
 Role = Literal["task", "context", "response", "conversation", "choices", "option", "key", "lost", "verdict"]
@@ -22,12 +22,13 @@ NAMES: dict[Role, str] = {
     "response": "response completion output answer target targets assistant gpt bot solution",
     "conversation": "messages conversations conversation",
     "choices": "choices options answer_choices candidates endings",
-    "key": "answer_key answerkey answer_idx answer_index correct_option correct_answer gold",  # which choice is right
+    "key": "answer_key answerkey answer_idx answer_index correct_option correct_answer gold cop",  # the right choice
     "lost": (  # belongs to a question, but is none of the above
         "history chat_history conversation_history turns documents contexts ctx files attachments starter_code persona"
     ),
     "verdict": "correct true false accepted good bad selected train trainable training mask masked",
 }
+SECOND = {"user", "human", "assistant", "gpt", "bot"}  # a task or response only where there is no other
 ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
 LOST = set(  # a name with one of these words in it is part of a question that this loop cannot ask
     "system image images audio audios video videos tool tools function functions reasoning thinking thought thoughts "
@@ -76,14 +77,27 @@ def option_label(name: str) -> str | None:
 
 def filled(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields that hold something."""
-    return {name: value for name, value in fields.items() if not _is_nothing(value, role(name))}
+    return {name: value for name, value in fields.items() if not _is_nothing(name, value)}
 
 
-def _is_nothing(value: Any, what: Role | None) -> bool:
+def _is_nothing(name: str, value: Any) -> bool:
     """An empty group or list is nothing, but where a text should be, it is a wrong value."""
-    if what in ("task", "context", "response"):
-        return is_blank(value)
-    return is_empty(value) or (what == "lost" and value in NOTHING)
+    if isinstance(value, str):
+        return is_blank(value) or (value in NOTHING and role(name) == "lost")
+    return value is None or (is_empty(value) and role(name) not in ("task", "context", "response"))
+
+
+@lru_cache(1000)
+def by_role(fields: tuple[str, ...]) -> dict[Role | None, list[str]]:
+    """The names of fields by what they are. Those in SECOND count only where no other one is the same."""
+    groups: dict[Role | None, list[str]] = {}
+    for name in fields:
+        groups.setdefault(role(name), []).append(name)
+    for what in ("task", "response"):
+        first = [name for name in groups.get(what, ()) if plain(name) not in SECOND]
+        if first or "conversation" in groups:
+            groups[what] = first
+    return groups
 
 
 def names(fields: Iterable[str]) -> str:
@@ -92,26 +106,23 @@ def names(fields: Iterable[str]) -> str:
     return ", ".join(listed[:12]) + (f" and {len(listed) - 12} more" if len(listed) > 12 else "") or "none"
 
 
-def need_nothing_lost(name: str, where: str) -> None:
-    """Raise `RowError` if a field that was not read belongs to the question. `where`: its name in the message."""
-    if role(name) not in (None, "verdict"):
-        raise RowError(f"'{shown(where)}' would be lost")
+def is_lost(name: str) -> bool:
+    """Whether a field that was not read belongs to the question."""
+    return role(name) not in (None, "verdict")
 
 
-def need_no_verdict(name: str, value: Any, where: str) -> None:
-    """Raise `RowError` if a field judges the row, unless it is a truth value or weight that speaks for the row."""
+def verdict_against(name: str, value: Any) -> str | None:
+    """What a field says against using the row, if it judges the row; None for others, and for a truth value or weight
+    that speaks for it."""
     if role(name) != "verdict":
-        return
+        return None
     bare = plain(name).removeprefix("is_")
     speaks_for = _truth(value, numbers=bare != "label")  # a label of 1 may be anything
     if bare in BAD and speaks_for is not None:
         speaks_for = not speaks_for
     if bare in GOOD | BAD | {"label"} and speaks_for is not None:
-        if not speaks_for:
-            raise RowError(f"'{shown(where)}' says that the answer is a bad one", str(value))
-    elif bare not in WEIGHTS or not speaks_for:
-        detail = "" if isinstance(value, list | dict) else str(value)
-        raise RowError(f"'{shown(where)}' is a verdict on the row", detail)
+        return None if speaks_for else "says that the answer is a bad one"
+    return None if bare in WEIGHTS and speaks_for else "is a verdict on the row"
 
 
 def _truth(value: Any, numbers: bool) -> bool | None:

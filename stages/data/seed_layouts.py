@@ -11,16 +11,18 @@ field that belongs to the question, or a verdict on itself. What other fields it
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from stages.core.records import Record
 from stages.data.seed_choices import Choice, choices_of_field, labelled, right_answer
-from stages.data.seed_fields import filled, names, need_no_verdict, need_nothing_lost, option_label, plain, role
+from stages.data.seed_fields import Role, by_role, filled, is_lost, names, option_label, plain, role, verdict_against
 from stages.data.seed_files import RowError, shown
 from stages.data.seed_messages import Turns, are_messages, messages_of, speaker, turns_of
 from stages.data.seed_text import context_text, field_text, response_text
 
+TEXTS: set[Role | None] = {"task", "context", "response", None}  # the kinds of fields in most rows
 TEMPLATE_FIELD = re.compile(r"\{([^{}]+)\}")
 
 
@@ -64,17 +66,26 @@ class _Row:
 
     def __init__(self, fields: Record) -> None:
         self.all_fields, self.fields = fields, filled(fields)
-        self.used: dict[str, str] = {}  # {name: "user" or "assistant", whose words it is}
+        self.used: dict[str, str] = {}  # {name: "user", "assistant" or "both", whose words it is}
         self.notes: list[str] = []
         self._in_messages: list[str] = []  # unread fields of messages
+        self._by_role = by_role(tuple(self.fields))
 
     def by_layout(self) -> tuple[str, str]:
         """The prompt and the response by the row's layout."""
+        tasks, answers = self._with_role("task"), self._with_role("response")
+        if len(tasks) == len(answers) == 1 and self._by_role.keys() <= TEXTS:  # most rows: nothing to choose from
+            task, answer = tasks[0], answers[0]
+            if isinstance(self.fields[task], str) and isinstance(self.fields[answer], str):
+                texts = [field_text(self._use(task, "user"), task, self.notes)]
+                texts += map(self._context, self._with_role("context"))
+                response = response_text(self._use(answer, "assistant"), answer, self.notes)
+                return "\n\n".join(filter(None, texts)), response
         prompts: Turns = {}  # by field; all have to be equal
         responses: Turns = {}
         choices = self._add_tasks(prompts, responses)
         for name in self._with_role("conversation"):
-            self._add_part(name, "user", prompts, responses)
+            self._add_part(name, "both", prompts, responses)
         for name in self._with_role("response"):
             if not choices:
                 self._add_part(name, "assistant", prompts, responses)
@@ -82,10 +93,10 @@ class _Row:
             self._add_right_answer(choices, responses)
         if not prompts or not responses:
             raise self._nothing("response" if prompts else "prompt")
-        return _only(prompts, "prompt"), _only(responses, "response")
+        return self._only(prompts, "prompt"), self._only(responses, "response")
 
-    def _with_role(self, *roles: str) -> list[str]:
-        return [name for name in self.fields if role(name) in roles]
+    def _with_role(self, what: Role) -> list[str]:
+        return self._by_role.get(what, [])
 
     def _add_tasks(self, prompts: Turns, responses: Turns) -> list[Choice]:
         """Add the prompt of each task to `prompts`, with what goes with it; returns the choices."""
@@ -96,10 +107,11 @@ class _Row:
             self._add_part(name, "user", prompts, responses)
         if not prompts:
             return []
-        task, choices = _only(prompts, "prompt"), self._choices()
-        context = [self._context(name) for name in contexts if name not in tasks]
-        whole = "\n\n".join(filter(None, [task, *context, "\n".join(choice.line for choice in choices)]))
-        prompts |= dict.fromkeys(prompts, whole)
+        task, choices = self._only(prompts, "prompt"), self._choices()
+        parts = [self._context(name) for name in contexts if name not in tasks]
+        parts.append("\n".join(choice.line for choice in choices))
+        whole = "\n\n".join(filter(None, [task, *parts]))
+        prompts.update(dict.fromkeys(prompts, whole))
         return choices
 
     def _use(self, name: str, whose: str) -> Any:
@@ -114,13 +126,13 @@ class _Row:
         """Add a field to the prompts or responses; if it holds messages, what each one says."""
         seen, value = name in self.used, self._use(name, whose)
         if role(name) == "conversation" or are_messages(value):
-            if seen:  # named for the prompt and for the response
-                return
-            turns = self._turns(value, name)
+            turns = {} if seen else self._turns(value, name)  # seen: named for the prompt and for the response
+            prompts |= {name: turns["user"]} if "user" in turns else {}
+            responses |= {name: turns["assistant"]} if "assistant" in turns else {}
+        elif whose == "user":
+            prompts[name] = field_text(value, name, self.notes)
         else:
-            turns = {whose: (field_text if whose == "user" else response_text)(value, name, self.notes)}
-        prompts |= {name: turns["user"]} if "user" in turns else {}
-        responses |= {name: turns["assistant"]} if "assistant" in turns else {}
+            responses[name] = response_text(value, name, self.notes)
 
     def _turns(self, value: Any, name: str) -> Turns:
         messages = messages_of(value, name)
@@ -136,23 +148,32 @@ class _Row:
     def _choices(self) -> list[Choice]:
         """The answers to choose from, in a field or in columns A, B, …; none if the row has none."""
         lists, options = self._with_role("choices"), self._with_role("option")
+        if not lists and len(options) < 2:  # a single "A" is something else
+            return []
         by_label = {option_label(name): name for name in options}
         if len(lists) > 1 or (lists and options) or len(by_label) < len(options):
             raise RowError("more than one set of choices", names([*lists, *options]))
         if lists:
             return choices_of_field(self._use(lists[0], "user"), lists[0], self.notes)
-        if len(options) < 2:  # a single "A" is something else
-            return []
         texts = {label: field_text(self._use(name, "user"), name, self.notes, True) for label, name in by_label.items()}
         return labelled({str(label): texts[label] for label in sorted(texts, key=str)})
 
     def _add_right_answer(self, choices: list[Choice], responses: Turns) -> None:
         """Add what each field that names the right answer says; the text of a choice and its label say the same."""
-        answers = self._with_role("key", "response")
+        answers = self._with_role("key") + self._with_role("response")
         answers += [name for name in self.fields if plain(name) in ("label", "correct")]
         texts = {name: right_answer(self._use(name, "assistant"), name, choices, self.notes) for name in answers}
         lines = {choice.text: choice.line for choice in choices} if len(texts) > 1 else {}
         responses |= {name: lines.get(text, text) for name, text in texts.items()}
+
+    def _only(self, texts: Turns, what: str) -> str:
+        """The one text that they all are. Raises `RowError` if they differ."""
+        if len(texts) > 1 and len(set(texts.values())) > 1:
+            first, task, answer = next(iter(texts)), self._with_role("task"), self._with_role("response")
+            prompt, response = ([first], answer) if what == "prompt" else (task, [first])
+            remedy = f"name the one to read, such as {_columns(prompt[:1], response[:1])}"
+            raise RowError(f"more than one {what}", names(texts), remedy)
+        return next(iter(texts.values()))
 
     def _nothing(self, what: str) -> RowError:
         """Why there is no prompt or no response: no field for it, or nothing in it."""
@@ -168,14 +189,19 @@ class _Row:
         prompt, response = self._read_for("user"), self._read_for("assistant")
         chosen = [name for name in self.fields if plain(name) == "chosen"]
         texts = [name for name, value in self.fields.items() if isinstance(value, str) and role(name) is None]
+        if prompt or response:
+            texts = [name for name in texts if re.search(r"\s", self.fields[name].strip())]
         others = chosen or texts
-        missing = (not prompt) + (not response)
-        if len(others) == missing:
+        if len(others) == (not prompt) + (not response):
             prompt, response = prompt or others[:1], response or others[-1:]
-        return f"seed.columns={{prompt: {_yaml(prompt or ['NAME'])}, response: {_yaml(response or ['NAME'])}}}"
+        return _columns(prompt, response)
 
     def _read_for(self, whose: str) -> list[str]:
-        return [name for name, side in self.used.items() if side == whose]
+        """The fields that the prompt or response was read from; of several that say the same, the first one."""
+        read = [name for name, side in self.used.items() if side in (whose, "both")]
+        heads = [name for name in read if role(name) in ("task", "response")]
+        heads += [name for name in read if role(name) == "conversation"]
+        return [name for name in read if name not in heads[1:]]
 
     def by_columns(self, columns: Record) -> tuple[str, str]:
         """The prompt and the response by the names in `seed.columns`."""
@@ -191,8 +217,8 @@ class _Row:
         # what else is said in the messages that were read
         other_prompts = {name: text for name, text in prompts.items() if name not in questions}
         other_responses = {name: text for name, text in responses.items() if name not in answers}
-        prompt = _only({"prompt": prompt, **other_prompts}, "prompt")
-        return prompt, _only({"response": response, **other_responses}, "response")
+        prompt = self._only({"prompt": prompt, **other_prompts}, "prompt")
+        return prompt, self._only({"response": response, **other_responses}, "response")
 
     def _composed(
         self, columns: str | list[str], whose: str, prompts: Turns, responses: Turns, choices: list[Choice]
@@ -219,9 +245,8 @@ class _Row:
                 texts[name] = self._context(name, whose)
         if not any(texts.values()):
             raise RowError(f"no text in the {listed[0]}")
-        if isinstance(columns, str):
-            return _filled(columns, texts)
-        return "\n\n".join(filter(None, texts.values()))
+        text = "\n\n".join(filter(None, texts.values())) if isinstance(columns, list) else _filled(columns, texts)
+        return text if whose == "user" else response_text(text, listed[0], [])
 
     def review(self) -> str:
         """The field `review`."""
@@ -232,44 +257,50 @@ class _Row:
     def check_rest(self, ignored: set[str], verdicts: bool = True) -> None:
         """Raise `RowError` for a field that was not read though it belongs to the question or, with `verdicts`, judges
         the row."""
+        if len(self.used) == len(self.fields):
+            return
         has_chosen = any(plain(name) == "chosen" for name in self.used)
-        for name, value in self.fields.items():
-            if name in self.used or name in ignored or (has_chosen and plain(name) == "rejected"):
-                continue
-            try:
-                if role(name) not in ("task", "response", "conversation", "key"):
-                    need_nothing_lost(name, name)
-                if verdicts:
-                    need_no_verdict(name, value, name)
-            except RowError as problem:
-                problem.remedy = self._remedy(name)
-                raise
-            if verdicts and role(name) == "verdict":
-                self.used[name] = "verdict"  # that speaks for the row
+        rest = {
+            name: value
+            for name, value in self.fields.items()
+            if name not in self.used and name not in ignored and not (has_chosen and plain(name) == "rejected")
+        }
+        told = ("task", "response", "conversation", "key")
+        if lost := [name for name in rest if is_lost(name) and role(name) not in told]:
+            raise RowError(f"{_quoted(lost)} would be lost", remedy=self._remedy(lost))
+        if verdicts:
+            self._check_verdicts(rest)
+
+    def _check_verdicts(self, rest: Record) -> None:
+        against = {name: problem for name, value in rest.items() if (problem := verdict_against(name, value))}
+        for name, problem in against.items():
+            if problem != "is a verdict on the row":
+                raise RowError(f"{_quoted([name])} {problem}", str(rest[name]))
+        if against:
+            first = next(iter(against))
+            detail = "" if isinstance(rest[first], list | dict) else f"{first}: {rest[first]}"
+            raise RowError(f"{_quoted(against)} judge the row", detail, self._remedy(list(against)))
+        self.used |= {name: "verdict" for name in rest if role(name) == "verdict"}  # which speaks for the row
 
     def unread(self) -> list[str]:
         """The names of fields that hold something and were not read."""
+        if len(self.used) == len(self.fields):
+            return self._in_messages
         return [*(name for name in self.fields if name not in self.used), *self._in_messages]
 
-    def _remedy(self, name: str) -> str:
-        """The `seed.columns` that would read the row with this field, or without it."""
+    def _remedy(self, rest: list[str]) -> str:
+        """The `seed.columns` that would read the row with these fields, or without them."""
         prompt, response = self._read_for("user"), self._read_for("assistant")
-        response = response or prompt  # both in one conversation
-        answer = f"response: {_yaml(response)}"
-        without = f"to leave it out: seed.columns={{prompt: {_yaml(prompt)}, {answer}, ignore: [{_yaml([name])}]}}"
-        is_system = "system" in plain(name).split("_")
-        if isinstance(self.fields[name], str) and (is_system or role(name) == "context"):
-            prompt = [name, *prompt] if is_system else [*prompt, name]
-            return f"to read it: seed.columns={{prompt: {_yaml(prompt)}, {answer}}}; {without}"
+        without = f"to leave it out: {_columns(prompt, response, rest)}"
+        system = [name for name in rest if "system" in plain(name).split("_")]
+        contexts = [name for name in rest if role(name) == "context"]
+        if system + contexts == rest and all(isinstance(self.fields[name], str) for name in rest):
+            return f"to read it: {_columns([*system, *prompt, *contexts], response)}; {without}"
         return without
 
 
-def _only(texts: Turns, what: str) -> str:
-    """The one text that they all are. Raises `RowError` if they differ."""
-    if len(set(texts.values())) > 1:
-        remedy = "name the one to read: seed.columns={prompt: NAME, response: NAME}"
-        raise RowError(f"more than one {what}", names(texts), remedy)
-    return next(iter(texts.values()))
+def _quoted(fields: Iterable[str]) -> str:
+    return ", ".join(f"'{shown(name)}'" for name in fields)
 
 
 def _filled(template: str, texts: dict[str, str]) -> str:
@@ -279,7 +310,16 @@ def _filled(template: str, texts: dict[str, str]) -> str:
     return TEMPLATE_FIELD.sub(lambda match: texts[match[1]], template).strip("\n")
 
 
+def _columns(prompt: list[str], response: list[str], ignore: list[str] | None = None) -> str:
+    """A `seed.columns` as in params.yaml."""
+    ignored = f", ignore: [{_yaml(ignore)}]" if ignore else ""
+    return f"seed.columns={{prompt: {_one_or_list(prompt)}, response: {_one_or_list(response)}{ignored}}}"
+
+
+def _one_or_list(columns: list[str]) -> str:
+    return f"[{_yaml(columns)}]" if len(columns) > 1 else _yaml(columns or ["NAME"])
+
+
 def _yaml(columns: list[str]) -> str:
-    """Names as in params.yaml."""
-    quoted = [name if re.fullmatch(r"\w+", name) else json.dumps(name, ensure_ascii=False) for name in columns]
-    return quoted[0] if len(quoted) == 1 else f"[{', '.join(quoted)}]"
+    quoted = (name if re.fullmatch(r"\w+", name) else json.dumps(name, ensure_ascii=False) for name in columns)
+    return ", ".join(quoted)

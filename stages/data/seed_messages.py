@@ -9,8 +9,8 @@ import json
 from typing import Any
 
 from stages.core.records import Record
-from stages.data.seed_fields import GOOD, WEIGHTS, need_no_verdict, need_nothing_lost, plain, role
-from stages.data.seed_files import RowError
+from stages.data.seed_fields import GOOD, WEIGHTS, is_lost, plain, role, verdict_against
+from stages.data.seed_files import RowError, shown
 from stages.data.seed_text import field_text, is_empty, response_text
 
 SPEAKERS = {
@@ -25,6 +25,8 @@ Turns = dict[str, str]  # {"user": …, "assistant": …}, or one of them
 
 def are_messages(value: Any) -> bool:
     """Whether a field that may be a text holds messages."""
+    if isinstance(value, str):
+        return False
     first = value[0] if isinstance(value, list) and value else value
     return isinstance(first, dict) and any(key in first for key in SPEAKER)
 
@@ -36,6 +38,8 @@ def messages_of(value: Any, name: str) -> list[Record]:
             value = json.loads(value)
         except (ValueError, RecursionError):
             raise RowError(f"{name} are not a list of role and content", "a text that is not JSON") from None
+    if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
+        value = [dict(zip(value, message, strict=False)) for message in zip(*value.values(), strict=False)]
     messages = value if isinstance(value, list) else [value]
     if len(messages) > 1 and all(isinstance(message, str) for message in messages):
         speakers = [("user", "assistant")[number % 2] for number in range(len(messages))]
@@ -74,8 +78,10 @@ def _check_rest(message: Record, name: str, unread: list[str]) -> None:
         is_weight_of_prompt = speaker(message) == "user" and plain(key) in WEIGHTS | GOOD
         if key in SPEAKER or key in SPOKEN or is_empty(value) or is_weight_of_prompt:
             continue
-        need_nothing_lost(key, f"{name}.{key}")
-        need_no_verdict(key, value, f"{name}.{key}")
+        if is_lost(key):
+            raise RowError(f"'{name}.{shown(key)}' would be lost")
+        if against := verdict_against(key, value):
+            raise RowError(f"'{name}.{shown(key)}' {against}", str(value))
         if role(key) != "verdict":
             unread.append(f"{name}.{key}")
 

@@ -41,7 +41,11 @@ _TURN = re.compile(
     re.IGNORECASE,
 )
 _REASONING = re.compile(r"<\s*(?:think|thinking|thought|reasoning)\s*>|<\|begin_of_thought\|>", re.IGNORECASE)
-_UNEVEN = re.compile(r"[ \t][ \t\n]|[\t\r\f\v]")
+_SIGNS = "\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
+_INVISIBLE_SIGN = re.compile(f"[{_SIGNS}]")
+_FOLDED = re.compile(
+    f"[\t\r\x0b\x0c\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000{_SIGNS}]"
+)  # blanks, too
 _NO_INPUT = re.compile(
     r"<\s*(?:no[\s_-]*(?:input|context|output)|none|empty)\s*>\.?|no[ _-]?(?:input|context|output)\.?", re.IGNORECASE
 )
@@ -50,7 +54,7 @@ _LIKE_NO_INPUT = re.compile(r"n/?a|none|null|nan|-{1,3}", re.IGNORECASE)
 
 def is_blank(value: Any) -> bool:
     """Whether a field that should be a text is null or blank."""
-    return value is None or (isinstance(value, str) and not value.strip())
+    return value is None or (isinstance(value, str) and (not value or value.isspace()))
 
 
 def is_empty(value: Any) -> bool:
@@ -81,9 +85,9 @@ def field_text(value: Any, name: str, notes: list[str], numbers: bool = False) -
             raise RowError("not UTF-8" if "\udc80" <= character <= "\udcff" else "half of a surrogate pair")
         raise RowError("control characters", f"{character!r} in the {name}")
     text = _without_markers(_trimmed(value), name, notes)
-    if not _is_visible(text):
+    if not ("!" <= text[:1] <= "~" or _is_visible(text)):
         raise RowError(f"no text in the {name}")
-    if match := _TURN.match(text.lstrip()):
+    if text.lstrip()[0] in "<[" and (match := _TURN.match(text.lstrip())):
         raise RowError(f"a rendered chat template in the {name}", match[0])
     return text
 
@@ -114,12 +118,11 @@ def context_text(value: Any, name: str, notes: list[str]) -> str:
 def comparable(text: str) -> str:
     """A text for finding duplicates: in Unicode's composed form (NFC), without invisible signs, each run of blanks in a
     line as one space. Line breaks and indentation count."""
-    if text.isascii() and not _UNEVEN.search(text):
-        return text
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
-        text = "".join(character for character in text if unicodedata.category(character) != "Cf")
-    return "\n".join(_comparable_line(line) for line in text.splitlines())
+    if "  " not in text and " \n" not in text and not _FOLDED.search(text):
+        return text
+    return "\n".join(map(_comparable_line, _INVISIBLE_SIGN.sub("", text).splitlines()))
 
 
 def _comparable_line(line: str) -> str:
