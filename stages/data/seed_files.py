@@ -187,7 +187,7 @@ def _is_json_lines(head: list[bytes], suffix: str) -> bool:
     if not head:
         return False
     first = head[0].removeprefix(b"\xef\xbb\xbf").strip()
-    whole = [not isinstance(value := _parsed(line), RowError) or not value.reason.startswith("not ") for line in head]
+    whole = [_is_json(line) for line in head]
     if len(head) == 1:
         return suffix != ".json" and not whole[0] and not first.startswith(b"[")
     if whole[0]:
@@ -195,6 +195,17 @@ def _is_json_lines(head: list[bytes], suffix: str) -> bool:
     if first in (b"[", b"{") or (first.startswith(b"[") and not whole[1]):
         return False
     return whole[1] or suffix != ".json"
+
+
+def _is_json(line: bytes) -> bool:
+    """Whether a line is a JSON value by itself."""
+    try:
+        json.loads(line.decode("utf-8-sig"), parse_int=str)
+    except ValueError:
+        return False
+    except RecursionError:
+        return line.strip()[:1] == b"{" and line.strip()[-1:] == b"}"
+    return True
 
 
 def _parsed(line: bytes) -> Any:
@@ -374,7 +385,7 @@ def _records(lines: _Lines, separator: str) -> Iterator[tuple[int, list[str] | R
             return
         except csv.Error as error:
             number = lines.number - len(used) + 1
-            bad = _unbalanced(used, lines, separator, width)
+            bad = _wrong_lines(used, lines, separator, width)
             lines.push_back(used[bad:])
             yield number, RowError("a wrong quote", f"{error}" + (f"; up to line {lines.number:,}" if bad > 1 else ""))
 
@@ -385,31 +396,44 @@ def _kept(lines: Iterator[str], used: list[str]) -> Iterator[str]:
         yield line
 
 
-def _unbalanced(used: list[str], lines: Iterator[str], separator: str, width: int) -> int:
+def _wrong_lines(used: list[str], lines: Iterator[str], separator: str, width: int) -> int:
     """How many lines a record with a wrong quote takes: `used` are those it was read from, more are added to it.
 
-    With an even number of quotes, it ends where it ended. Else a quote is missing, or one is too many: if every line
-    from the second one up to the next with an odd number of quotes is a whole row of `width` fields, then the first
-    line alone is wrong, and else all of them.
+    What follows may be rows, or the rest of a text that the record has over several lines. It is such a rest, up to the
+    next line with an odd number of quotes, if that line closes a quote, or if not all lines before it are whole rows.
     """
-    if sum(line.count('"') for line in used) % 2 == 0:
-        return len(used)
-    end = next((index for index in range(1, len(used)) if used[index].count('"') % 2), None)
-    while end is None and len(used) < LOOKAHEAD and (line := next(lines, None)) is not None:
+    opens, read = used[0].count('"') % 2 == 1, len(used)
+    start = 1 if opens else read
+    end = next((index for index in range(start, read) if used[index].count('"') % 2), None)
+    while end is None and len(used) < LOOKAHEAD + read and (line := next(lines, None)) is not None:
         used.append(line)
         end = len(used) - 1 if line.count('"') % 2 else None
-    between = used[1:end]
-    if all(_is_whole(line, separator, width) for line in between) and (between or end is None):
-        return 1
+    are_rows = all(_is_whole(line, separator, width) for line in used[start:end])
+    if end is not None and _is_rest(used[end], separator, ends=end >= read):
+        may_be_row = not opens and end > start and are_rows and _is_whole(used[end], separator, width)
+        return start if may_be_row else end + 1
+    if are_rows or not opens:
+        return start
     return len(used) if end is None else end + 1
+
+
+def _is_rest(line: str, separator: str, ends: bool) -> bool:
+    """Whether the one quote too many of a line closes a field that an earlier line began; `ends`: at the line's end."""
+    return _width(line, separator) is not None and (line.rstrip().endswith('"') or not ends)
 
 
 def _is_whole(line: str, separator: str, width: int) -> bool:
     """Whether a line by itself is a row of `width` fields."""
+    return _width(line, separator) == width
+
+
+def _width(line: str, separator: str) -> int | None:
+    """How many fields a line has by itself; None if it is no record by itself."""
     try:
-        return [len(fields) for fields in csv.reader([line], delimiter=separator, strict=True)] == [width]
-    except csv.Error:
-        return False
+        (fields,) = csv.reader([line], delimiter=separator, strict=True)
+    except (csv.Error, ValueError):
+        return None
+    return len(fields)
 
 
 # ---- Parquet ---------------------------------------------------------------------------------------------------------
