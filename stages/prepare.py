@@ -115,7 +115,7 @@ def main() -> None:
     }
     for name, noted in ((source, tally.noted), (judge_source, judge_tally.noted)):
         if noted:
-            say(f"prepare: {name}: " + "; ".join(f"{remark} ({rows:,} rows)" for remark, rows in noted.most_common()))
+            say(f"prepare: {name}: " + "; ".join(f"{remark} ({rows:,} rows)" for remark, rows in sorted(noted.items())))
     if remarks := tally.noted + judge_tally.noted:
         counts["noted"] = dict(sorted(remarks.items()))
     write_json(counts_file("prepare", WARM_START), counts)

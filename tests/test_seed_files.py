@@ -273,7 +273,7 @@ def test_the_files_of_a_folder_are_read_by_name_each_row_with_its_file(tmp_path)
         (tmp_path / name).write_text("{}")
     (tmp_path / "notes.txt").write_text("")
     found = list(of_file(tmp_path, "seed.path"))
-    assert found[:2] == [("a.jsonl, row 1", PAIR), ("b.csv, line 2", OTHER)]
+    assert found[:2] == [("a.jsonl, line 1", PAIR), ("b.csv, line 2", OTHER)]
     assert (found[2][0], found[2][1].reason) == ("notes.txt", "a file of another kind in the folder")
 
 

@@ -179,7 +179,9 @@ def _json_rows(path: Path, lines: Iterator[bytes] | IO[bytes]) -> Rows:
         yield from ((f"line {number:,}", _parsed(line)) for number, line in chain(head, numbered))
     elif head:
         with _text(path) as text:
-            yield from ((f"row {number:,}", row) for number, row in enumerate(_document(text.read()), 1))
+            rows = _document(text.read())
+        what, first = ("line", head[0][0]) if len(head) == 1 and head[0][1].lstrip()[:1] == b"{" else ("row", 1)
+        yield from ((f"{what} {number:,}", row) for number, row in enumerate(rows, first))
 
 
 def _is_json_lines(head: list[bytes], suffix: str) -> bool:
