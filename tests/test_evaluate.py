@@ -277,6 +277,27 @@ def test_a_draw_is_what_the_transformers_engine_samples(sampled, tiny_model):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("narrow", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-6}])
+def test_a_draw_from_the_most_likely_token_alone_is_the_greedy_answer(tiny_model, narrow):
+    from lm_eval.api.instance import Instance
+
+    from stages.evaluation.transformers_lm import TransformersLM, with_draw
+
+    lm = TransformersLM(pretrained=str(tiny_model), device="cpu", batch_size=4)
+    prompts = ["What is 2 plus 2?", "Which is larger, 4 or 5? Say why."]
+
+    def answers(settings: dict, draw: int | None = None) -> list[str]:
+        requests = [Instance("generate_until", {}, (prompt, settings), 0, ("t", 0, 1)) for prompt in prompts]
+        ready = requests if draw is None else [with_draw(request, draw) for request in requests]
+        return lm.generate_until(ready, disable_tqdm=True)
+
+    greedy = answers({"until": [], "max_gen_toks": 8, "do_sample": False})
+    sampled = {"until": [], "max_gen_toks": 8, "temperature": 1.0}
+    assert answers(sampled | narrow, draw=0) == answers(sampled | narrow, draw=1) == greedy
+    assert answers(sampled, draw=0) != greedy
+
+
+@pytest.mark.slow
 def test_the_plan_knows_the_draws_in_the_store(sampled):
     """Each draw is a model call with a key of its own."""
     from contextlib import chdir
