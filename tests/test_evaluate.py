@@ -10,7 +10,7 @@ import yaml
 from conftest import ROOT, Project
 
 from stages.core.errors import UserError
-from stages.evaluate import select_samples
+from stages.evaluate import select_samples, update_best
 from stages.evaluation.scores import item_scores, other_scores, summarise, summarise_suite
 from stages.evaluation.suite import Suite
 from stages.microworld.world import FAMILIES
@@ -111,6 +111,20 @@ def test_a_suites_score_is_the_mean_of_its_benchmarks_with_its_error():
     assert summary["score"] == 62.5
     assert summary["stderr"] == pytest.approx((25.0**2 + 50.0**2) ** 0.5 / 2, abs=1e-3)
     assert summary["items"] == 6
+
+
+@pytest.mark.parametrize(("groups", "stops"), [(range(60), True), ([0] * 60, False)])
+def test_a_decline_that_cannot_be_told_from_chance_stops_nothing(tmp_path, groups, stops):
+    """All items of one group: the evaluation of a finished run does not end in an error either."""
+    rows = [
+        {"id": f"{n}", "group": f"{group}", "benchmark": "b", "part": "validation"} for n, group in enumerate(groups)
+    ]
+    for iteration in "01":
+        (tmp_path / iteration).mkdir()
+    assert not update_best(tmp_path / "0", None, [row | {"score": 1.0} for row in rows], "decline", 0.95)
+    worse = [row | {"score": 0.0} for row in rows]
+    assert update_best(tmp_path / "1", tmp_path / "0", worse, "decline", 0.95) == stops
+    assert json.loads((tmp_path / "1/stop.json").read_text()) == {"stopped": stops}
 
 
 EVALUATE = ("--model", "iterations/1/model")

@@ -11,6 +11,7 @@ from conftest import ROOT, error_line
 from stages.core.records import write_json
 from stages.report import iteration_metrics, metrics, summarise
 from stages.reporting import page, plots
+from stages.reporting.card import eval_results
 from stages.reporting.costs import costs
 from stages.reporting.page import cost_cells, html, rounded
 from stages.reporting.summary import Scores, funnel, verdict, warnings
@@ -144,6 +145,9 @@ def test_scores_by_other_metrics_are_shown_beside_a_benchmarks_own():
     assert "<th>gsm8k: exact_match,strict-match</th>" in page_text
     assert "<td>10.0 ± 2.0</td>" in page_text
     assert "Other metrics" not in markdown(summary())
+    values = {result.metric_value: result.dataset_name for result in eval_results(test, "leaderboard")}
+    assert values[40.0] == "gsm8k, test part"
+    assert values[10.0] == "gsm8k by exact_match,strict-match, test part"
 
 
 def test_no_gain_is_stated_plainly():
