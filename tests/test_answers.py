@@ -85,6 +85,9 @@ def test_a_temperature_samples_unless_do_sample_is_false(settings, sampling):
         ({"do_sample": True, "temperature": 0}, "do_sample is true with temperature 0"),
         ({"do_sample": True, "temperature": -1.0}, "do_sample is true with temperature -1.0"),
         ({"temperature": 1.0, "top_p": 0}, "top_p is 0"),
+        ({"temperature": "warm"}, "temperature is 'warm'; write a number"),
+        ({"temperature": None}, "temperature is None; write a number"),
+        ({"temperature": 1.0, "top_k": "5"}, "top_k is '5'; write a number"),
         ({"temperature": 1.0, "num_beams": 4, "seed": 1}, "num_beams, seed: a task that samples takes no such"),
     ],
 )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 REQUESTS_PER_CALL = 512  # answers are stored after each call, so a killed evaluation loses at most that many
 KEY_VERSION = "evaluate 2"  # changes if the same key would mean another answer
-SAMPLES_BY = {"do_sample", "temperature", "top_p", "top_k"}  # what both engines know
+NUMBERS = {"temperature", "top_p", "top_k"}  # settings of a sampler that both engines know
 
 
 WithDraw: TypeAlias = "Callable[[Instance, int], Instance]"  # a sampled request, as an engine takes it for a draw
@@ -139,10 +139,13 @@ def is_sampled(request: "Instance") -> bool:
 def sampling_of(generation_kwargs: dict[str, Any]) -> Sampling | None:
     """How a task's `generation_kwargs` sample, by lm-eval's rules; None: greedily. A temperature samples, unless
     do_sample is false. Raises `UserError` if they contradict each other, or ask for what not every engine does."""
+    for name in NUMBERS & generation_kwargs.keys():
+        if not isinstance(generation_kwargs[name], int | float):
+            raise UserError(f"generation_kwargs: {name} is {generation_kwargs[name]!r}; write a number")
     settings = _normalised(generation_kwargs)
     if not settings["do_sample"]:
         return None
-    if unknown := settings.keys() - SAMPLES_BY - {"until", "max_gen_toks"}:
+    if unknown := settings.keys() - NUMBERS - {"do_sample", "until", "max_gen_toks"}:
         raise UserError(f"generation_kwargs: {', '.join(sorted(unknown))}: a task that samples takes no such setting")
     temperature, top_p = settings.get("temperature", 0.0), settings.get("top_p", 1.0)
     if temperature <= 0:

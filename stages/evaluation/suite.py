@@ -184,8 +184,8 @@ def copies(texts: dict[str, list[str]]) -> dict[str, str]:
     tasks, since one that includes another one's YAML file inherits its tags. `texts`: each task's items."""
     originals: dict[tuple[str, ...], str] = {}
     for name in sorted(texts, key=lambda name: (len(name), name)):
-        originals.setdefault(tuple(texts[name]), name)
-    pairs = {name: originals[tuple(items)] for name, items in texts.items()}
+        originals.setdefault(tuple(sorted(texts[name])), name)
+    pairs = {name: originals[tuple(sorted(items))] for name, items in texts.items()}
     return {name: original for name, original in pairs.items() if original != name}
 
 
