@@ -16,14 +16,14 @@ from typer import Option
 
 from stages.core import cost
 from stages.core.command import run
-from stages.core.counts import BenchmarkScore, EvaluationCounts, SuiteScore
 from stages.core.params import read_params, read_runtime
 from stages.core.progress import say
 from stages.core.prompts import read_system_prompt
-from stages.core.records import Record, counts_file, read, write, write_json
+from stages.core.records import counts_file, read, write, write_json
 from stages.core.rows import BenchmarkItem, ItemScore
 from stages.evaluation import harness, suite
-from stages.evaluation.bootstrap import difference, mean_score
+from stages.evaluation.bootstrap import difference, mean_score, of_one_group
+from stages.evaluation.scores import item_scores, other_scores, summarise_suite
 
 BENCHMARK = Path("iterations/0/benchmark.jsonl")
 
@@ -38,56 +38,6 @@ def select_samples(items: list[BenchmarkItem], limit: int | None) -> dict[str, l
     }
 
 
-def item_scores(items: list[BenchmarkItem], results: Record, benchmarks: dict[str, suite.Benchmark]) -> list[ItemScore]:
-    """The score of each evaluated item, from 0 to 1: lm-eval's metric, or one minus it if lower is better. `results`:
-    lm-eval's."""
-    scores: list[ItemScore] = []
-    by_position = {(item["task"], item["index"]): item for item in items}
-    for task, samples in results["samples"].items():
-        for sample in samples:
-            item = by_position[task, sample["doc_id"]]
-            metric, filter_name = benchmarks[item["benchmark"]].metric.split(",")
-            if sample["filter"] == filter_name:
-                higher_is_better = results["higher_is_better"][task][metric]
-                score = float(sample[metric]) if higher_is_better else 1 - float(sample[metric])
-                scores.append(
-                    {
-                        "id": item["id"],
-                        "group": item["group"],
-                        "benchmark": item["benchmark"],
-                        "part": item["part"],
-                        "score": score,
-                    }
-                )
-    return scores
-
-
-def summarise(scores: list[ItemScore], benchmarks: dict[str, suite.Benchmark]) -> SuiteScore:
-    """The mean over benchmarks and each benchmark's own mean, in percent, with lm-eval's standard errors."""
-    from lm_eval.api.metrics import mean_stderr
-
-    summaries: dict[str, BenchmarkScore] = {}
-    for benchmark in benchmarks:
-        values = [row["score"] for row in scores if row["benchmark"] == benchmark]
-        mean, stderr = 100 * sum(values) / len(values), 100 * mean_stderr(values)
-        summaries[benchmark] = {"score": round(mean, 4), "stderr": round(stderr, 4), "items": len(values)}
-    mean = sum(summary["score"] for summary in summaries.values()) / len(summaries)
-    stderr = sum(summary["stderr"] ** 2 for summary in summaries.values()) ** 0.5 / len(summaries)
-    items = sum(summary["items"] for summary in summaries.values())
-    return {"score": round(mean, 4), "stderr": round(stderr, 4), "items": items, "benchmarks": summaries}
-
-
-def summarise_suite(scores: list[ItemScore], settings: suite.Suite) -> EvaluationCounts:
-    """The suite's score in each part, and its other benchmarks over both parts."""
-    validation, test = ([row for row in scores if row["part"] == part] for part in suite.PARTS)
-    return {
-        "validation": summarise(validation, settings.tasks),
-        "test": summarise(test, settings.tasks),
-        "judging": summarise(scores, settings.judging) if settings.judging else None,
-        "apart": summarise(scores, settings.reported_only) if settings.reported_only else None,
-    }
-
-
 def update_best(
     folder: Path, parent: Path | None, scores: list[ItemScore], stop_on: str | None, confidence: float
 ) -> bool:
@@ -98,7 +48,7 @@ def update_best(
     if parent:
         best = read(parent / "best.jsonl", ItemScore)
         stopped = json.loads((parent / "stop.json").read_text(encoding="utf-8"))["stopped"]
-    declined = stop_on == "decline" and difference(scores, best, confidence).high < 0
+    declined = stop_on == "decline" and difference(scores, best, confidence).is_loss
     write(folder / "best.jsonl", scores if mean_score(scores) > mean_score(best) else best)
     write_json(folder / "stop.json", {"stopped": stopped or declined})
     return declined and not stopped
@@ -118,8 +68,8 @@ def main(
 
     name = f"evaluate@{iteration}"
     results, answers = harness.evaluate_model(name, model, list(tasks.values()), samples, system_prompt, runtime)
-    scores = item_scores(items, results, settings.all)
-    summary = summarise_suite(scores, settings)
+    scores = item_scores(items, results, {key: benchmark.metric for key, benchmark in settings.all.items()})
+    summary = summarise_suite(scores, other_scores(items, results, settings), settings)
     validation = [row for row in scores if row["part"] == "validation" and row["benchmark"] in settings.tasks]
     stops = update_best(folder, parent, validation, params["evaluate.stop_on"], params["evaluate.stop_confidence"])
 
@@ -130,6 +80,8 @@ def main(
     test, judging = summary["test"], summary["judging"]
     judged = f", judging {judging['score']:.1f} ± {judging['stderr']:.1f} %" if judging else ""
     say(f"{name}: test {test['score']:.1f} ± {test['stderr']:.1f} %{judged}")
+    if params["evaluate.stop_on"] and (single := of_one_group(validation)):
+        say(f"{name}: evaluate.stop_on has no effect: the validation items of {', '.join(single)} are all of one group")
     if stops:
         say(f"{name}: worse than the best iteration before it; the chain is stopped (evaluate.stop_on: decline)")
 

@@ -13,7 +13,7 @@ from stages.core.params import Params, read_params
 from stages.core.records import Record, write_json
 from stages.reporting import alarms, page, plots, table
 from stages.reporting.costs import costs
-from stages.reporting.summary import IterationRow, Run, collect, gain_of, verdict, warnings
+from stages.reporting.summary import IterationRow, Run, collect, gain_of, interval_warnings, verdict, warnings
 from stages.reporting.table import Summary
 
 OUT = Path("report")
@@ -21,16 +21,18 @@ WIDTH = 180  # of the table where there is no terminal
 
 
 def summarise(params: Params) -> Summary:
-    """report/summary.json: {"best", "iterations", "rules", "alarms", "unmeasured", "warnings", "verdict"}."""
+    """report/summary.json: {"best", "iterations", "rules", "alarms", "unmeasured", "warnings", "verdict"}. `rules` are
+    those that could be checked."""
     summary, scores = collect(params["iterations"])
     raised = alarms.detect(summary["iterations"], scores, params["alarms"])
+    unknown = alarms.BY_INTERVAL if scores.of_one_group("validation") else ()
     declined = [alarm["iteration"] for alarm in raised if alarm["name"] == "decline"]
     return {
         **summary,
-        "rules": alarms.rules(params["alarms"]),
+        "rules": {name: rule for name, rule in alarms.rules(params["alarms"]).items() if name not in unknown},
         "alarms": raised,
         "unmeasured": alarms.unmeasured(summary["iterations"]),
-        "warnings": warnings(summary["iterations"]),
+        "warnings": warnings(summary["iterations"]) + interval_warnings(scores),
         "verdict": verdict(summary, declined),
     }
 
@@ -46,12 +48,13 @@ def iteration_metrics(row: IterationRow) -> Record:
     """An iteration's test score in percent, its gain in points with the ends of the 95 % interval, its judging score,
     and its numbers of rows."""
     gain = gain_of(row)
+    low, high = (None if end is None else round(end, 2) for end in (gain["low"], gain["high"]))
     select = row.get("select")
     return {
         "test": round(row["test"]["score"], 2),
         "gain": round(gain["points"], 2),
-        "low": round(gain["low"], 2),
-        "high": round(gain["high"], 2),
+        "low": low,
+        "high": high,
         "judge": round(row["judging"]["score"], 2) if row["judging"] else None,
         "kept": row["filter"]["rows"]["out"] if select else 0,
         "distance": row["filter"]["diversity"]["distance"] if select else None,

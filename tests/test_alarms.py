@@ -57,6 +57,15 @@ def healthy(monkeypatch):
     return chain([57, 76, 84, 86], monkeypatch)
 
 
+def test_without_an_interval_nothing_counts_as_a_decline(monkeypatch):
+    """All items are of one group."""
+    rows, scores = chain([86, 20, 80, 20], monkeypatch)
+    assert {("1", "decline"), ("3", "oscillation")} <= set(names(rows, scores))
+    for items_of in scores._rows.values():
+        items_of[:] = [{**item, "group": "g"} for item in items_of]
+    assert not {"decline", "oscillation"} & {name for _, name in names(rows, scores)}
+
+
 def test_a_healthy_run_raises_no_alarm(healthy):
     assert names(*healthy) == []
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from stages.evaluation.bootstrap import difference, mean_score
+from stages.evaluation.bootstrap import difference, mean_score, of_one_group
 
 
 def rows(scores: list[float], benchmark="b"):
@@ -30,6 +30,27 @@ def test_the_same_scores_differ_by_nothing():
 def test_only_the_same_items_can_be_compared():
     with pytest.raises(ValueError, match="same items"):
         difference(rows([0, 1]), rows([0, 1, 1]))
+
+
+@pytest.mark.parametrize("score", [0.0, 0.5, 1.0])
+def test_a_benchmark_of_one_group_gives_points_without_an_interval(score):
+    """A single item, or items of a single group, beside a benchmark that has enough."""
+    many, one = rows([0, 1, 1, 0], "a"), rows([0], "b")
+    copies = [{**one[0], "id": f"copy {copy}"} for copy in range(3)]
+    for single in (one, copies):
+        after = [{**row, "score": score} for row in single]
+        gain = difference(many + after, many + single)
+        assert (gain.points, gain.low, gain.high) == (100 * score / 2, None, None)
+        assert not gain.is_gain
+        assert not gain.is_loss
+    assert of_one_group(many + copies) == ["b"]
+    assert of_one_group(many) == []
+
+
+def test_a_gain_or_a_loss_is_one_whose_whole_interval_is():
+    worse, better = rows([0] * 50), rows([1] * 50)
+    assert (difference(better, worse).is_gain, difference(better, worse).is_loss) == (True, False)
+    assert (difference(worse, better).is_gain, difference(worse, better).is_loss) == (False, True)
 
 
 def test_the_order_of_the_items_does_not_matter():

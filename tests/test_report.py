@@ -5,14 +5,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT, error_line
 
 from stages.core.records import write_json
-from stages.report import iteration_metrics, metrics
+from stages.report import iteration_metrics, metrics, summarise
 from stages.reporting import page, plots
+from stages.reporting.card import eval_results
 from stages.reporting.costs import costs
 from stages.reporting.page import cost_cells, html, rounded
-from stages.reporting.summary import funnel, verdict, warnings
+from stages.reporting.summary import Scores, funnel, verdict, warnings
 from stages.reporting.table import cells, markdown
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -23,7 +25,7 @@ def tally(rows_in=10, out=10, **dropped):
 
 
 def score(percent, stderr=3.0):
-    return {"score": percent, "stderr": stderr, "items": 100}
+    return {"score": percent, "stderr": stderr, "items": 100, "benchmarks": {}}
 
 
 ATTACK = "<script>document.body.innerHTML = 'taken'</script> {{ 7 * 7 }}"  # generated text is untrusted
@@ -106,6 +108,52 @@ def test_the_verdict_names_the_best_its_gain_with_the_interval_and_what_declined
 def test_a_gain_that_may_be_chance_is_called_that():
     chance = iteration(gain={"points": 1.0, "low": -2.0, "high": 4.0})
     assert "[-2.0, +4.0] points over the warm start, which may be chance." in verdict(summary(**{"1": chance}), [])
+
+
+def test_a_gain_without_an_interval_says_so_everywhere():
+    """As with a benchmark that has one group of items."""
+    content = summary(**{"1": iteration(gain={"points": 1.0, "low": None, "high": None})})
+    assert "test +1.0 [no interval] points over the warm start, which may be chance." in verdict(content, [])
+    assert (metrics(content)["best"]["low"], metrics(content)["best"]["high"]) == (None, None)
+    assert "| +1.0 [no interval] |" in markdown(content)
+    prices = {"price_per_row": 1.0, "price_per_hour": 0.05}
+    assert "points over the warm start, without an interval" in html(content, {}, SPENT, prices)
+
+
+def test_what_a_group_of_items_alone_cannot_tell_is_not_said_to_be_well(monkeypatch):
+    """Contract: a rule that could not be checked is not among those that found nothing."""
+    rows = [
+        {"id": f"{part}{n}", "group": "g", "benchmark": "bias", "part": part, "score": 1.0}
+        for part in ("test", "validation")
+        for n in range(3)
+    ]
+    monkeypatch.setattr("stages.reporting.summary.read", lambda path, kind: rows)
+    scores = Scores({"1": {"parent": "0"}}, {"bias"})
+    monkeypatch.setattr("stages.report.collect", lambda iterations: (summary(), scores))
+    monkeypatch.setattr("stages.report.alarms.detect", lambda *_: [])
+    thresholds = yaml.safe_load((ROOT / "params.yaml").read_text())["alarms"]
+    content = summarise({"iterations": {"1": {"parent": "0"}}, "alarms": thresholds})
+    assert not {"decline", "oscillation"} & set(content["rules"])
+    assert "few pairs" in content["rules"]
+    assert [line.partition(":")[0] for line in content["warnings"][-2:]] == [
+        "gains have no interval",
+        "changes of validation (decline, oscillation) have no interval",
+    ]
+
+
+def test_scores_by_other_metrics_are_shown_beside_a_benchmarks_own():
+    gsm8k = score(40.0) | {"also": {"exact_match,strict-match": score(10.0, 2.0)}}
+    test = score(50.0) | {"benchmarks": {"arc": score(60.0), "gsm8k": gsm8k}}
+    content = summary(**{"0": warm_start() | {"test": test}, "1": iteration(test=test)})
+    assert "| iteration | gsm8k | gsm8k: exact_match,strict-match |" in markdown(content)
+    assert "| 1 | 40.0 ± 3.0 | 10.0 ± 2.0 |" in markdown(content)
+    page_text = html(content, {}, SPENT, {"price_per_row": 1.0, "price_per_hour": 0.05})
+    assert "<th>gsm8k: exact_match,strict-match</th>" in page_text
+    assert "<td>10.0 ± 2.0</td>" in page_text
+    assert "Other metrics" not in markdown(summary())
+    values = {result.metric_value: result.dataset_name for result in eval_results(test, "leaderboard")}
+    assert values[40.0] == "gsm8k, test part"
+    assert values[10.0] == "gsm8k by exact_match,strict-match, test part"
 
 
 def test_no_gain_is_stated_plainly():

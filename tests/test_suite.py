@@ -10,8 +10,10 @@ import pytest
 from conftest import ROOT, error_line
 
 from stages.core.errors import UserError
+from stages.evaluate import select_samples
 from stages.evaluation import suite
-from stages.evaluation.suite import Suite, items, load_tasks, part_of
+from stages.evaluation.harness import merge_tasks
+from stages.evaluation.suite import Suite, copies, items, load_tasks, part_of
 
 SUITES = sorted(path.parent.name for path in (ROOT / "evaluation").glob("*/suite.yaml"))
 MICRO_FAMILIES = 8
@@ -159,6 +161,112 @@ def test_a_task_that_lm_eval_does_not_have_is_named(project):
     )
 
 
+# ---- tags and groups -------------------------------------------------------------------------------------------------
+
+TASK = """
+task: {name}
+tag: {tag}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: evaluation/mine/{data}.jsonl}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+metric_list:
+- {{metric: exact_match, aggregation: mean, higher_is_better: true}}
+"""
+COPY = """
+include: sum_es.yaml
+task: sum_es_with_a_blank
+doc_to_text: "{{question}} "
+"""
+GROUP = """
+group: sums
+task: [sum_es, sum_es_with_a_blank, sum_de]
+aggregate_metric_list:
+- {metric: exact_match, weight_by_size: true}
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A suite folder as lm-eval's MGSM is: a task a language under one tag, and a task that includes another one's file
+    and with it its tag. The same tasks are in a group."""
+    folder = tmp_path / "evaluation/mine"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for language, words in {"es": "¿Cuánto es {0} y {0}?", "de": "Was ist {0} und {0}?"}.items():
+        rows = [{"question": words.format(n), "answer": str(2 * n)} for n in range(10)]
+        (folder / f"{language}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / f"sum_{language}.yaml").write_text(TASK.format(name=f"sum_{language}", tag="sum", data=language))
+    (folder / "sum_es_with_a_blank.yaml").write_text(COPY)
+    (folder / "sums.yaml").write_text(GROUP)
+    return folder
+
+
+def mine_suite(*benchmarks: str, **changes) -> Suite:
+    task = {"shots": 0, "metric": "exact_match,none", "item": "{{question}}"} | changes
+    return Suite.model_validate({"validation": 0.5, "tasks": dict.fromkeys(benchmarks, task)})
+
+
+@pytest.mark.parametrize("benchmark", ["sum", "sums"])
+def test_items_that_a_tag_or_group_holds_twice_count_once(mine, benchmark, capsys):
+    loaded = load_tasks("mine", mine_suite(benchmark))
+    rows = items(mine_suite(benchmark), loaded)
+    assert "sum_es_with_a_blank is left out, since it has the items of sum_es" in capsys.readouterr().out
+    assert {row["task"] for row in rows} == {"sum_de", "sum_es"}
+    assert len(rows) == len({row["text"] for row in rows}) == 20
+    evaluated = merge_tasks(list(loaded.values()), select_samples(rows, None))
+    assert sorted(evaluated["tasks"]) == ["sum_de", "sum_es"]
+    assert {name: sorted(group.child_names) for name, group in evaluated["groups"].items()} == (
+        {"sums": ["sum_de", "sum_es"]} if benchmark == "sums" else {}
+    )
+
+
+def test_a_copy_that_is_named_itself_is_not_left_out(mine):
+    described = mine_suite("sum_es_with_a_blank")
+    assert {row["task"] for row in items(described, load_tasks("mine", described))} == {"sum_es_with_a_blank"}
+
+
+def test_tasks_that_share_only_some_of_their_items_are_all_kept():
+    assert copies({"a": ["1", "2"], "b": ["1", "3"], "c": ["1"], "a_again": ["2", "1"], "A": ["1", "2"]}) == {
+        "a": "A",
+        "a_again": "A",
+    }
+
+
+def test_a_task_in_two_benchmarks_is_one_line(mine):
+    with pytest.raises(UserError, match=r"mine/suite\.yaml: sum_de is in two benchmarks"):
+        load_tasks("mine", mine_suite("sum", "sum_de"))
+
+
+def test_a_benchmark_in_two_sections_is_one_line(mine):
+    task = 'sum: {shots: 0, metric: "exact_match,none", item: x}'
+    (mine / "suite.yaml").write_text(f"validation: 0.5\ntasks: {{{task}}}\nreported_only: {{{task}}}\n")
+    with pytest.raises(UserError, match=r"sum stands in two sections; list other metrics of it under `also`"):
+        suite.load("mine")
+
+
+def test_a_filter_may_have_any_name(mine):
+    """Such as maj@64 of gsm8k_cot_self_consistency."""
+    path = mine / "sum_de.yaml"
+    path.write_text(path.read_text() + 'filter_list: [{name: "maj@8", filter: [{function: take_first}]}]\n')
+    (task,) = load_tasks("mine", mine_suite("sum_de", metric="exact_match,maj@8"))["sum_de"]["tasks"].values()
+    assert [task_filter.name for task_filter in task._filters] == ["maj@8"]
+
+
+def test_another_metric_that_a_task_does_not_have_is_one_line(mine):
+    with pytest.raises(UserError, match="sum_de has no metric 'exact_match,strict'"):
+        load_tasks("mine", mine_suite("sum_de", also=["exact_match,strict"]))
+
+
+def test_a_task_whose_sampling_is_unclear_is_found_before_anything_is_evaluated(mine):
+    path = mine / "sum_de.yaml"
+    path.write_text(path.read_text() + "generation_kwargs: {do_sample: true}\n")
+    with pytest.raises(UserError, match=r"mine/suite\.yaml: sum: sum_de: generation_kwargs: do_sample is true"):
+        load_tasks("mine", mine_suite("sum"))
+
+
 # ---- hub data, from the cache ----------------------------------------------------------------------------------------
 
 
@@ -188,6 +296,35 @@ def test_a_hub_benchmark_works_offline_once_its_data_is_in_the_cache(cached_gsm8
     rows = items(described, load_tasks("leaderboard", described))
     assert len(rows) == 30
     assert rows[0]["text"] == "What is 0 plus 0?"
+
+
+LAYOUTS = {  # of 18: whether lm-eval's strict filter finds it
+    "9 + 9 = 18\n#### 18": True,
+    "The answer is 18.": False,
+    "**18**": False,
+    "####18": False,
+    "#### $18": False,
+    "So she has 9 + 9 = 18 eggs.": False,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["leaderboard", "math"])
+def test_the_score_of_gsm8k_is_the_one_that_no_layout_changes_and_the_strict_one_is_reported(cached_gsm8k, name):
+    from lm_eval.api.instance import Instance
+
+    gsm8k = suite.load(name).tasks["gsm8k"]
+    (task,) = load_tasks(name, Suite(validation=0.2, tasks={"gsm8k": gsm8k}))["gsm8k"]["tasks"].values()
+    document = task.eval_docs[9]
+    right = {metric: {} for metric in (gsm8k.metric, *gsm8k.also)}
+    for layout in LAYOUTS:
+        answer = Instance("generate_until", document, ("", {}), 0, ("gsm8k", 9, 1), resps=[layout])
+        for task_filter in task._filters:
+            task_filter.apply([answer])
+        for metric, results in right.items():
+            name, filter_name = metric.split(",")
+            results[layout] = task.process_results(document, [answer.filtered_resps[filter_name]])[name] == 1.0
+    assert right == {"exact_match,flexible-extract": dict.fromkeys(LAYOUTS, True), "exact_match,strict-match": LAYOUTS}
 
 
 # ---- grading of mathematics ------------------------------------------------------------------------------------------

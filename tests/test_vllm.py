@@ -23,6 +23,8 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GB, of the build without
 pytest.importorskip("vllm")
 
 from test_engines import requests
+from test_evaluate import SAMPLED as SAMPLED_TASKS
+from test_evaluate import write_sampled_suite
 from test_judge import EXPECTED, RIGHT, WRONG, scores
 
 from stages.core.errors import UserError
@@ -174,3 +176,17 @@ def test_an_evaluation_gives_the_scores_of_the_transformers_engine(project, with
         assert "evaluate@0: 210 of 210 in" in output
         scores_by_engine[engine] = project.read("results/0/scores.jsonl")
     assert scores_by_engine["vllm"] == scores_by_engine["transformers"]
+
+
+def test_a_task_that_samples_is_evaluated_the_same_again(project, with_vllm):
+    """With an empty store each time; the draws of an item differ."""
+    write_sampled_suite(project.folder / "evaluation/sampled")
+    outs = []
+    for again in (False, True):
+        project.change({"evaluate": {"suite": "sampled"}, "runtime": {"store": {"path": f".dvc/{again}.sqlite"}}})
+        project.run("python", "-m", "stages.benchmark")
+        project.run("python", "-m", "stages.evaluate", "--model", "iterations/0/model", env=with_vllm)
+        outs.append([project.read(f"iterations/0/evaluation/samples_{task}.jsonl") for task in SAMPLED_TASKS])
+    assert outs[0] == outs[1]
+    draws = [json.loads(line)["resps"][0] for task in outs[0] for line in task.splitlines()]
+    assert sum(len(set(of_item)) for of_item in draws) > len(draws) * 1.5

@@ -30,4 +30,5 @@ def main(
     for benchmark, task in settings.all.items():
         parts = [row["part"] for row in rows if row["benchmark"] == benchmark]
         counts = ", ".join(f"{parts.count(part):,} {part}" for part in suite.PARTS)
-        say(f"{benchmark}: {counts} items, {task.shots} shots, {task.metric}")
+        metrics = ", also ".join([task.metric, *task.also])
+        say(f"{benchmark}: {counts} items, {task.shots} shots, {metrics}")

@@ -172,6 +172,7 @@ class BenchmarkScore(TypedDict):
     score: float
     stderr: float
     items: int
+    also: NotRequired[dict[str, "BenchmarkScore"]]  # by other metrics of lm-eval, if the suite lists any
 
 
 class SuiteScore(BenchmarkScore):

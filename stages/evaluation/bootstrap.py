@@ -2,7 +2,8 @@
 
 Paired bootstrap within each benchmark (Koehn 2004; scipy's percentile interval): both models answer the same items, so
 what makes an item hard for both cancels out, and the interval is narrower than that of two independent scores. Items of
-one group, such as the same problem in several languages, are resampled together, since their scores are correlated.
+one group, such as the same problem in several languages, are resampled together, since their scores are correlated. A
+benchmark whose items are all of one group has nothing to resample: there is no interval then.
 """
 
 from dataclasses import dataclass
@@ -15,16 +16,26 @@ BATCH = 100  # resamples at once: 14,000 items × 100 × 8 bytes = 11 MB
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of two scores in percentage points, and the ends of its confidence interval."""
+    """A difference of two scores in percentage points, and the ends of its confidence interval; None: there is none."""
 
     points: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+
+    @property
+    def is_gain(self) -> bool:
+        """Whether the whole interval lies above 0."""
+        return self.low is not None and self.low > 0
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether the whole interval lies below 0."""
+        return self.high is not None and self.high < 0
 
 
 def difference(rows: list[ItemScore], baseline: list[ItemScore], confidence: float = 0.95) -> Difference:
-    """By how many points `rows` score better than `baseline`, two models' scores on the same items. Raises `ValueError`
-    if the items are not the same."""
+    """By how many points `rows` score better than `baseline`, two models' scores on the same items; without an interval
+    if a benchmark has one group. Raises `ValueError` if the items are not the same."""
     import numpy
     from scipy.stats import bootstrap
 
@@ -47,10 +58,21 @@ def difference(rows: list[ItemScore], baseline: list[ItemScore], confidence: flo
         return numpy.asarray(numpy.stack(means).mean(axis=0))
 
     indices = [numpy.arange(benchmark.shape[1]) for benchmark in groups]
+    points = round(float(mean(*indices)), 4)
+    if min(map(len, indices)) == 1:
+        return Difference(points, None, None)
     interval = bootstrap(
         indices, mean, n_resamples=RESAMPLES, batch=BATCH, confidence_level=confidence, method="percentile", rng=0
     ).confidence_interval
-    return Difference(*(round(float(points), 4) for points in (mean(*indices), interval.low, interval.high)))
+    return Difference(points, round(float(interval.low), 4), round(float(interval.high), 4))
+
+
+def of_one_group(rows: list[ItemScore]) -> list[str]:
+    """The benchmarks whose items are all of one group."""
+    groups: dict[str, set[str]] = {}
+    for row in rows:
+        groups.setdefault(row["benchmark"], set()).add(row["group"])
+    return sorted(benchmark for benchmark in groups if len(groups[benchmark]) == 1)
 
 
 def mean_score(rows: list[ItemScore]) -> float:

@@ -4,17 +4,16 @@ An evaluation that was killed resumes, and a model that was evaluated before (by
 is not run again.
 """
 
-import hashlib
 import json
-import time
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.core.progress import prepare_transformers, progress
 from stages.core.records import Record
 from stages.core.schema import Runtime, Vllm
+from stages.evaluation.answers import REQUESTS_PER_CALL, StoredLM, WithDraw, with_seed
 from stages.inference import engines
 from stages.inference.engines import Completion
 from stages.inference.store import Store
@@ -22,12 +21,9 @@ from stages.models import adapters
 from stages.models.fingerprint import digest, has_custom_code
 
 if TYPE_CHECKING:
-    from lm_eval.api.model import LM, CachingLM
+    from lm_eval.api.model import LM
 
 BATCH_ROWS = 64  # if `runtime.batch_rows` is not set
-REQUESTS_PER_CALL = 512  # answers are stored after each call, so a killed evaluation loses at most that many
-CALLS = ("generate_until", "loglikelihood", "loglikelihood_rolling")  # lm-eval's kinds of requests
-KEY_VERSION = "evaluate 1"  # changes if the same key would mean another answer
 
 
 def evaluate_model(
@@ -35,32 +31,37 @@ def evaluate_model(
 ) -> tuple[Record, list[Completion]]:
     """Evaluate a model folder on samples of the benchmarks' tasks ({task: indices of its items}). `name`: what the
     progress bar says. Returns lm-eval's results, and every answer that they rest on, stored or new."""
-    tasks = merge_tasks(benchmarks)
+    tasks = merge_tasks(benchmarks, samples)
     with progress(name, count_calls(tasks["tasks"], samples)) as advance:
-        lm, answers = load_lm(model, runtime, advance)
+        lm = load_lm(model, runtime, advance)
         results = run_lm_eval(lm, tasks, samples, system_prompt)
-    return results, answers.used
+    return results, lm.used
 
 
-def merge_tasks(benchmarks: list[Any]) -> Any:
-    """The tasks and groups of several benchmarks in one lm-eval `TaskDict`."""
-    merged: Any = {kind: {} for kind in ("tasks", "groups", "group_map")}
+def merge_tasks(benchmarks: list[Any], samples: dict[str, list[int]]) -> Any:
+    """The tasks of several benchmarks that are evaluated, and their groups, in one lm-eval `TaskDict`."""
+    merged: Any = {"tasks": {}, "groups": {}}
     for benchmark in benchmarks:
-        for kind in merged:
-            merged[kind] |= benchmark.get(kind, {})
+        merged["tasks"] |= {name: task for name, task in benchmark["tasks"].items() if name in samples}
+        merged["groups"] |= benchmark["groups"]
+    for group in merged["groups"].values():
+        for task in group.get_all_tasks(recursive=False):
+            if task.task_name not in samples:
+                group.pop(task.task_name)
     return merged
 
 
 def count_calls(tasks: dict[str, Any], samples: dict[str, list[int]]) -> int:
-    """How many model calls the samples take: one per item or, in multiple choice, one per choice."""
+    """How many model calls the samples take: a task's repeats per item or, in multiple choice, per choice."""
     total = 0
     for name, task in tasks.items():
         multiple_choice, documents = task.OUTPUT_TYPE == "multiple_choice", task.eval_docs
-        total += sum(len(task.doc_to_choice(documents[index])) if multiple_choice else 1 for index in samples[name])
+        calls = sum(len(task.doc_to_choice(documents[index])) if multiple_choice else 1 for index in samples[name])
+        total += calls * task.get_config("repeats")
     return total
 
 
-def run_lm_eval(lm: "LM", tasks: Any, samples: dict[str, list[int]], system_prompt: str) -> Record:
+def run_lm_eval(lm: StoredLM, tasks: Any, samples: dict[str, list[int]], system_prompt: str) -> Record:
     """lm-eval's results of a loaded model, in the chat format and with closed-form standard errors."""
     from lm_eval import evaluate
     from lm_eval import utils as lm_eval_utils
@@ -79,89 +80,13 @@ def run_lm_eval(lm: "LM", tasks: Any, samples: dict[str, list[int]], system_prom
     return results
 
 
-def load_lm(model: Path, runtime: Runtime, advance: Callable[[int], None]) -> "tuple[CachingLM, AnswerCache]":
+def load_lm(model: Path, runtime: Runtime, advance: Callable[[int], None]) -> StoredLM:
     """The model for lm-eval, on the engine of `runtime`, with the completion store as its cache. `advance` is called
-    with 1 for each answer. Raises `UserError` if the model cannot be loaded."""
+    with numbers of answers. Raises `UserError` if the model cannot be loaded."""
     prepare_transformers()
-    from lm_eval.api.model import CachingLM
-
-    class StoredLM(CachingLM):  # type: ignore[misc]
-        """lm-eval's caching model, which stores the answers of a call when it ends; so its calls are made smaller."""
-
-        def __init__(self, lm: "LM", answers: AnswerCache) -> None:
-            self.lm, self.cache_db, self.dbdict = lm, "the completion store", answers
-
-        def __getattr__(self, name: str) -> Any:
-            attribute = super().__getattr__(name)
-            return in_batches(attribute) if name in CALLS else attribute
-
     weights = adapters.full_weights(model)
-    lm = _vllm(weights, runtime.vllm) if engine(runtime) == "vllm" else _transformers(weights, runtime.batch_rows)
-    for name in CALLS:  # these draw progress bars unless they are called so
-        setattr(lm, name, partial(getattr(lm, name), disable_tqdm=True))
-    answers = AnswerCache(digest(model), lm.tok_encode, Store.from_settings(runtime.store), advance)
-    return StoredLM(lm, answers), answers
-
-
-class AnswerCache:
-    """The completion store in the form of lm-eval's cache for one model, a mapping from lm-eval's hash of a request to
-    its answer: a text, or (log-probability, whether greedy decoding gives it)."""
-
-    def __init__(
-        self, model: str, tokenize: Callable[[str], list[int]], store: Store, advance: Callable[[int], None]
-    ) -> None:
-        """`model`: its digest. `advance`: called with 1 for each answer, stored or new."""
-        self._model, self._tokenize, self._store, self._advance = model, tokenize, store, advance
-        self._answers: dict[str, Any] = {}  # of this process
-        self.used: list[Completion] = []  # every answer given to lm-eval
-        self._last_time = time.monotonic()
-
-    def __contains__(self, request: str) -> bool:
-        """Whether there is an answer. lm-eval always asks this before it reads one."""
-        if request not in self._answers and (stored := self._store.find([answer_key(self._model, request)])):
-            (completion,) = stored.values()
-            answer = json.loads(completion.text)
-            self._remember(request, tuple(answer) if isinstance(answer, list) else answer, completion)
-        return request in self._answers
-
-    def __getitem__(self, request: str) -> Any:
-        """The answer to a request that the cache contains."""
-        return self._answers[request]
-
-    def __setitem__(self, request: str, answer: Any) -> None:
-        """Store a new answer; a second one to the same request is dropped."""
-        if request in self._answers:
-            return
-        now = time.monotonic()
-        tokens = len(self._tokenize(answer)) if isinstance(answer, str) else 0
-        seconds = round(now - self._last_time, 6)  # a call's whole time counts for its first answer
-        completion = Completion(json.dumps(answer), "stop", tokens=tokens, seconds=seconds)
-        self._store.put(answer_key(self._model, request), completion)
-        self._last_time = now
-        self._remember(request, answer, completion)
-
-    def commit(self) -> None:
-        """Part of lm-eval's interface; every answer is already in the store."""
-
-    def _remember(self, request: str, answer: Any, completion: Completion) -> None:
-        self._answers[request] = answer
-        self.used.append(completion)
-        self._advance(1)
-
-
-def answer_key(model: str, request: str) -> bytes:
-    """An answer's key in the completion store. `model`: its digest; `request`: lm-eval's hash of it."""
-    return hashlib.sha256(json.dumps([KEY_VERSION, model, request]).encode()).digest()
-
-
-def in_batches(call: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], list[Any]]:
-    """The same function of a list of requests, called for `REQUESTS_PER_CALL` of them at a time."""
-
-    def call_in_batches(requests: list[Any]) -> list[Any]:
-        starts = range(0, len(requests), REQUESTS_PER_CALL)
-        return [answer for start in starts for answer in call(requests[start : start + REQUESTS_PER_CALL])]
-
-    return call_in_batches
+    load = _vllm(weights, runtime.vllm) if engine(runtime) == "vllm" else _transformers(weights, runtime.batch_rows)
+    return StoredLM(*load, digest(model), Store.from_settings(runtime.store), advance)
 
 
 def engine(runtime: Runtime) -> str:
@@ -180,18 +105,19 @@ def _model_args(model: Path) -> dict[str, bool]:
     return {"trust_remote_code": has_custom_code(model), "add_bos_token": False}
 
 
-def _transformers(model: Path, batch_rows: int | None) -> "LM":
+def _transformers(model: Path, batch_rows: int | None) -> tuple["LM", WithDraw]:
     import torch
-    from lm_eval.models.huggingface import HFLM
+
+    from stages.evaluation.transformers_lm import TransformersLM, with_draw
 
     rows = batch_rows or BATCH_ROWS
     device = "cuda" if torch.cuda.is_available() else "cpu"  # by default, lm-eval wants cuda on any machine
-    lm: LM = HFLM(pretrained=str(model), batch_size=rows, dtype="auto", device=device, **_model_args(model))
+    lm: LM = TransformersLM(pretrained=str(model), batch_size=rows, dtype="auto", device=device, **_model_args(model))
     lm.model.generation_config.repetition_penalty = 1.0  # the model's own default is ignored, as by the other engines
-    return lm
+    return lm, with_draw
 
 
-def _vllm(model: Path, settings: Vllm) -> "LM":
+def _vllm(model: Path, settings: Vllm) -> tuple["LM", WithDraw]:
     from lm_eval.models.vllm_causallms import VLLM
 
     from stages.inference.engines.vllm import cannot_start, end_with_this_process
@@ -208,7 +134,7 @@ def _vllm(model: Path, settings: Vllm) -> "LM":
         raise cannot_start(model, error) from error
     if settings.data_parallel_size == 1:  # otherwise Ray owns the processes
         end_with_this_process(lm.model)
-    return lm
+    return lm, with_seed
 
 
 def write_results(folder: Path, results: Record) -> None:

@@ -4,6 +4,8 @@ Each item is in one of two parts, by the hash of its content: *validation* choos
 reported. A task is one of lm-eval's own or a YAML file in the folder.
 """
 
+from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +14,10 @@ from pydantic_core import ErrorDetails
 
 from stages.core.errors import UserError
 from stages.core.params import load as load_yaml
+from stages.core.progress import say
 from stages.core.records import content_id
 from stages.core.rows import BenchmarkItem, Part
+from stages.evaluation.answers import sampling_of
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -25,6 +29,9 @@ MIN_ITEMS = 2  # in each part of a benchmark: one item has no standard error
 RENAMED = {"apart": "reported_only"}  # keys of suite.yaml that had another name in an earlier version
 
 
+Metric = Annotated[str, Field(pattern=r"^[^,]+,[^,]+$")]  # as in lm-eval's results: metric,filter
+
+
 class Section(BaseModel):
     """A section of suite.yaml. An unknown key and a value of another type are errors."""
 
@@ -32,10 +39,11 @@ class Section(BaseModel):
 
 
 class Benchmark(Section):
-    """An lm-eval task or group, and how it is used. `item` and `split` are templates over lm-eval's documents."""
+    """An lm-eval task, group or tag, and how it is used. `item` and `split` are templates over lm-eval's documents."""
 
     shots: Annotated[int, Field(ge=0)]
-    metric: Annotated[str, Field(pattern=r"^\w+,[\w-]+$")]  # as in lm-eval's results: metric,filter
+    metric: Metric  # the benchmark's score
+    also: list[Metric] = []  # reported beside it
     item: Annotated[str, Field(min_length=1)]  # the text that must not be in the training data
     split: str | None = None  # items with the same value are in the same part; null: the same as `item`
 
@@ -61,9 +69,13 @@ def load(name: str) -> Suite:
         suites = ", ".join(sorted(file.parent.name for file in FOLDER.glob("*/suite.yaml")))
         raise UserError(f"evaluate.suite: {path} does not exist; choose one of {suites}, or write it")
     try:
-        return Suite.model_validate(load_yaml(path))
+        suite = Suite.model_validate(load_yaml(path))
     except ValidationError as error:
         raise UserError(f"{path}: {'; '.join(map(_describe, error.errors()))}") from None
+    places = Counter([*suite.tasks, *suite.judging, *suite.reported_only])
+    if twice := [benchmark for benchmark, times in places.items() if times > 1]:
+        raise UserError(f"{path}: {', '.join(twice)} stands in two sections; list other metrics of it under `also`")
+    return suite
 
 
 def _describe(error: ErrorDetails) -> str:
@@ -73,8 +85,8 @@ def _describe(error: ErrorDetails) -> str:
 
 
 def load_tasks(name: str, suite: Suite) -> "dict[str, TaskDict]":
-    """lm-eval's tasks of each benchmark, with their data. Raises `UserError` if lm-eval has no such task or metric, or
-    the data is not on this machine."""
+    """lm-eval's tasks of each benchmark, with their data. Raises `UserError` if lm-eval has no such task or metric, two
+    benchmarks share a task, a task's way to sample is unclear, or the data is not on this machine."""
     manager = task_manager(name, suite)
     loaded = {}
     for benchmark, settings in suite.all.items():
@@ -88,10 +100,16 @@ def load_tasks(name: str, suite: Suite) -> "dict[str, TaskDict]":
                 f"evaluate.suite: the data of {benchmark} is not here ({type(error).__name__}: {error}); on a machine "
                 f"with a network run lance suite {name}, and copy its Hugging Face cache to this machine"
             ) from error
+        location = f"evaluate.suite: {FOLDER / name}/suite.yaml: {benchmark}"
         for task in loaded[benchmark]["tasks"].values():
             task.set_config(key="num_fewshot", value=settings.shots)
             task.set_fewshot_seed(seed=0)
-            _check_metric(task, settings.metric, f"evaluate.suite: {FOLDER / name}/suite.yaml: {benchmark}")
+            for metric in (settings.metric, *settings.also):
+                _check_metric(task, metric, location)
+            _check_sampling(task, location)
+    owners = Counter(chain.from_iterable(loaded[benchmark]["tasks"] for benchmark in loaded))
+    if shared := [task for task, benchmarks in owners.items() if benchmarks > 1]:
+        raise UserError(f"evaluate.suite: {FOLDER / name}/suite.yaml: {', '.join(shared)} is in two benchmarks")
     return loaded
 
 
@@ -118,24 +136,37 @@ def _check_metric(task: "Task", metric_and_filter: str, location: str) -> None:
         )
 
 
+def _check_sampling(task: "Task", location: str) -> None:
+    try:
+        sampling_of(task.get_config("generation_kwargs") or {})
+    except UserError as error:
+        raise UserError(f"{location}: {task.task_name}: {error}") from None
+
+
 def items(suite: Suite, loaded: "dict[str, TaskDict]") -> list[BenchmarkItem]:
-    """Every item of a suite, in its part. Raises `UserError` if a part of a benchmark is too small to have a standard
-    error."""
+    """Every item of a suite, in its part; of a benchmark's tasks with the same items, those of one. Raises `UserError`
+    if a part of a benchmark is too small to have a standard error."""
     rows: list[BenchmarkItem] = []
     for benchmark, settings in suite.all.items():
-        sizes = dict.fromkeys(PARTS, 0)
-        for task in loaded[benchmark]["tasks"].values():
-            for index, document in enumerate(task.eval_docs):
-                text = _render(settings.item, document, benchmark)
+        tasks, sizes = loaded[benchmark]["tasks"], dict.fromkeys(PARTS, 0)
+        texts = {
+            name: [_render(settings.item, document, benchmark) for document in task.eval_docs]
+            for name, task in tasks.items()
+        }
+        for name, original in copies(texts).items():
+            say(f"{benchmark}: {name} is left out, since it has the items of {original}")
+            del texts[name]
+        for name in texts:
+            for index, (document, text) in enumerate(zip(tasks[name].eval_docs, texts[name], strict=True)):
                 key = _render(settings.split, document, benchmark) if settings.split else text
                 part = part_of(key, suite.validation)
                 sizes[part] += 1
                 rows.append(
                     {
-                        "id": content_id(task.task_name, str(index), text),
+                        "id": content_id(name, str(index), text),
                         "group": content_id(key),
                         "benchmark": benchmark,
-                        "task": task.task_name,
+                        "task": name,
                         "index": index,
                         "part": part,
                         "text": text,
@@ -146,6 +177,16 @@ def items(suite: Suite, loaded: "dict[str, TaskDict]") -> list[BenchmarkItem]:
                 f"evaluate.suite: {benchmark} has {sizes}, and a standard error needs {MIN_ITEMS} of each part"
             )
     return rows
+
+
+def copies(texts: dict[str, list[str]]) -> dict[str, str]:
+    """The tasks with the same items as another one that has a shorter name: {task: the other one}. A tag may hold such
+    tasks, since one that includes another one's YAML file inherits its tags. `texts`: each task's items."""
+    originals: dict[tuple[str, ...], str] = {}
+    for name in sorted(texts, key=lambda name: (len(name), name)):
+        originals.setdefault(tuple(sorted(texts[name])), name)
+    pairs = {name: originals[tuple(sorted(items))] for name, items in texts.items()}
+    return {name: original for name, original in pairs.items() if original != name}
 
 
 def part_of(key: str, validation: float) -> Part:

@@ -14,7 +14,7 @@ from stages.core.params import read_params, read_runtime
 from stages.core.prompts import read_system_prompt
 from stages.core.records import Record, Tally, read
 from stages.core.rows import BenchmarkItem, ReviewablePair, ReviewedSeed
-from stages.evaluation import harness, suite
+from stages.evaluation import answers, harness, suite
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Request, Sampling
 from stages.inference.store import Reader, store_file
@@ -68,7 +68,6 @@ def look_up(planned: Planned, iterations: Record) -> None:
 
 def _evaluate(planned: Planned, name: str, key: str) -> None:
     """The requests that lm-eval builds from the suite's items, in its own chat format."""
-    from lm_eval.api.model import hash_args
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer
 
@@ -79,11 +78,12 @@ def _evaluate(planned: Planned, name: str, key: str) -> None:
     items = read(Path("iterations/0/benchmark.jsonl"), BenchmarkItem)
     samples = evaluate.select_samples(items, params["evaluate.limit"])
     system_prompt, model, prompts = read_system_prompt(params["prompts"]) or None, digest(folder), dict[bytes, str]()
-    for task_name, task in harness.merge_tasks(list(benchmarks.values()))["tasks"].items():
+    for task_name, task in harness.merge_tasks(list(benchmarks.values()), samples)["tasks"].items():
         how = {"apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": chat}
         task.build_all_requests(samples=samples[task_name], system_instruction=system_prompt, **how)
-        for request in task.instances:
-            prompts[harness.answer_key(model, hash_args(request.request_type, request.args))] = str(request.args[0])
+        requests = [request for request in task.instances for _ in range(request.repeats)]
+        for request, draw in zip(requests, answers.number_draws(requests), strict=True):
+            prompts[answers.answer_key(model, request, draw)] = str(request.args[0])
     stored = Reader(store_file(read_runtime().store)).find(prompts)
     missing = [prompt for request, prompt in prompts.items() if request not in stored]
     planned.calls, planned.stored = len(prompts), len(stored)

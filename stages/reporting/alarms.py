@@ -48,6 +48,9 @@ ADVICE = {
 }
 
 
+BY_INTERVAL = ("decline", "oscillation")  # need the interval of a difference
+
+
 def rules(thresholds: dict[str, Any]) -> dict[str, str]:
     """{alarm: its rule, with the thresholds filled in}."""
     return {name: rule.format_map(thresholds) for name, rule in RULES.items()}
@@ -116,7 +119,7 @@ def decline(key: str, scores: Scores, confidence: float) -> Iterator[str]:
     """Validation is worse than in the best ancestor, by a paired test on the same items."""
     best = scores.best_of(scores.ancestry(key)[:-1])
     change = scores.difference(key, best, "validation", confidence)
-    if change.high < 0:
+    if change.is_loss:
         points: Gain = {"points": change.points, "low": change.low, "high": change.high}
         yield f"validation {with_interval(points)} points against iteration {best}"
 
@@ -125,9 +128,9 @@ def oscillation(key: str, scores: Scores, reversals: int, confidence: float) -> 
     """Validation went up and down in turn, the last reversal here. Steps that may be chance are ignored."""
     ancestry = scores.ancestry(key)
     steps = [scores.difference(child, parent, "validation", confidence) for parent, child in pairwise(ancestry)]
-    signs = [1 if step.low > 0 else -1 for step in steps if step.low > 0 or step.high < 0]
+    signs = [1 if step.is_gain else -1 for step in steps if step.is_gain or step.is_loss]
     turns = sum(sign != following for sign, following in pairwise(signs))
-    turned_here = (steps[-1].low > 0 or steps[-1].high < 0) and signs[-2:] in ([1, -1], [-1, 1])
+    turned_here = (steps[-1].is_gain or steps[-1].is_loss) and signs[-2:] in ([1, -1], [-1, 1])
     if turned_here and turns >= reversals:
         trail = " → ".join(f"{scores.validation(iteration):.1f}" for iteration in ancestry)
         yield f"validation reversed its direction {turns} times: {trail}"

@@ -75,6 +75,7 @@ def provenance(summary: Run, params: Params) -> Record:
         "best": summary["best"],
         "verdict": verdict(summary, []),
         "gain": best["gain"] and with_interval(best["gain"]),
+        "has_interval": best["gain"] and best["gain"]["low"] is not None,
         "base": pinned(params["model.hub"]) or params["model.name"],
         "dtype": params["model.dtype"],
         "seed": {"path": pinned(params["seed.hub"]) or params["seed.path"], "rows": prepared["seed"]["out"]},
@@ -106,7 +107,11 @@ def eval_results(test: SuiteScore, suite: str) -> "list[EvalResult]":
     from huggingface_hub import EvalResult
 
     scores: list[tuple[str, str, BenchmarkScore]] = [(suite, f"mean of the suite {suite}", test)]
-    scores += [(name, name, score) for name, score in test["benchmarks"].items()]
+    for name, score in test["benchmarks"].items():
+        scores += [
+            (name, name, score),
+            *((name, f"{name} by {by}", other) for by, other in score.get("also", {}).items()),
+        ]
     return [
         EvalResult(
             task_type="text-generation",

@@ -7,7 +7,7 @@ from stages.core.counts import BenchmarkScore
 from stages.core.records import Record
 from stages.reporting import plots
 from stages.reporting.summary import Gain, IterationRow, Run
-from stages.reporting.table import COLUMNS, Summary, cells
+from stages.reporting.table import COLUMNS, OTHER_METRICS, Summary, cells, other_metrics
 
 TEMPLATE = Path(__file__).parent / "templates/page.html"
 STAGES = ("review", "generate", "assess", "sft", "dpo", "evaluate")  # that have a cost
@@ -42,6 +42,8 @@ def html(summary: Summary, plot_data: dict[str, list[Record]], spent: Record, pr
         warnings=summary["warnings"],
         columns=COLUMNS,
         table=[(key, cells(key, row)) for key, row in rows.items()],
+        other_metrics=other_metrics(rows),
+        about_other_metrics=OTHER_METRICS,
         pictures=plots.pictures(plot_data),
         costs=spent,
         stages=STAGES,
@@ -80,7 +82,10 @@ def tiles(summary: Run, spent: Record, prices: Record) -> list[tuple[str, str]]:
 
 def gain_tile(gain: Gain) -> tuple[str, str]:
     """The gain with its interval."""
-    ends = f"between {gain['low']:+.1f} and {gain['high']:+.1f} (95 %)"
+    if gain["low"] is None or gain["high"] is None:
+        ends = "without an interval"
+    else:
+        ends = f"between {gain['low']:+.1f} and {gain['high']:+.1f} (95 %)"
     return f"{gain['points']:+.1f}", f"points over the warm start, {ends}"
 
 

@@ -18,9 +18,10 @@ from stages.core.counts import (
 from stages.core.errors import UserError
 from stages.core.records import Record, read
 from stages.core.rows import ItemScore, Part
-from stages.evaluation.bootstrap import Difference, difference, mean_score
+from stages.evaluation.bootstrap import Difference, difference, mean_score, of_one_group
 
 RESULTS = Path("results")
+PARTS: tuple[Part, Part] = ("test", "validation")
 WARM_START = ("prepare", "sft")
 LOOP = ("review", "generate", "filter", "assess", "select", "sft", "dpo", "measure")
 
@@ -34,11 +35,11 @@ def load(path: Path) -> Record:
 
 
 class Gain(TypedDict):
-    """Points over the warm start on the test items, with the ends of the 95 % interval."""
+    """Points over the warm start on the test items, with the ends of the 95 % interval; None: there is none."""
 
     points: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 class IterationRow(TypedDict):
@@ -103,6 +104,10 @@ class Scores:
         bootstrap."""
         return difference(self.items(iteration, part), self.items(baseline, part), confidence)
 
+    def of_one_group(self, part: Part) -> list[str]:
+        """The benchmarks whose items in this part are all of one group, so that differences have no interval."""
+        return of_one_group(self.items("0", part))
+
 
 def collect(iterations: Record) -> tuple[Run, Scores]:
     """The run, and the scores of all items.
@@ -139,7 +144,7 @@ def verdict(summary: Run, declined: list[str]) -> str:
         sentence = "No iteration beats the warm start on validation"
     else:
         gain = gain_of(rows[best])
-        chance = ", which may be chance" if gain["low"] <= 0 <= gain["high"] else ""
+        chance = ", which may be chance" if may_be_chance(gain) else ""
         sentence = f"Iteration {best} is best on validation: test {with_interval(gain)} points over the warm start"
         sentence += chance
     if declined:
@@ -154,6 +159,11 @@ def gain_of(row: IterationRow) -> Gain:
     return row["gain"] or {"points": 0.0, "low": 0.0, "high": 0.0}
 
 
+def may_be_chance(gain: Gain) -> bool:
+    """Whether the interval contains 0, or there is none."""
+    return gain["low"] is None or gain["high"] is None or gain["low"] <= 0 <= gain["high"]
+
+
 def is_stopped(row: IterationRow) -> bool:
     """Whether the chain was stopped before this iteration, so that it did not run."""
     return "review" in row and row["review"].get("stopped", False)
@@ -161,6 +171,8 @@ def is_stopped(row: IterationRow) -> bool:
 
 def with_interval(gain: Gain) -> str:
     """Points with their interval, such as +32.3 [+28.9, +35.8]."""
+    if gain["low"] is None or gain["high"] is None:
+        return f"{gain['points']:+.1f} [no interval]"
     return f"{gain['points']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]"
 
 
@@ -194,6 +206,18 @@ def warnings(rows: dict[str, IterationRow]) -> list[str]:
     """What lessens the weight of a result: iterations and phases that did nothing, and rows lost for technical
     reasons."""
     return [f"iteration {key}: {line}" for key, row in rows.items() for line in _warnings(row)]
+
+
+def interval_warnings(scores: Scores) -> list[str]:
+    """What cannot be told from chance, since a benchmark has a single group of items."""
+    unknown = {"test": "gains", "validation": "changes of validation (decline, oscillation)"}
+    of_part = {part: scores.of_one_group(part) for part in PARTS}
+    return [
+        f"{unknown[part]} have no interval: the {part} items of {', '.join(names)} are all of one group; raise "
+        "evaluate.limit"
+        for part, names in of_part.items()
+        if names
+    ]
 
 
 def _warnings(row: IterationRow) -> list[str]:

@@ -8,6 +8,7 @@ COLUMNS = (
     "iteration", "from", "test %", "gain", "validation %", "judging %",
     "seeds", "generated", "kept", "SFT rows", "pairs", "judge right %", "pairs in order %",
 )  # fmt: skip
+OTHER_METRICS = "Test scores by metrics that are reported beside a benchmark's own; they are not in the suite's score."
 CAPTION = "Scores are in percent ± one standard error. A gain is in points over iteration 0, with its 95 % interval."
 
 
@@ -47,6 +48,24 @@ def cells(key: str, row: IterationRow) -> list[str]:
     ]
 
 
+def other_metrics(rows: dict[str, IterationRow]) -> list[list[str]]:
+    """A header and a line for each iteration: test scores of the benchmarks that are also scored by other metrics, by
+    their own metric and by those. Empty if there are none."""
+    scored = {key: row["test"]["benchmarks"] for key, row in rows.items()}
+    names = {name: list(score["also"]) for name, score in scored["0"].items() if "also" in score}
+    if not names:
+        return []
+    header = [
+        "iteration",
+        *(title for name, also in names.items() for title in (name, *(f"{name}: {by}" for by in also))),
+    ]
+    lines = [
+        [key, *(score_text(score) for name in names for score in (scores[name], *scores[name]["also"].values()))]
+        for key, scores in scored.items()
+    ]
+    return [header, *lines]
+
+
 def alarm_line(alarm: Alarm) -> str:
     """An alarm and its advice in one line."""
     return f"iteration {alarm['iteration']}, {alarm['name']}: {alarm['finding']}. {alarm['advice']}"
@@ -57,12 +76,28 @@ def markdown(summary: Summary) -> str:
     lines = [f"# {summary['verdict']}", "", "| " + " | ".join(COLUMNS) + " |", "|" + " ---: |" * len(COLUMNS)]
     lines += ["| " + " | ".join(cells(key, row)) + " |" for key, row in summary["iterations"].items()]
     alarms = [alarm_line(alarm) for alarm in summary["alarms"]] or [f"none of {', '.join(summary['rules'])}"]
-    unmeasured = [f"not measured: {line}" for line in summary["unmeasured"]]
-    lines += ["", CAPTION, "", "## Alarms", "", *(f"- {line}" for line in [*alarms, *unmeasured])]
+    alarms += [f"not measured: {line}" for line in summary["unmeasured"]]
+    lines += [
+        "",
+        CAPTION,
+        "",
+        *other_metrics_lines(summary["iterations"]),
+        "## Alarms",
+        "",
+        *(f"- {line}" for line in alarms),
+    ]
     lines += ["", "## Warnings", "", *(f"- {line}" for line in summary["warnings"] or ["none"]), "", "## Funnel", ""]
     for key, row in summary["iterations"].items():
         lines += funnel_lines(key, row)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def other_metrics_lines(rows: dict[str, IterationRow]) -> list[str]:
+    """The table of `other_metrics` in Markdown."""
+    if not (table := other_metrics(rows)):
+        return []
+    header, *lines = ("| " + " | ".join(cells) + " |" for cells in table)
+    return ["## Other metrics", "", header, "|" + " ---: |" * len(table[0]), *lines, "", OTHER_METRICS, ""]
 
 
 def funnel_lines(key: str, row: IterationRow) -> list[str]:
