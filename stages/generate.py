@@ -95,6 +95,8 @@ class Writer:
                     tally.drop("does not fit the context")
                 elif completion.finish == "length":
                     tally.drop("truncated")
+                elif completion.finish != "stop":  # no answer can be told from its reasoning
+                    tally.drop(completion.finish)
                 elif text is None:
                     tally.drop("unreadable")
                 else:
@@ -174,6 +176,8 @@ def main(
         "seed": {**routed.counts(len(low) + len(high)), "low": len(low), "high": len(high)},
         **written,
     }
+    if reasoning := client.reasoning():
+        counts["reasoning"] = reasoning
     write_json(counts_file("generate", iteration), counts)
     cost.write("generate", iteration, cost.of_completions(client.completions.values(), client.gpus()))
     say(f"{name}: {len(low):,} low, {len(high):,} high seeds gave {len(responses):,} new pairs, {len(flawed):,} flawed")

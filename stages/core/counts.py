@@ -15,6 +15,13 @@ class MeanWords(TypedDict):
     response: float | None
 
 
+class ReasoningCounts(TypedDict):
+    """Completions with reasoning, which is kept apart from the answer."""
+
+    completions: int
+    answers: int  # that follow it; the others end in their reasoning, or have it within the answer
+
+
 class PrepareCounts(TypedDict):
     """results/0/prepare.json"""
 
@@ -46,6 +53,7 @@ class ReviewCounts(TypedDict):
     reviewed: int  # rows that this judge had not scored before
     verdicts: Verdicts
     scores: Scores | None  # None: no row has a score
+    reasoning: NotRequired[ReasoningCounts]  # missing where no completion has any
     stopped: NotRequired[bool]  # the chain was stopped before this iteration
 
 
@@ -68,6 +76,7 @@ class GenerateCounts(SampleCounts):
     """results/t/generate.json"""
 
     seed: RoutingCounts
+    reasoning: NotRequired[ReasoningCounts]  # missing where no completion has any
 
 
 class Diversity(TypedDict):

@@ -27,10 +27,11 @@ from typing import Any, TypeVar
 from stages.core.errors import UserError
 from stages.core.records import Record, Tally, content_id
 from stages.core.rows import JudgeTrainingPair, Pair
-from stages.models import hub
+from stages.models import hub, reasoning
 
 EXACT = (int, Decimal)  # no bool, and no float: 3.10 would be 3.1, 0.1 in 32 bits 0.10000000149, and 42 may be 42.0
 LAYOUTS = (("prompt", "response"), ("prompt", "completion"), ("question", "answer"))
+ANSWERS = ("response", "review")  # texts that the model learns to write
 LONGEST = 100_000  # characters of a text; more is a broken file rather than a text
 UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, surrogates
 PRINTED = 1000  # problems that get a line each
@@ -262,6 +263,8 @@ def _text(value: Any, name: str) -> str:
         if character >= "\ud800":
             raise RowError("not UTF-8" if "\udc80" <= character <= "\udcff" else "half of a surrogate pair")
         raise RowError("control characters", f"{character!r} in the {name}")
+    if name in ANSWERS and reasoning.is_in(value):
+        raise RowError(f"reasoning in the {name}", "only the answer behind it is learnt; give that alone")
     return value.strip()
 
 

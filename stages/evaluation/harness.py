@@ -18,7 +18,7 @@ from stages.core.schema import Runtime, Vllm
 from stages.inference import engines
 from stages.inference.engines import Completion
 from stages.inference.store import Store
-from stages.models import adapters
+from stages.models import adapters, chat, reasoning
 from stages.models.fingerprint import digest, has_custom_code
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ def load_lm(model: Path, runtime: Runtime, advance: Callable[[int], None]) -> "t
 
         def __getattr__(self, name: str) -> Any:
             attribute = super().__getattr__(name)
+            if name == "generate_until":
+                attribute = without_reasoning(attribute)
             return in_batches(attribute) if name in CALLS else attribute
 
     weights = adapters.full_weights(model)
@@ -154,6 +156,18 @@ def answer_key(model: str, request: str) -> bytes:
     return hashlib.sha256(json.dumps([KEY_VERSION, model, request]).encode()).digest()
 
 
+def without_reasoning(call: Callable[[list[Any]], list[str]]) -> Callable[[list[Any]], list[str]]:
+    """The same function of a list of requests, whose answers have no reasoning; the store keeps it."""
+
+    def call_and_split(requests: list[Any]) -> list[str]:
+        return [
+            reasoning.split(answer, begun=reasoning.is_begun(request.args[0])).answer
+            for request, answer in zip(requests, call(requests), strict=True)
+        ]
+
+    return call_and_split
+
+
 def in_batches(call: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], list[Any]]:
     """The same function of a list of requests, called for `REQUESTS_PER_CALL` of them at a time."""
 
@@ -175,9 +189,13 @@ def gpus(runtime: Runtime) -> int | None:
     return engines.gpus(engine(runtime), runtime.vllm)
 
 
-def _model_args(model: Path) -> dict[str, bool]:
+def _model_args(model: Path) -> dict[str, Any]:
     """What both engines are told about a model: `add_bos_token` is off, since the chat template writes BOS itself."""
-    return {"trust_remote_code": has_custom_code(model), "add_bos_token": False}
+    return {
+        "trust_remote_code": has_custom_code(model),
+        "add_bos_token": False,
+        "chat_template_args": dict(chat.VARIABLES),
+    }
 
 
 def _transformers(model: Path, batch_rows: int | None) -> "LM":

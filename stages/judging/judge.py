@@ -93,7 +93,8 @@ def _following(
                     next_token = probabilities(review, part.start + len(token))
                     following.setdefault((row, part), {})[token] = next_token
                 else:
-                    prompts[(row, part), token] = rendered[row] + review.text[: part.start] + token
+                    before = rendered[row] + review.reasoning + review.text[: part.start]
+                    prompts[(row, part), token] = before + token
     answers = client.complete_rendered(f"{task} other scores", list(prompts.values()), 1, ONE_TOKEN)
     for (place, token), (answer,) in zip(prompts, answers, strict=True):
         following.setdefault(place, {})[token] = probabilities(answer, 0)

@@ -1,6 +1,12 @@
-"""The chat format. Generation, SFT, DPO and evaluation all build their messages here, so that they agree."""
+"""The chat format: what a model continues at generation, and what it learns in SFT and DPO.
+
+What is learnt is the rendered prompt, as at generation, and behind it the completion and the end of the turn. Only the
+prompt comes from the chat template, since many templates change a completion: they strip it, or take what stands before
+"</think>" out of it.
+"""
 
 import re
+from datetime import date
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +17,11 @@ if TYPE_CHECKING:
 
 Message = dict[str, str]  # {"role", "content"}
 PROBE = "LANCE"  # stands for the content of a message when a chat template is examined
+QUESTION: Message = {"role": "user", "content": "Why?"}
+ANSWER: Message = {"role": "assistant", "content": PROBE}
+# Some templates write today's date into the system turn. Results would differ from day to day; this is the date that
+# Llama 3.1's template has where none is given.
+VARIABLES = {"strftime_now": date(2024, 7, 26).strftime}
 
 
 def break_markers(text: str, markers: list[str]) -> str:
@@ -42,7 +53,7 @@ def _turn_markers(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """
     roles = ("system", "user", "assistant", "user")
     messages = [{"role": role, "content": PROBE} for role in roles]
-    before, *between = tokenizer.apply_chat_template(messages, tokenize=False).split(PROBE)
+    before, *between = render_messages(tokenizer, messages).split(PROBE)
     opening = before[before.rstrip("\n").rfind("\n") + 1 :]
     opening = "" if opening.endswith("\n\n") else opening  # a paragraph of the template, not the beginning of a turn
     separator = "|".join(["\n", "</?think>", *map(re.escape, special_tokens(tokenizer))])
@@ -62,15 +73,72 @@ def prompt_messages(tokenizer: "PreTrainedTokenizerBase", prompt: str, system_pr
     return [*system, {"role": "user", "content": break_markers(prompt, markers(tokenizer))}]
 
 
-def assistant_turn(tokenizer: "PreTrainedTokenizerBase", completion: str) -> list[Message]:
-    """The completion as the assistant's message, in a list of one, as trl takes it."""
-    return [{"role": "assistant", "content": break_markers(completion, markers(tokenizer))}]
-
-
 def render(tokenizer: "PreTrainedTokenizerBase", prompt: str, system_prompt: str = "") -> str:
     """The prompt in the chat template, up to where the assistant's completion begins: the text the model continues."""
-    messages = prompt_messages(tokenizer, prompt, system_prompt)
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    return render_messages(tokenizer, prompt_messages(tokenizer, prompt, system_prompt), add_generation_prompt=True)
+
+
+def trained_tokens(
+    tokenizer: "PreTrainedTokenizerBase", prompt: str, completion: str, system_prompt: str = ""
+) -> tuple[list[int], list[int]]:
+    """What is learnt of a pair: the rendered prompt's tokens, as at generation, and those of the completion with the
+    end of the turn."""
+    rendered, (before, after) = render(tokenizer, prompt, system_prompt), around_completion(tokenizer)
+    text = before + break_markers(completion, markers(tokenizer)) + after
+    prompt_tokens, tokens = _tokens(tokenizer, rendered), _tokens(tokenizer, rendered + text)
+    if tokens[: len(prompt_tokens)] == prompt_tokens:
+        return prompt_tokens, tokens[len(prompt_tokens) :]
+    # The prompt's last line break and the completion's first blanks would be one token, which nobody can generate.
+    end = specials_in(tokenizer, after)[0]
+    return prompt_tokens, _tokens(tokenizer, end + text)[1:]
+
+
+def _tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@cache
+def around_completion(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
+    """What stands before a completion (nothing, or Llama 2's blank behind "[/INST]") and behind it: the template's end
+    of the turn or, where that has no special token, the one that begins the user's next turn, as in GLM."""
+    before, after = completion_frame(tokenizer, [QUESTION]) or ("", "")
+    if specials_in(tokenizer, after):
+        return before, after
+    next_turn = render_messages(tokenizer, [QUESTION, ANSWER, QUESTION]).partition(PROBE)[2]
+    return before, "".join(specials_in(tokenizer, next_turn)[:1])
+
+
+def completion_frame(tokenizer: "PreTrainedTokenizerBase", context: list[Message]) -> tuple[str, str] | None:
+    """What the chat template writes between the prompt rendered for `context` and the assistant's message, and behind
+    that; None if the assistant's turn does not begin with the rendered prompt."""
+    prompt = render_messages(tokenizer, context, add_generation_prompt=True)
+    turn = render_messages(tokenizer, [*context, ANSWER])
+    before, message, after = turn[len(prompt) :].partition(PROBE)
+    return (before, after) if turn.startswith(prompt) and message else None
+
+
+def render_messages(
+    tokenizer: "PreTrainedTokenizerBase", messages: list[Message], add_generation_prompt: bool = False
+) -> str:
+    """A conversation in the chat template. Raises `UserError` if the template cannot be rendered."""
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **VARIABLES
+            )
+        )
+    except Exception as error:  # a template may raise anything
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(
+            f"its chat template cannot render a conversation of {roles} ({type(error).__name__}: {error}); correct it, "
+            "or use a model with another"
+        ) from error
+
+
+def specials_in(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[str]:
+    """The special tokens of a text, in its order."""
+    special = set(special_tokens(tokenizer))
+    return [token for token in tokenizer.convert_ids_to_tokens(_tokens(tokenizer, text)) if token in special]
 
 
 def context_length(config: Any) -> int:
