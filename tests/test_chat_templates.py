@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import trl
 from conftest import ROOT
-from transformers import AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from stages.core.errors import UserError
 from stages.core.records import Tally
@@ -38,14 +39,14 @@ COMPLETIONS = [
 ]
 QWEN3 = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
 CHANGED = {  # what the prompt of a changed template ends with
-    "qwen3_instruct": None, "qwen3_vl": None, "qwen3": QWEN3,
+    "qwen3_instruct": None, "qwen3_vl": None, "qwen3_5_nothink": None, "qwen3": QWEN3,
     "nemotron": "<|im_start|>assistant\n<think></think>",
     "glm4moe": "Why?/nothink<|assistant|>\n<think></think>\n",
     "deepseek": "<｜User｜>Why?<｜Assistant｜>",
     "gptoss": "<|start|>assistant<|channel|>final<|message|>",
     "muse": "<|start|>assistant to=user<|message|>",
 }  # fmt: skip
-OFF_BY_DEFAULT = ("gemma4", "diffusion_gemma")
+OFF_BY_DEFAULT = ("gemma4", "diffusion_gemma", "qwen3_5_nothink")
 CONVERSATIONS = [("Why?", ""), ("Why?\n\nSay it.", "Be kind.")]
 
 
@@ -139,11 +140,14 @@ def test_only_a_template_that_disagrees_is_changed(name):
     changed = next((ending for family, ending in CHANGED.items() if name.startswith(family)), None)
     tokenizer = tokenizer_with(TEMPLATES[name], name)
     if name.startswith(PARTS):
-        with pytest.raises(UserError, match="leaves out a message that is plain text"):
+        with pytest.raises(UserError, match=r"leaves out a message that is plain text|cannot render a conversation"):
             chat_setup.prepare(model_for(tokenizer), tokenizer)
         return
+    published = TEMPLATES[name]
+    if "System role not supported" in published:
+        published = chat_setup._read_template("system_in_first_turn") + published
     chat_setup.prepare(model_for(tokenizer, name), tokenizer)
-    assert (tokenizer.chat_template == TEMPLATES[name]) == (changed is None)
+    assert (tokenizer.chat_template == published) == (changed is None)
     if changed:
         assert render(tokenizer, "Why?").endswith(changed)
 
@@ -198,11 +202,22 @@ def test_a_blank_before_the_answer_is_learnt_with_it(template, before):
 
 
 def test_blanks_do_not_melt_into_the_prompts_last_line_break():
-    """With GPT-2's way of splitting, a line break and an indentation are one token; generation cannot write it."""
-    tokenizer = tokenizer_with(TEMPLATES["qwen2_5"])
-    model = model_for(tokenizer)
-    chat_setup.prepare(model, tokenizer)
-    prompt = tokens_of(tokenizer, render(tokenizer, "Why?"))
-    merged = tokens_of(tokenizer, render(tokenizer, "Why?") + "\n\n\n")
-    assert merged[: len(prompt)] != prompt, "this tokenizer shows the fault"
-    assert trained_tokens(tokenizer, "Why?", "\n\n\n")[0] == prompt
+    """Where a line break and an indentation become one token, as with GPT-2's tokenizer, generation could not write it
+    behind the line break that it has read."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(["assistant\n    return 1\n    return 2\n"] * 9, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", extra_special_tokens=special)
+    tokenizer.chat_template = TEMPLATES["qwen2_5"]
+    chat_setup.prepare(model_for(tokenizer), tokenizer)
+    rendered, completion = render(tokenizer, "Why?"), "    return 1"
+    prompt = tokens_of(tokenizer, rendered)
+    assert tokens_of(tokenizer, rendered + completion)[: len(prompt)] != prompt
+    prompt_tokens, learnt = trained_tokens(tokenizer, "Why?", completion)
+    assert prompt_tokens == prompt
+    assert tokenizer.decode(learnt) == f"{completion}<|im_end|>\n"

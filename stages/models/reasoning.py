@@ -19,15 +19,12 @@ MARKS = (  # before and behind the reasoning, as chat templates and vLLM's reaso
     ("◁think▷", "◁/think▷"),  # Kimi
 )
 _OPENING, _CLOSING = ("|".join(map(re.escape, marks)) for marks in zip(*MARKS, strict=True))
-_BLOCK = "|".join(f"{re.escape(opening)}.*?{re.escape(closing)}" for opening, closing in MARKS)
-BLOCKS = re.compile(rf"(?:\s*(?:{_BLOCK}))*", re.IGNORECASE | re.DOTALL)
 OPENING = re.compile(rf"\s*(?:{_OPENING})", re.IGNORECASE)
 CLOSING = re.compile(_CLOSING, re.IGNORECASE)
 BEGUN = re.compile(rf"(?:{_OPENING})\s*\Z", re.IGNORECASE)
-# Marks at the beginning or the end of a line; anywhere else, a text speaks about them.
-OPENING_LINE = re.compile(rf"^[^\S\n]*(?:{_OPENING})", re.IGNORECASE | re.MULTILINE)
-CLOSING_LINE = re.compile(rf"^[^\S\n]*(?:{_CLOSING})|(?:{_CLOSING})(?=[^\S\n]*$)", re.IGNORECASE | re.MULTILINE)
-FENCE = re.compile(r"^[^\S\n]*(```|~~~).*?(?:^[^\S\n]*\1|\Z)", re.DOTALL | re.MULTILINE)  # of code
+# An answer's own marks stand within a line or a code fence; others begin or end a line.
+LINE = re.compile(rf"^[^\S\n]*(?:{_OPENING}|{_CLOSING})|(?:{_CLOSING})(?=[^\S\n]*$)", re.IGNORECASE | re.MULTILINE)
+FENCE = re.compile(r"^[^\S\n]*(```|~~~).*?(?:^[^\S\n]*\1|\Z)", re.DOTALL | re.MULTILINE)
 BLANK = re.compile(r"\s*\n|[^\S\n]*")  # between reasoning and answer; the answer keeps its indentation
 
 
@@ -43,32 +40,33 @@ def split(text: str, begun: bool = False) -> Parts:
     """The reasoning at the beginning of a completion, and the answer behind it. `begun`: the prompt has begun the
     reasoning.
 
-    A text without marks is an answer as it is. So is one that speaks about the marks, within a line or a code fence.
+    A text without marks is an answer as it is. So is one that has them within a line or a code fence: it is about them.
     """
-    end = 0
-    if begun:
-        closing = CLOSING.search(text)
-        if not closing:
-            return Parts(text, "", "unfinished reasoning")
-        end = closing.end()
-    blocks = BLOCKS.match(text, end)
-    end = blocks.end() if blocks else end
-    if OPENING.match(text, end):
-        return Parts(text, "", "unfinished reasoning")
-    fences = [fence.span() for fence in FENCE.finditer(text, end)]
-    marks = _outside(CLOSING_LINE, text, end, fences)
-    if _outside(OPENING_LINE, text, end, fences):
-        return Parts(text, "", "reasoning within the answer")
-    end = marks[-1] if marks else end  # begun without a mark, or nested
+    end, is_open = 0, begun
+    while True:
+        if is_open:
+            closing = CLOSING.search(text, end)
+            if not closing:
+                return Parts(text, "", "unfinished reasoning")
+            end, is_open = closing.end(), False
+        elif opening := OPENING.match(text, end):
+            end, is_open = opening.end(), True
+        elif mark := _mark(text, end):
+            if OPENING.match(mark[0]):
+                return Parts(text, "", "reasoning within the answer")
+            end = mark.end()  # of reasoning that began without a mark, or within other reasoning
+        else:
+            break
     blank = BLANK.match(text, end) if end else None
     end = blank.end() if blank else end
     return Parts(text[:end], text[end:])
 
 
-def _outside(mark: re.Pattern[str], text: str, start: int, fences: list[tuple[int, int]]) -> list[int]:
-    """Where the marks behind `start` end that are in no code fence."""
-    matches = mark.finditer(text, start)
-    return [match.end() for match in matches if not any(first <= match.start() < last for first, last in fences)]
+def _mark(text: str, start: int) -> re.Match[str] | None:
+    """The first mark from `start` on that begins or ends a line outside of code fences."""
+    fences = [fence.span() for fence in FENCE.finditer(text, start)]
+    marks = LINE.finditer(text, start)
+    return next((mark for mark in marks if not any(first <= mark.start() < last for first, last in fences)), None)
 
 
 def is_begun(prompt: str) -> bool:
