@@ -174,7 +174,9 @@ def main(
     write(out, [new_candidate(text) for text in responses] + [flawed_candidate(text) for text in flawed])
     counts: GenerateCounts = {
         "seed": {**routed.counts(len(low) + len(high)), "low": len(low), "high": len(high)},
-        **written,
+        "new_instructions": written["new_instructions"],
+        "responses": written["responses"],
+        "flawed_responses": written["flawed_responses"],
     }
     if reasoning := client.reasoning():
         counts["reasoning"] = reasoning

@@ -106,7 +106,7 @@ def _up_to_answer(tokenizer: "PreTrainedTokenizerBase") -> str:
     beginning = json.dumps(turn.partition(PROBE)[0][len(question) :], ensure_ascii=False)
     return (
         "{%- set answering = add_generation_prompt %}{%- set add_generation_prompt = false %}"
-        + tokenizer.get_chat_template()
+        + str(tokenizer.get_chat_template())
         + f"{{%- if answering %}}{{{{ {beginning} }}}}{{% endif %}}"
     )
 

@@ -4,7 +4,7 @@ It is kept apart from the answer wherever a completion is read: it is never judg
 """
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 MARKS = (  # before and behind the reasoning, as chat templates and vLLM's reasoning parsers have them
     ("<think>", "</think>"),  # Qwen3, DeepSeek-R1, GLM, Nemotron, SmolLM3, …
@@ -28,12 +28,15 @@ FENCE = re.compile(r"^[^\S\n]*(```|~~~).*?(?:^[^\S\n]*\1|\Z)", re.DOTALL | re.MU
 BLANK = re.compile(r"\s*\n|[^\S\n]*")  # between reasoning and answer; the answer keeps its indentation
 
 
+Fault = Literal["unfinished reasoning", "reasoning within the answer"]
+
+
 class Parts(NamedTuple):
     """A text as its reasoning, with marks and the blanks behind it, and its answer: together they are the text."""
 
     reasoning: str  # empty: there is none
     answer: str
-    fault: str | None = None  # why the answer cannot be told from the reasoning; there is no answer then
+    fault: Fault | None = None  # why the answer cannot be told from the reasoning; there is no answer then
 
 
 def split(text: str, begun: bool = False) -> Parts:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from stages.core.errors import UserError
+from stages.models.reasoning import Fault
 
 if TYPE_CHECKING:
     from stages.core.schema import Runtime, Vllm
@@ -50,7 +51,7 @@ class Number:
     logprobs: dict[str, float]  # {token's text: natural log of its probability at temperature 1}
 
 
-Finish = Literal["stop", "length", "too long", "unfinished reasoning", "reasoning within the answer"]
+Finish = Literal["stop", "length", "too long"] | Fault
 
 
 @dataclass(frozen=True)
