@@ -221,3 +221,32 @@ def test_blanks_do_not_melt_into_the_prompts_last_line_break():
     prompt_tokens, learnt = trained_tokens(tokenizer, "Why?", completion)
     assert prompt_tokens == prompt
     assert tokenizer.decode(learnt) == f"{completion}<|im_end|>\n"
+
+
+@pytest.mark.parametrize("marks", [("[THINK]", "[/THINK]"), ("<|channel>", "<channel|>"), ("<think>", "</think>")])
+@pytest.mark.parametrize("named", [False, True], ids=["listed", "named"])
+def test_special_marks_of_reasoning_stay_in_a_completions_text(tmp_path, marks, named):
+    """Magistral's and Gemma 4's are special tokens, which decoding leaves out: no answer could be told from reasoning."""
+    base = tokenizer_with("")
+    special = dict(zip(("soc_token", "eoc_token"), marks, strict=True)) if named else list(marks)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=base.backend_tokenizer, eos_token="<|im_end|>", extra_special_tokens=special
+    )
+    text = f"{marks[0]}It is 5.{marks[1]}Because."
+    tokens = tokens_of(tokenizer, text)
+    assert tokenizer.decode(tokens, skip_special_tokens=True) == "It is 5.Because."
+    tokenizer.save_pretrained(tmp_path)
+    chat_setup.show_reasoning(tmp_path)
+    shown = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokens_of(shown, text) == tokens
+    assert shown.decode(tokens, skip_special_tokens=True) == text
+    assert not set(marks) & set(chat.special_tokens(shown))
+    shown.save_pretrained(tmp_path / "again")  # as SFT and DPO do
+    assert AutoTokenizer.from_pretrained(tmp_path / "again").decode(tokens, skip_special_tokens=True) == text
+
+
+def test_a_tokenizer_without_special_marks_keeps_its_bytes(tmp_path):
+    tokenizer_with(TEMPLATES["qwen3"]).save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    chat_setup.show_reasoning(tmp_path)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}

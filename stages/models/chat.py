@@ -8,9 +8,11 @@ prompt comes from the chat template, since many templates change a completion: t
 import re
 from datetime import date
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from stages.core.errors import UserError
+from stages.models.reasoning import MARKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,15 +50,15 @@ def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
 def _turn_markers(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """The plain text that begins or ends a turn, such as Llama 2's "[INST]" or Zephyr's "<|user|>".
 
-    A single word is not a marker: the "user" after a special token means nothing without that token. Nor are think
-    tags, which the assistant may write.
+    A single word is not a marker: the "user" after a special token means nothing without that token. Nor are the marks
+    of reasoning, which the assistant may write.
     """
     roles = ("system", "user", "assistant", "user")
     messages = [{"role": role, "content": PROBE} for role in roles]
     before, *between = render_messages(tokenizer, messages).split(PROBE)
     opening = before[before.rstrip("\n").rfind("\n") + 1 :]
     opening = "" if opening.endswith("\n\n") else opening  # a paragraph of the template, not the beginning of a turn
-    separator = "|".join(["\n", "</?think>", *map(re.escape, special_tokens(tokenizer))])
+    separator = "|".join(map(re.escape, ["\n", *chain(*MARKS), *special_tokens(tokenizer)]))
     turn_markers: list[str] = []
     for piece in sorted(re.split(separator, "\n".join([opening, *between])), key=len):
         for marker in turn_markers:

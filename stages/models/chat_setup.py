@@ -10,9 +10,9 @@ it never writes at generation, or the other way round. The prompt then ends wher
 
 import json
 import re
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stages.core.errors import UserError
 from stages.models.chat import (
@@ -24,6 +24,7 @@ from stages.models.chat import (
     render_messages,
     specials_in,
 )
+from stages.models.reasoning import MARKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -156,3 +157,33 @@ def _add_padding_token(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizer
         tokenizer.add_special_tokens({"pad_token": next(usable, PADS[-1])})
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def show_reasoning(folder: Path) -> None:
+    """Make the marks of reasoning plain tokens in a saved tokenizer. Where they are special, as in Magistral and Gemma
+    4, every engine leaves them out of a completion's text, and nobody could tell the reasoning from the answer."""
+    marks = list(chain(*MARKS))
+    path = folder / "tokenizer.json"
+    backend = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"added_tokens": []}
+    special = [token for token in backend["added_tokens"] if token["special"] and token["content"] in marks]
+    if not special:
+        return
+    for token in special:
+        token["special"] = False
+    _write(path, backend)
+    path = folder / "tokenizer_config.json"
+    config = {
+        name: [token for token in value if _content(token) not in marks] if isinstance(value, list) else value
+        for name, value in json.loads(path.read_text(encoding="utf-8")).items()
+        if _content(value) not in marks
+    }
+    _write(path, config)
+
+
+def _content(token: Any) -> Any:
+    """A token's text, of one written as a text or with its properties."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

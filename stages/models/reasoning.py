@@ -14,7 +14,7 @@ MARKS = (  # before and behind the reasoning, as chat templates and vLLM's reaso
     ("<seed:think>", "</seed:think>"),  # Seed-OSS
     ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
     ("<|begin_of_thought|>", "<|end_of_thought|>"),  # Sky-T1, OpenThinker
-    ("<|channel>thought", "<channel|>"),  # Gemma 4
+    ("<|channel>", "<channel|>"),  # Gemma 4
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),  # gpt-oss
     ("◁think▷", "◁/think▷"),  # Kimi
 )
