@@ -226,7 +226,7 @@ def test_blanks_do_not_melt_into_the_prompts_last_line_break():
 @pytest.mark.parametrize("marks", [("[THINK]", "[/THINK]"), ("<|channel>", "<channel|>"), ("<think>", "</think>")])
 @pytest.mark.parametrize("named", [False, True], ids=["listed", "named"])
 def test_special_marks_of_reasoning_stay_in_a_completions_text(tmp_path, marks, named):
-    """Magistral's and Gemma 4's are special tokens, which decoding leaves out: no answer could be told from reasoning."""
+    """Magistral's and Gemma 4's are special tokens, which decoding leaves out: no answer could be told apart."""
     base = tokenizer_with("")
     special = dict(zip(("soc_token", "eoc_token"), marks, strict=True)) if named else list(marks)
     tokenizer = PreTrainedTokenizerFast(
