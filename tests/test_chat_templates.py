@@ -1,5 +1,6 @@
 """Every chat template that trl ships: what is learnt is what generation and evaluation continue, token for token."""
 
+import json
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from stages.core.records import Tally
 from stages.dpo import chats_of as pairs_as_tokens
 from stages.models import chat, chat_setup
 from stages.models.chat import render, trained_tokens
+from stages.models.reasoning import is_begun
 from stages.sft import chats_of as rows_as_tokens
 
 FOLDER = Path(trl.__file__).parent / "chat_templates"
@@ -130,9 +132,7 @@ def test_whoever_renders_the_saved_template_gets_the_same_prompt(prepared, optio
 def test_the_template_itself_writes_an_answer_behind_the_prompt(prepared):
     """So that what others train with the saved template agrees with its prompts, too."""
     for context in chat_setup.CONTEXTS:
-        before, after = chat.completion_frame(prepared, context)
-        assert before == ""
-        assert after.strip() or prepared.name in ENDS
+        assert chat.blank_before_answer(prepared, context) == ""
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -173,6 +173,26 @@ def test_a_template_whose_answer_does_not_follow_its_question_is_refused_with_th
     ):
         chat_setup.prepare(model_for(tokenizer), tokenizer)
     assert tokenizer.chat_template == template
+
+
+@pytest.mark.parametrize(("begun", "ended"), [("<think>\n\n", "</think>\n\n"), ("<think>\n", "\n</think>\n\n")])
+def test_reasoning_that_a_template_begins_before_its_answers_is_ended(begun, ended):
+    """As in Nemotron Nano 2: what is learnt follows the prompt, but within a block that nothing would ever close."""
+    turn = f"'<|im_start|>assistant\\n{json.dumps(begun)[1:-1]}'"
+    template = (
+        "{% for message in messages %}{{ " + turn + " if message.role == 'assistant' else '<|im_start|>' + message.role"
+        " + '\\n' }}{{ message.content + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ " + turn + " }}"
+        "{% endif %}"
+    )
+    tokenizer = tokenizer_with(template)
+    assert is_begun(render(tokenizer, "Why?"))
+    tokenizer = tokenizer_with(template)
+    chat_setup.prepare(model_for(tokenizer), tokenizer)
+    rendered = render(tokenizer, "Why?")
+    assert rendered.endswith(f"<|im_start|>assistant\n{begun}{ended}")
+    prompt, learnt = trained_tokens(tokenizer, "Why?", "Because.")
+    assert prompt == tokens_of(tokenizer, rendered)
+    assert tokenizer.decode(learnt) == "Because.<|im_end|>\n"
 
 
 def test_a_template_that_cannot_be_rendered_is_refused_with_its_error():

@@ -103,20 +103,24 @@ def _tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 def around_completion(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
     """What stands before a completion (nothing, or Llama 2's blank behind "[/INST]") and behind it: the template's end
     of the turn or, where that has no special token, the one that begins the user's next turn, as in GLM."""
-    before, after = completion_frame(tokenizer, [QUESTION]) or ("", "")
+    before, after = blank_before_answer(tokenizer, [QUESTION]) or "", end_of_turn(tokenizer)
     if specials_in(tokenizer, after):
         return before, after
     next_turn = render_messages(tokenizer, [QUESTION, ANSWER, QUESTION]).partition(PROBE)[2]
     return before, "".join(specials_in(tokenizer, next_turn)[:1])
 
 
-def completion_frame(tokenizer: "PreTrainedTokenizerBase", context: list[Message]) -> tuple[str, str] | None:
-    """What the chat template writes between the prompt rendered for `context` and the assistant's message, and behind
-    that; None if the assistant's turn does not begin with the rendered prompt."""
+def blank_before_answer(tokenizer: "PreTrainedTokenizerBase", context: list[Message]) -> str | None:
+    """What the chat template writes between the prompt rendered for `context` and the assistant's message if that is
+    nothing or a blank; None if it is anything else."""
     prompt = render_messages(tokenizer, context, add_generation_prompt=True)
     turn = render_messages(tokenizer, [*context, ANSWER])
-    before, message, after = turn[len(prompt) :].partition(PROBE)
-    return (before, after) if turn.startswith(prompt) and message else None
+    return next((blank for blank in ("", " ") if turn.startswith(prompt + blank + PROBE)), None)
+
+
+def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """What the chat template writes behind the assistant's message."""
+    return render_messages(tokenizer, [QUESTION, ANSWER]).rpartition(PROBE)[2]
 
 
 def render_messages(

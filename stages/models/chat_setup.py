@@ -5,11 +5,13 @@ without a template gets ChatML. A template without a system role puts the system
 
 Where a model may reason before its answer, many templates end the prompt before the reasoning or in it, and write an
 answer behind an empty block ("<think>\n\n</think>\n\n") or in a channel of its own: the model would learn to write what
-it never writes at generation, or the other way round. The prompt then ends where the template writes an answer.
+it never writes at generation, or the other way round. The prompt then ends where the template writes an answer, or the
+reasoning that it begins is ended in it.
 """
 
 import json
 import re
+from collections.abc import Iterator
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +22,12 @@ from stages.models.chat import (
     PROBE,
     QUESTION,
     around_completion,
-    completion_frame,
+    blank_before_answer,
+    end_of_turn,
     render_messages,
     specials_in,
 )
-from stages.models.reasoning import MARKS
+from stages.models.reasoning import MARKS, end_of, is_begun
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -74,42 +77,51 @@ def accepts_system_prompt(tokenizer: "PreTrainedTokenizerBase") -> bool:
 
 
 def answer_behind_prompt(tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Make the rendered prompt end where the chat template writes the assistant's answer. A template that does so stays
-    as it is; in another, reasoning is switched off and, where that is not enough, the generation prompt is replaced by
-    what the template itself writes before an answer. Raises `UserError` if neither helps."""
-    if _agrees(tokenizer):
+    """Make the rendered prompt end where the assistant's answer begins. A template in which it does stays as it is. In
+    another, reasoning is switched off; if that is not enough, the generation prompt is replaced by what the template
+    itself writes before an answer; and if that begins reasoning, it is ended. Raises `UserError` if nothing helps."""
+    if _answer_follows(tokenizer):
         return
-    published = tokenizer.get_chat_template()
-    switches = [name for name in SWITCHES if re.search(rf"(?<![\w.'\"]){name}\b", published)]
-    switched = [f"{{%- set {name} = false %}}{published}" for name in switches]
-    for template in switched:
+    published = str(tokenizer.get_chat_template())
+    for template in _candidates(tokenizer, published):
         tokenizer.chat_template = template
-        if _agrees(tokenizer):
-            return
-    for template in [*switched, published]:
-        tokenizer.chat_template = template
-        tokenizer.chat_template = _up_to_answer(tokenizer)
-        if _agrees(tokenizer):
+        if _answer_follows(tokenizer):
             return
     tokenizer.chat_template = published
-    raise UserError(_disagreement(tokenizer))
+    end = end_of(render_messages(tokenizer, [QUESTION], add_generation_prompt=True))
+    if not end or blank_before_answer(tokenizer, [QUESTION]) is None:
+        raise UserError(_disagreement(tokenizer))
+    tokenizer.chat_template = published + _at_the_end("add_generation_prompt", end)
 
 
-def _agrees(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether nothing, or a blank, stands between a rendered prompt and the answer in the same conversation."""
-    frames = [completion_frame(tokenizer, context) for context in CONTEXTS]
-    return all(frame is not None and frame[0] in ("", " ") for frame in frames)
+def _answer_follows(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether an answer follows the rendered prompt, and not reasoning that the prompt has begun."""
+    prompt = render_messages(tokenizer, [QUESTION], add_generation_prompt=True)
+    follows = (blank_before_answer(tokenizer, context) is not None for context in CONTEXTS)
+    return not is_begun(prompt) and all(follows)
 
 
-def _up_to_answer(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The chat template with what it writes before an answer in the place of its generation prompt."""
+def _candidates(tokenizer: "PreTrainedTokenizerBase", published: str) -> Iterator[str]:
+    """Changed templates, the least change first."""
+    names = [name for name in SWITCHES if re.search(rf"(?<![\w.'\"]){name}\b", published)]
+    switched = [f"{{%- set {name} = false %}}{published}" for name in names]
+    yield from switched
+    for template in [*switched, published]:
+        tokenizer.chat_template = template
+        yield _up_to_answer(tokenizer, template)
+
+
+def _up_to_answer(tokenizer: "PreTrainedTokenizerBase", template: str) -> str:
+    """The tokenizer's template with what it writes before an answer in the place of its generation prompt."""
     question, turn = (render_messages(tokenizer, messages) for messages in ([QUESTION], [QUESTION, ANSWER]))
-    beginning = json.dumps(turn.partition(PROBE)[0][len(question) :], ensure_ascii=False)
-    return (
-        "{%- set answering = add_generation_prompt %}{%- set add_generation_prompt = false %}"
-        + str(tokenizer.get_chat_template())
-        + f"{{%- if answering %}}{{{{ {beginning} }}}}{{% endif %}}"
-    )
+    beginning = turn.partition(PROBE)[0][len(question) :]
+    keep = "{%- set answering = add_generation_prompt %}{%- set add_generation_prompt = false %}"
+    return keep + template + _at_the_end("answering", beginning)
+
+
+def _at_the_end(condition: str, text: str) -> str:
+    """The end of a chat template that writes a text under a condition."""
+    return f"{{%- if {condition} %}}{{{{ {json.dumps(text, ensure_ascii=False)} }}}}{{% endif %}}"
 
 
 def _disagreement(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -134,7 +146,7 @@ def _stop_at_end_of_turn(model: "PreTrainedModel", tokenizer: "PreTrainedTokeniz
     no special token."""
     stop = model.generation_config.eos_token_id
     stops = stop if isinstance(stop, list) else [] if stop is None else [stop]
-    _, ending = completion_frame(tokenizer, [QUESTION]) or ("", "")
+    ending = end_of_turn(tokenizer)
     end = "".join(specials_in(tokenizer, around_completion(tokenizer)[1])[:1])
     end_id = tokenizer.convert_tokens_to_ids(end)
     if not end or (end not in ending and end_id not in stops):

@@ -21,7 +21,7 @@ MARKS = (  # before and behind the reasoning, as chat templates and vLLM's reaso
 _OPENING, _CLOSING = ("|".join(map(re.escape, marks)) for marks in zip(*MARKS, strict=True))
 OPENING = re.compile(rf"\s*(?:{_OPENING})", re.IGNORECASE)
 CLOSING = re.compile(_CLOSING, re.IGNORECASE)
-BEGUN = re.compile(rf"(?:{_OPENING})\s*\Z", re.IGNORECASE)
+BEGUN = re.compile(rf"(?P<mark>{_OPENING})(?P<blank>\s*)\Z")
 # An answer's own marks stand within a line or a code fence; others begin or end a line.
 LINE = re.compile(rf"^[^\S\n]*(?:{_OPENING}|{_CLOSING})|(?:{_CLOSING})(?=[^\S\n]*$)", re.IGNORECASE | re.MULTILINE)
 FENCE = re.compile(r"^[^\S\n]*(```|~~~).*?(?:^[^\S\n]*\1|\Z)", re.DOTALL | re.MULTILINE)
@@ -75,6 +75,15 @@ def _mark(text: str, start: int) -> re.Match[str] | None:
 def is_begun(prompt: str) -> bool:
     """Whether a rendered prompt has begun the reasoning that the completion goes on with."""
     return bool(BEGUN.search(prompt))
+
+
+def end_of(prompt: str) -> str:
+    """What ends the reasoning that a rendered prompt has begun, so that it is empty; nothing if it has begun none."""
+    begun = BEGUN.search(prompt)
+    if not begun:
+        return ""
+    closing = dict(MARKS)[begun["mark"]]
+    return closing if not begun["blank"] else f"{closing}\n\n" if "\n\n" in begun["blank"] else f"\n{closing}\n\n"
 
 
 def is_in(text: str) -> bool:
