@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trl
 from conftest import ROOT
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from stages.core.errors import UserError
@@ -102,7 +102,7 @@ def test_what_is_learnt_is_the_rendered_prompt_the_completion_and_the_end(prepar
         for completion in COMPLETIONS:
             prompt_tokens, learnt = trained_tokens(prepared, prompt, completion, system)
             assert prompt_tokens == tokens_of(prepared, rendered)
-            end = next(place for place, token in enumerate(learnt) if token in prepared.ends)
+            end = next(index for index, token in enumerate(learnt) if token in prepared.ends)
             assert prepared.decode(learnt[:end]) == completion
             assert not set(prompt_tokens[-1:]) & prepared.ends
 
@@ -123,10 +123,10 @@ def test_trl_is_given_the_tokens_that_generation_reads_and_then_the_completion(p
 def test_whoever_renders_the_saved_template_gets_the_same_prompt(prepared, options):
     """lm-eval passes `enable_thinking` with vLLM, a server's users may."""
     messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why?"}]
-    asked = {"tokenize": False, "add_generation_prompt": True, **chat.VARIABLES}
+    how = {"tokenize": False, "add_generation_prompt": True, **chat.VARIABLES}
     if options.get("enable_thinking") and prepared.name.startswith(OFF_BY_DEFAULT):
         pytest.skip("these turn reasoning on where it is asked for, and learn nothing else without")
-    assert prepared.apply_chat_template(messages, **asked, **options) == render(prepared, "Why?", "Be kind.")
+    assert prepared.apply_chat_template(messages, **how, **options) == render(prepared, "Why?", "Be kind.")
 
 
 def test_the_template_itself_writes_an_answer_behind_the_prompt(prepared):
@@ -270,3 +270,15 @@ def test_a_tokenizer_without_special_marks_keeps_its_bytes(tmp_path):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     chat_setup.show_reasoning(tmp_path)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_blanks_are_not_lost_behind_a_special_token():
+    """Phi-3's tokens take the blanks behind them with them."""
+    tokenizer = tokenizer_with("", "phi3")
+    ends = [AddedToken(token, rstrip=True, special=True) for token in ("<|user|>", "<|assistant|>", "<|end|>")]
+    tokenizer.add_special_tokens({"extra_special_tokens": ends}, replace_extra_special_tokens=False)
+    tokenizer.chat_template = TEMPLATES["phi3"]
+    chat_setup.prepare(model_for(tokenizer), tokenizer)
+    prompt, learnt = trained_tokens(tokenizer, "Why?", "    return 1")
+    assert prompt == tokens_of(tokenizer, render(tokenizer, "Why?"))
+    assert tokenizer.decode(learnt).startswith("    return 1<|end|>")

@@ -197,7 +197,7 @@ def test_the_system_prompt_reaches_the_model_alike_in_generation_training_and_ev
     for name, completion in (("sft", ROWS[0]["completion"]), ("dpo", PAIRS[0]["chosen"])):
         assert trained[name]["prompt_ids"] == tokens
         learnt = trained[name]["completion_ids"]
-        until_end = learnt[: next(place for place, token in enumerate(learnt) if token in engine.ends)]
+        until_end = learnt[: next(index for index, token in enumerate(learnt) if token in engine.ends)]
         assert engine.tokenizer.decode(until_end) == completion
 
 
@@ -265,7 +265,7 @@ TINY = {
     "select": {"min_sft_score": 1.0, "min_margin": 0.0, "max_sft": 8, "max_pairs": 8, "max_judge": 0},
     "evaluate": {"limit": 2},
 }
-LOOP = ["qwen2", "qwen3", "llama3", "mistral", "gemma3", "phi3"]
+LOOP = ["qwen2", "qwen3", "qwen3-instruct", "llama3", "mistral", "gemma3", "phi3"]
 
 
 # Every stage of dvc.yaml in its order; a process for each would spend nearly all of its time on imports.

@@ -160,8 +160,10 @@ class Scripted:
 @pytest.mark.parametrize("kind", ["instruction", "response", "flawed"])
 def test_a_final_answer_within_the_reasoning_is_none(monkeypatch, kind):
     monkeypatch.chdir(ROOT)
-    said = "<think>\nI write\nFinal Answer: Why not?\n</think>\n\n"
-    client = Scripted(f"{said}Final Answer: Why?", f"{said}It is", said[:-12], f"Hm.\n{said}Final Answer: Why?")
+    thought = "<think>\nI write\nFinal Answer: Why not?\n</think>\n\n"
+    client = Scripted(
+        f"{thought}Final Answer: Why?", f"{thought}It is", thought[:-12], f"Hm.\n{thought}Final Answer: Why?"
+    )
     texts, counts = Writer(client, "lance", 4, SAMPLING).write("generate@1", kind, ["seed"], ["prompt"])
     assert not any("Why not?" in text.text for text in texts)
     faults = {"unfinished reasoning": 1, "reasoning within the answer": 1}
@@ -183,10 +185,12 @@ def test_completions_with_reasoning_are_counted():
 
 
 def test_a_benchmarks_answer_has_no_reasoning():
-    class Asked:
+    class BenchmarkRequest:
         args = (BEGUN.prompt, {"until": []})
 
-    answers = harness.without_reasoning(lambda requests: ["It is 7.</think>\n8", "It is"])([Asked, Asked])
+    answers = harness.without_reasoning(lambda requests: ["It is 7.</think>\n8", "It is"])(
+        [BenchmarkRequest, BenchmarkRequest]
+    )
     assert answers == ["8", ""]
 
 

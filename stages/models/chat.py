@@ -86,13 +86,19 @@ def trained_tokens(
     """What is learnt of a pair: the rendered prompt's tokens, as at generation, and those of the completion with the
     end of the turn."""
     rendered, (before, after) = render(tokenizer, prompt, system_prompt), around_completion(tokenizer)
-    text = before + break_markers(completion, markers(tokenizer)) + after
+    completion = break_markers(completion, markers(tokenizer))
+    text = before + completion + after
     prompt_tokens, tokens = _tokens(tokenizer, rendered), _tokens(tokenizer, rendered + text)
-    if tokens[: len(prompt_tokens)] == prompt_tokens:
+    follows = tokens[: len(prompt_tokens)] == prompt_tokens
+    if follows and not completion[:1].isspace():
         return prompt_tokens, tokens[len(prompt_tokens) :]
-    # The prompt's last line break and the completion's first blanks would be one token, which nobody can generate.
+    # A completion's first blanks may become one token with the prompt's last line break, which nobody can generate, or
+    # be lost behind a special token, as in Phi-3.
     end = specials_in(tokenizer, after)[0]
-    return prompt_tokens, _tokens(tokenizer, end + text)[1:]
+    readings = [tokens[len(prompt_tokens) :]] if follows else []
+    readings += [_tokens(tokenizer, end + text)[1:], _tokens(tokenizer, text)]
+    whole = (tokens for tokens in readings if tokenizer.decode(tokens).startswith((before + completion, completion)))
+    return prompt_tokens, next(whole, readings[0])
 
 
 def _tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
