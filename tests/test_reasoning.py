@@ -2,9 +2,10 @@
 
 import json
 import re
+from math import log
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, RUNTIME
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from stages.evaluation import harness
 from stages.generate import Writer
 from stages.inference.client import Client, without_reasoning
 from stages.inference.engines import Completion, Number, Request, Sampling
-from stages.judging.judge import sampled
+from stages.judging.judge import expected, sampled
 from stages.models.reasoning import CLOSING, MARKS, OPENING, Parts, is_begun, is_in, split
 
 PROMPT = Request("<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n", (1, 2), 0)
@@ -221,3 +222,38 @@ def test_every_opening_mark_has_its_closing_one():
     for opening, closing in MARKS:
         assert OPENING.fullmatch(opening)
         assert CLOSING.fullmatch(closing)
+
+
+class Recorder:
+    """A client that keeps the prompts that it is given, and answers each with the digit 0."""
+
+    def complete_rendered(self, task, rendered, draws, sampling):
+        self.prompts = list(rendered)
+        return [[Completion("0", "stop", numbers=(Number(0, {"0": 0.0}),))] for _ in rendered]
+
+
+def test_a_judge_that_is_asked_how_a_score_would_go_on_reads_its_reasoning_again():
+    """A 1 may become a 10: the judge writes that token behind all that it wrote before it."""
+    text = "<think>\nIt is 7.\n</think>\n\nscore: 9"
+    numbers = (Number(len(text) - 1, {"9": log(0.5), "1": log(0.5)}),)
+    review, client = without_reasoning(PROMPT, Completion(text, "stop", numbers=numbers)), Recorder()
+    rule = re.compile(r"score: (?P<score>10|\d)\Z")
+    (score,) = expected(client, "review", [PROMPT.prompt], [review], rule, {"score": 10})
+    assert client.prompts == [PROMPT.prompt + text[:-1] + "1"]
+    assert score == pytest.approx(0.5 * 9 + 0.5 * 10)
+
+
+@pytest.mark.slow
+def test_evaluation_reads_an_answer_behind_its_reasoning_and_stores_both(monkeypatch, tmp_path, tiny_model):
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import hash_args
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    lm, answers = harness.load_lm(tiny_model, RUNTIME, lambda _: None)
+    arguments = (PROMPT.prompt, {"until": []})
+    request, written = hash_args("generate_until", arguments), "<think>It is 7.</think>\n8"
+    answers[request] = written
+    instance = Instance(request_type="generate_until", doc={}, arguments=arguments, idx=0)
+    assert lm.generate_until([instance]) == ["8"]
+    assert answers[request] == written
