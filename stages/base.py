@@ -71,6 +71,7 @@ def materialise(source: Path, dtype: str, out: Path, trust: bool = False) -> Pat
         raise UserError(f"model {source}: {error}") from error
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    chat_setup.show_reasoning(out)
     say(f"base: {source}, {model.num_parameters():,} parameters in {dtype}")
     return out
 

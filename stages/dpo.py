@@ -16,10 +16,10 @@ from stages.core.params import read_params, read_runtime
 from stages.core.prompts import read_system_prompt
 from stages.core.records import Tally, read
 from stages.core.rows import PreferencePair
-from stages.models.chat import assistant_turn, context_length, prompt_messages
+from stages.models.chat import context_length, trained_tokens
 from stages.models.fingerprint import digest
 from stages.training import launch, memory, preference
-from stages.training.phase import Chat, ModelIn, ModelOut, Phase, fitting
+from stages.training.phase import TOO_LONG, Chat, ModelIn, ModelOut, Phase
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,17 +35,17 @@ def reason_to_skip(enabled: bool, pairs: list[PreferencePair]) -> str | None:
 def chats_of(
     pairs: list[PreferencePair], tokenizer: "PreTrainedTokenizerBase", system_prompt: str, context: int, tally: Tally
 ) -> list[Chat]:
-    """The pairs as {"prompt", "chosen", "rejected"} messages; those with a side longer than `context` tokens are
-    dropped."""
-    chats = (
-        {
-            "prompt": prompt_messages(tokenizer, pair["prompt"], system_prompt),
-            "chosen": assistant_turn(tokenizer, pair["chosen"]),
-            "rejected": assistant_turn(tokenizer, pair["rejected"]),
-        }
-        for pair in pairs
-    )
-    return fitting(chats, tokenizer, context, tally)
+    """The pairs as trl's {"prompt_ids", "chosen_ids", "rejected_ids"}; those with a side longer than `context` tokens
+    are dropped."""
+    chats = []
+    for pair in pairs:
+        prompt, chosen = trained_tokens(tokenizer, pair["prompt"], pair["chosen"], system_prompt)
+        _, rejected = trained_tokens(tokenizer, pair["prompt"], pair["rejected"], system_prompt)
+        if len(prompt) + max(len(chosen), len(rejected)) > context:
+            tally.drop(TOO_LONG)
+        else:
+            chats.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
+    return chats
 
 
 def main(model: ModelIn, pairs: Annotated[Path, Option(help="preference pairs")], out: ModelOut) -> None:

@@ -87,6 +87,8 @@ class Writer:
                     tally.drop("does not fit the context")
                 elif completion.finish == "length":
                     tally.drop("truncated")
+                elif completion.finish != "stop":  # no answer can be told from its reasoning
+                    tally.drop(completion.finish)
                 elif text is None:
                     tally.drop("unreadable")
                 else:
@@ -164,8 +166,12 @@ def main(
     write(out, [new_candidate(text) for text in responses] + [flawed_candidate(text) for text in flawed])
     counts: GenerateCounts = {
         "seed": {**routed.counts(len(low) + len(high)), "low": len(low), "high": len(high)},
-        **written,
+        "new_instructions": written["new_instructions"],
+        "responses": written["responses"],
+        "flawed_responses": written["flawed_responses"],
     }
+    if reasoning := client.reasoning():
+        counts["reasoning"] = reasoning
     write_json(counts_file("generate", iteration), counts)
     cost.write("generate", iteration, cost.of_completions(client.completions.values(), client.gpus()))
     say(f"{name}: {len(low):,} low, {len(high):,} high seeds gave {len(responses):,} new pairs, {len(flawed):,} flawed")

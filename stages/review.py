@@ -151,6 +151,8 @@ def main(
         counts["claims"] = claims
     if stopped:
         counts["stopped"] = True
+    if reasoning := client.reasoning():
+        counts["reasoning"] = reasoning
     write_json(counts_file(stage, iteration), counts)
     cost.write(stage, iteration, cost.of_completions(client.completions.values(), client.gpus()))
     say(f"{name}: {summary(counts, len(pairs))}")

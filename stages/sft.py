@@ -15,9 +15,9 @@ from stages.core.params import Params, read_params, read_runtime
 from stages.core.prompts import read_system_prompt
 from stages.core.records import Tally, read
 from stages.core.rows import SftRow
-from stages.models.chat import assistant_turn, context_length, prompt_messages
+from stages.models.chat import context_length, trained_tokens
 from stages.training import launch, memory, weighting
-from stages.training.phase import Chat, ModelIn, ModelOut, Phase, fitting
+from stages.training.phase import TOO_LONG, Chat, ModelIn, ModelOut, Phase
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,15 +36,16 @@ def reason_to_skip(stage: str, params: Params, rows: list[SftRow]) -> str | None
 def chats_of(
     rows: list[SftRow], tokenizer: "PreTrainedTokenizerBase", system_prompt: str, context: int, tally: Tally
 ) -> list[Chat]:
-    """The rows as {"prompt", "completion"} messages; those longer than `context` tokens are dropped."""
-    chats = (
-        {
-            "prompt": prompt_messages(tokenizer, row["prompt"], system_prompt),
-            "completion": assistant_turn(tokenizer, row["completion"]),
-        }
-        for row in rows
-    )
-    return fitting(chats, tokenizer, context, tally)
+    """The rows as trl's {"input_ids", "completion_mask"}; those longer than `context` tokens are dropped."""
+    chats = []
+    for row in rows:
+        prompt, completion = trained_tokens(tokenizer, row["prompt"], row["completion"], system_prompt)
+        if len(prompt) + len(completion) > context:
+            tally.drop(TOO_LONG)
+        else:
+            mask = [0] * len(prompt) + [1] * len(completion)
+            chats.append({"input_ids": prompt + completion, "completion_mask": mask})
+    return chats
 
 
 def main(model: ModelIn, rows: Annotated[Path, Option(help="SFT rows")], out: ModelOut) -> None:

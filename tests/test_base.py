@@ -119,7 +119,11 @@ def test_a_base_model_learns_to_end_its_turn_and_its_completions_are_not_cut(pub
     project.change({"sft": {"learning_rate": 0.01, "epochs": 80, "batch_size": 2}})
     write(project.folder / "iterations/1/sft.jsonl", ROWS[:2])
     assert sft(project).returncode == 0
-    engine = TransformersEngine(project.folder / "iterations/1/sft", 8)
+    trained, base = project.folder / "iterations/1/sft", project.folder / "iterations/0/model"
+    assert ends(trained) == ends(base) == ["<|im_end|>", "<|endoftext|>"]
+    pads = {AutoTokenizer.from_pretrained(folder).pad_token for folder in (trained, base)}
+    assert pads == {"<|endoftext|>"}, "as published: it is no end that is learnt"
+    engine = TransformersEngine(trained, 8)
     pending = requests(engine, [row["prompt"] for row in ROWS[:2]], 1)
     completions = dict(engine.complete(pending, GREEDY))
     assert [completions[request].text for request in pending] == [row["completion"] for row in ROWS[:2]]

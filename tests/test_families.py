@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+import trl
 import yaml
 from conftest import ROOT, RUNTIME, SMALL, Project, merged
 from test_engines import GREEDY, PROMPTS, SAMPLED, requests
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.slow
 
 PUBLISHED = yaml.safe_load((ROOT / "tests/families.yaml").read_text(encoding="utf-8"))
 FAMILIES: dict[str, dict[str, Any]] = PUBLISHED["families"]
+TRL_TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 CHATML: str = PUBLISHED["templates"]["chatml"]
 SLIDING = [name for name, family in FAMILIES.items() if "sliding_window" in family.get("config", {})]
 SYSTEM = "Be kind."
@@ -84,8 +86,15 @@ def build_tokenizer(family: dict[str, Any]) -> transformers.PreTrainedTokenizerF
             single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, bpe.token_to_id(bos))]
         )
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, **family["named"])
-    tokenizer.chat_template = family.get("template")
+    tokenizer.add_tokens(family.get("plain", []))
+    tokenizer.chat_template = template_of(family)
     return tokenizer
+
+
+def template_of(family: dict[str, Any]) -> str | None:
+    """A family's chat template, which may be a file of trl's."""
+    template = family.get("template")
+    return (TRL_TEMPLATES / template["trl"]).read_text(encoding="utf-8") if isinstance(template, dict) else template
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -185,17 +194,20 @@ def test_the_system_prompt_reaches_the_model_alike_in_generation_training_and_ev
     assert lm.tok_batch_encode([text])[0].tolist() == [tokens]
 
     trained = trained_rows(model, prompt, tmp_path)
-    for example in (trained["sft"], trained["dpo"]):
-        assert example["prompt_ids"] == tokens
-        assert set(example["completion_ids"]) & engine.ends, "nothing would teach the model to end its turn"
+    for name, completion in (("sft", ROWS[0]["completion"]), ("dpo", PAIRS[0]["chosen"])):
+        assert trained[name]["prompt_ids"] == tokens
+        learnt = trained[name]["completion_ids"]
+        until_end = learnt[: next(index for index, token in enumerate(learnt) if token in engine.ends)]
+        assert engine.tokenizer.decode(until_end) == completion
 
 
 def trained_rows(model: Path, prompt: str, folder: Path) -> dict[str, dict]:
     """What trl reads of one row: its prompt's and its completion's tokens."""
     from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+    from trl import DPOConfig, SFTConfig, SFTTrainer
 
     from stages import dpo, sft
+    from stages.training import weighting
     from stages.training.phase import Phase
 
     whole = {"lora": None, "autocast": None, "four_bit": False}
@@ -212,7 +224,7 @@ def trained_rows(model: Path, prompt: str, folder: Path) -> dict[str, dict]:
     start = read["labels"].count(-100)
     assert read["labels"] == [-100] * start + ids[start:]
     pairs = Dataset.from_list(dpo.chats_of([pair], tokenizer, SYSTEM, 512, tally))
-    (other,) = DPOTrainer(
+    (other,) = weighting.dpo_trainer()(
         policy, args=DPOConfig(**common), train_dataset=pairs, processing_class=tokenizer
     ).train_dataset
     return {
@@ -252,7 +264,7 @@ TINY = {
     "select": {"min_sft_score": 1.0, "min_margin": 0.0, "max_sft": 8, "max_pairs": 8, "max_judge": 0},
     "evaluate": {"limit": 2},
 }
-LOOP = ["qwen2", "qwen3", "llama3", "mistral", "gemma3", "phi3"]
+LOOP = ["qwen2", "qwen3", "qwen3-instruct", "llama3", "mistral", "gemma3", "phi3"]
 
 
 # Every stage of dvc.yaml in its order; a process for each would spend nearly all of its time on imports.

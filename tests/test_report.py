@@ -201,6 +201,14 @@ def test_what_was_lost_is_a_warning(changes, warning):
     assert line.startswith(warning)
 
 
+def test_completions_with_reasoning_are_a_warning_and_no_step_of_the_funnel():
+    generated = iteration()["generate"] | {"reasoning": {"completions": 5, "answers": 3}}
+    (line,) = warnings({"1": iteration(generate=generated)})
+    assert line.startswith("iteration 1: 5 completions of generate had reasoning before their answer")
+    assert line.endswith("2 of them had no answer")
+    assert funnel(iteration(generate=generated)) == funnel(iteration())
+
+
 def test_an_empty_filter_is_a_warning():
     nothing = iteration()["filter"] | {"rows": tally(3, 0, x=3)}
     assert warnings({"1": iteration(filter=nothing)}) == ["iteration 1: the filter kept no rows"]

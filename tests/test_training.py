@@ -356,9 +356,10 @@ def first_loss(project):
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import DPOConfig, DPOTrainer
+    from trl import DPOConfig
 
     from stages.models.adapters import full_weights
+    from stages.training.weighting import dpo_trainer
 
     pairs = [json.loads(line) for line in project.read("iterations/1/pairs.jsonl").splitlines()]
     with chdir(project.folder):
@@ -380,7 +381,7 @@ def first_loss(project):
             data_seed=0,
             report_to="none",
         )
-        trainer = DPOTrainer(
+        trainer = dpo_trainer()(
             policy, reference, config, train_dataset=Dataset.from_list(chats), processing_class=tokenizer
         )
     batch = next(iter(trainer.get_train_dataloader()))

@@ -15,6 +15,13 @@ class MeanWords(TypedDict):
     response: float | None
 
 
+class ReasoningCounts(TypedDict):
+    """Completions with reasoning, which is kept apart from the answer."""
+
+    completions: int
+    answers: int  # that follow it; the others end in their reasoning, or have it within the answer
+
+
 class PrepareCounts(TypedDict):
     """results/0/prepare.json"""
 
@@ -48,6 +55,7 @@ class ReviewCounts(TypedDict):
     verdicts: Verdicts
     scores: Scores | None  # None: no row has a score
     claims: NotRequired[int]  # rows read without something that could be taken for a verdict; missing: none
+    reasoning: NotRequired[ReasoningCounts]  # missing where no completion has any
     stopped: NotRequired[bool]  # the chain was stopped before this iteration
 
 
@@ -70,6 +78,7 @@ class GenerateCounts(SampleCounts):
     """results/t/generate.json"""
 
     seed: RoutingCounts
+    reasoning: NotRequired[ReasoningCounts]  # missing where no completion has any
 
 
 class Diversity(TypedDict):

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from stages.data.seed_source import Number, RowError
+from stages.models import reasoning
 
 LONGEST_MARKER = 40
 LONGEST = 100_000  # characters of a text; more is a broken file rather than a text
@@ -44,7 +45,6 @@ _TURN = re.compile(
 _MESSAGES = re.compile(
     r"""\[\s*\{\s*['"](?:role|from|content|value)['"]:.*['"](?:role|from|content|value)['"]:""", re.DOTALL
 )
-_REASONING = re.compile(r"<\s*(?:think|thinking|thought|reasoning)\s*>|<\|begin_of_thought\|>", re.IGNORECASE)
 _SIGNS = "\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
 _INVISIBLE_SIGN = re.compile(f"[{_SIGNS}]")
 _FOLDED = re.compile(
@@ -107,10 +107,8 @@ def _need_no_rendering(text: str, name: str) -> None:
 def response_text(value: Any, name: str, notes: list[str]) -> str:
     """A response's text. Raises `RowError` if it is none, or has the reasoning before the answer in it."""
     text = field_text(value, name, notes, numbers=True)
-    if match := _REASONING.match(text.lstrip()):
-        raise RowError(f"reasoning in the {name}", match[0])
-    if "</think>" in text:
-        raise RowError(f"reasoning in the {name}", "</think>")
+    if reasoning.is_in(text):
+        raise RowError(f"reasoning in the {name}", "only the answer behind it is learnt; give that alone")
     if _NO_INPUT.fullmatch(text):
         raise RowError(f"no text in the {name}", text)
     if len(text) < 5 and _LIKE_NO_INPUT.fullmatch(text):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from stages.core.errors import UserError
 from stages.inference.engines import Completion, Sampling, seed_of
 from stages.inference.store import Store
+from stages.models import reasoning
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -49,8 +50,11 @@ class StoredLM:
         return getattr(self._lm, name)
 
     def generate_until(self, requests: "list[Instance]") -> list[str]:
-        """Texts, generated greedily or sampled."""
-        return self._answers(requests)
+        """Texts, generated greedily or sampled, without reasoning; the store keeps it."""
+        return [
+            reasoning.split(answer, begun=reasoning.is_begun(request.args[0])).answer
+            for request, answer in zip(requests, self._answers(requests), strict=True)
+        ]
 
     def loglikelihood(self, requests: "list[Instance]") -> list[tuple[float, bool]]:
         """The likelihood of a continuation."""

@@ -17,7 +17,7 @@ from stages.evaluation.answers import REQUESTS_PER_CALL, StoredLM, WithDraw, wit
 from stages.inference import engines
 from stages.inference.engines import Completion
 from stages.inference.store import Store
-from stages.models import adapters
+from stages.models import adapters, chat
 from stages.models.fingerprint import digest, has_custom_code
 
 if TYPE_CHECKING:
@@ -100,9 +100,13 @@ def gpus(runtime: Runtime) -> int | None:
     return engines.gpus(engine(runtime), runtime.vllm)
 
 
-def _model_args(model: Path) -> dict[str, bool]:
+def _model_args(model: Path) -> dict[str, Any]:
     """What both engines are told about a model: `add_bos_token` is off, since the chat template writes BOS itself."""
-    return {"trust_remote_code": has_custom_code(model), "add_bos_token": False}
+    return {
+        "trust_remote_code": has_custom_code(model),
+        "add_bos_token": False,
+        "chat_template_args": dict(chat.VARIABLES),
+    }
 
 
 def _transformers(model: Path, batch_rows: int | None) -> tuple["LM", WithDraw]:

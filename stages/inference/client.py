@@ -1,4 +1,7 @@
-"""The client of a model: it takes a completion from the store if it was ever computed, and from the engine if not."""
+"""The client of a model: it takes a completion from the store if it was ever computed, and from the engine if not.
+
+The store holds what the model wrote; what the client returns has the reasoning apart from the answer.
+"""
 
 import hashlib
 import json
@@ -10,13 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.core.counts import ReasoningCounts
 from stages.core.errors import UserError
 from stages.core.progress import prepare_transformers, progress, say
 from stages.core.schema import Runtime
 from stages.inference import engines
 from stages.inference.engines import Completion, Engine, Request, Sampling
 from stages.inference.store import Store
-from stages.models import adapters, chat
+from stages.models import adapters, chat, reasoning
 from stages.models.fingerprint import digest, has_custom_code
 
 if TYPE_CHECKING:
@@ -73,11 +77,18 @@ class Client:
         keys = {request: self._key(request, sampling) for request in fitting}
         with self._stage_in_errors():
             self._check_overlong(len(fitting), len(requests), sampling.max_tokens)
-            completions = self._look_up_or_compute(task, keys, sampling)
+            written = self._look_up_or_compute(task, keys, sampling)
+        completions = {request: without_reasoning(request, completion) for request, completion in written.items()}
         self.completions |= {keys[request]: completion for request, completion in completions.items()}
         too_long = Completion("", "too long")
         by_draw = {(request.prompt, request.draw): completions.get(request, too_long) for request in requests}
         return [[by_draw[prompt, draw] for draw in range(draws)] for prompt in rendered]
+
+    def reasoning(self) -> ReasoningCounts | None:
+        """How many of all completions have reasoning; None if none has."""
+        with_reasoning = [completion for completion in self.completions.values() if completion.reasoning]
+        answers = sum(bool(completion.text) for completion in with_reasoning)
+        return {"completions": len(with_reasoning), "answers": answers} if with_reasoning else None
 
     def _requests(self, prompts: list[str], draws: int) -> list[Request]:
         """The requests for `draws` completions of each rendered prompt."""
@@ -139,6 +150,23 @@ class Client:
             yield
         except UserError as error:
             raise UserError(f"{self.stage}: {error}") from error
+
+
+def without_reasoning(request: Request, completion: Completion) -> Completion:
+    """The completion with its reasoning apart. One that `max_tokens` cut stays one, wherever it was cut."""
+    parts = reasoning.split(completion.text, begun=reasoning.is_begun(request.prompt))
+    if not parts.reasoning:
+        return completion
+    start = len(parts.reasoning)
+    return replace(
+        completion,
+        text=parts.answer,
+        reasoning=parts.reasoning,
+        finish=parts.fault if parts.fault and completion.finish == "stop" else completion.finish,
+        numbers=tuple(
+            replace(number, start=number.start - start) for number in completion.numbers if number.start >= start
+        ),
+    )
 
 
 def _load_tokenizer(folder: Path) -> "tuple[PreTrainedTokenizerBase, int]":

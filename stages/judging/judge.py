@@ -115,7 +115,8 @@ def _following(
             tokens = probabilities(review, position.start + len(beginning)) if written else {}
             following[position][beginning] = tokens
             if not tokens and "." not in beginning[:-1]:  # nobody asks for a second decimal
-                prompts[position, beginning] = rendered[position.row] + review.text[: position.start] + beginning
+                before = rendered[position.row] + review.reasoning + review.text[: position.start]
+                prompts[position, beginning] = before + beginning
         answers = client.complete_rendered(f"{task} other scores", list(prompts.values()), 1, ONE_TOKEN)
         for (position, beginning), (answer,) in zip(prompts, answers, strict=True):
             following[position][beginning] = probabilities(answer, 0)

@@ -19,6 +19,7 @@ from stages.inference.client import Client
 from stages.inference.engines import Completion, Request, Sampling
 from stages.inference.store import Reader, store_file
 from stages.models.adapters import config_folder
+from stages.models.chat import VARIABLES
 from stages.models.fingerprint import digest, has_custom_code
 from stages.planning.changes import Planned
 
@@ -73,7 +74,8 @@ def _evaluate(planned: Planned, name: str, key: str) -> None:
 
     params, folder = read_params(name), Path("iterations", key, "model")
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=has_custom_code(config_folder(folder)))
-    chat = partial(HFLM.apply_chat_template, SimpleNamespace(tokenizer=tokenizer, chat_template_args={}))
+    template = SimpleNamespace(tokenizer=tokenizer, chat_template_args=VARIABLES)
+    chat = partial(HFLM.apply_chat_template, template)
     benchmarks = suite.load_tasks(params["evaluate.suite"], suite.load(params["evaluate.suite"]))
     items = read(Path("iterations/0/benchmark.jsonl"), BenchmarkItem)
     samples = evaluate.select_samples(items, params["evaluate.limit"])

@@ -184,7 +184,7 @@ def funnel(row: IterationRow) -> dict[str, Counts]:
         steps |= {"seed rows": row["prepare"]["seed"], "judge-training rows": row["prepare"]["judge"]}
     if "review" in row:
         steps |= {"review": row["review"]["rows"], "routing": row["generate"]["seed"]}
-        samples = {name: counts for name, counts in row["generate"].items() if name != "seed"}
+        samples = {name: counts for name, counts in row["generate"].items() if name not in ("seed", "reasoning")}
         steps |= {name.replace("_", " "): cast(Counts, counts) for name, counts in samples.items()}
         steps |= {"filter": row["filter"]["rows"], "assess": row["assess"]["rows"]}
         selected = {name: counts for name, counts in row["select"].items() if name != "examples"}
@@ -223,7 +223,7 @@ def interval_warnings(scores: Scores) -> list[str]:
 def _warnings(row: IterationRow) -> list[str]:
     if is_stopped(row):
         return ["did not run, since the chain was stopped (evaluate.stop_on)"]
-    lines = [*_training_warnings(row), *_judge_warnings(row)]
+    lines = [*_training_warnings(row), *_judge_warnings(row), *_reasoning_warnings(row)]
     if "filter" in row and not row["filter"]["rows"]["out"]:
         lines.append("the filter kept no rows")
     return lines
@@ -248,4 +248,15 @@ def _judge_warnings(row: IterationRow) -> list[str]:
         f"{lost[stage]:,} of {tally['in']:,} rows in {stage} have no score: {listed(tally['dropped'])}"
         for stage, tally in tallies.items()
         if lost[stage]
+    ]
+
+
+def _reasoning_warnings(row: IterationRow) -> list[str]:
+    counts = cast(dict[str, Record], row)
+    reasoning = {stage: counts.get(stage, {}).get("reasoning") for stage in ("review", "generate", "assess")}
+    return [
+        f"{counted['completions']:,} completions of {stage} had reasoning before their answer, which is kept apart; "
+        f"{counted['completions'] - counted['answers']:,} of them had no answer"
+        for stage, counted in reasoning.items()
+        if counted
     ]

@@ -3,7 +3,7 @@ without what varies from run to run, and writing counts and costs."""
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,7 +19,6 @@ from stages.core.progress import prepare_transformers, progress, say
 from stages.core.records import Record, Tally, write_json
 from stages.core.schema import Runtime
 from stages.models import adapters
-from stages.models.chat import Message
 from stages.models.fingerprint import digest, has_custom_code
 from stages.training import checkpoints, launch, memory
 
@@ -27,11 +26,12 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
-Chat = dict[str, list[Message]]  # a prompt, and its completion or the chosen and the rejected response
+Chat = dict[str, list[int]]  # a prompt and what is learnt behind it, as trl takes tokens
 
 ModelIn = Annotated[Path, Option(help="model folder to train")]
 ModelOut = Annotated[Path, Option(help="model folder to write, iterations/ITERATION/NAME")]
 
+TOO_LONG = "does not fit the context"  # why a row is dropped, which trl would truncate silently
 LOG_POINTS = 100  # of a training's log that the counts keep
 METRICS = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}  # trl's names, and ours
 WARM_UP = 0.1  # of a training's steps; trl reads a number below 1 as a share
@@ -272,22 +272,3 @@ def curve(log: list[Record]) -> list[Record]:
         }
         points.append({"step": start + len(chunk), **means})
     return points
-
-
-def fitting(chats: Iterable[Chat], tokenizer: "PreTrainedTokenizerBase", context: int, tally: Tally) -> list[Chat]:
-    """The chats whose prompt fits `context` tokens together with each response. The others are dropped, since trl would
-    truncate them silently."""
-    kept = []
-    for chat in chats:
-        responses = [messages for name, messages in chat.items() if name != "prompt"]
-        if max(token_count(tokenizer, chat["prompt"] + response) for response in responses) > context:
-            tally.drop("does not fit the context")
-        else:
-            kept.append(chat)
-    return kept
-
-
-def token_count(tokenizer: "PreTrainedTokenizerBase", conversation: list[dict[str, str]]) -> int:
-    """Tokens of a conversation in the model's chat template, as trl reads it."""
-    text = tokenizer.apply_chat_template(conversation, tokenize=False)
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"])

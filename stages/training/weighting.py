@@ -95,12 +95,17 @@ def sft_trainer() -> "type[SFTTrainer]":
 
 
 def dpo_trainer() -> "type[DPOTrainer]":
-    """trl's DPOTrainer, in which every pair of a step has the same weight, and every token of `dpo.nll`."""
+    """trl's DPOTrainer for pairs of tokens, in which every pair of a step has the same weight, and every token of
+    `dpo.nll`."""
     import torch
     from trl import DPOTrainer
 
     class Trainer(DPOTrainer):  # type: ignore[misc]
         loss_is_scaled_for_ga = True  # or transformers would divide the loss by the number of micro-batches
+
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            """The pairs as they are, since they are tokens already; SFTTrainer sees that by itself."""
+            return dataset
 
         def get_batch_samples(self, micro_batches: Any, count: int, device: Any) -> Any:
             """A step's micro-batches, and what transformers hands to `compute_loss` with each of them: the step's pairs

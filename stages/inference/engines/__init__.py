@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from stages.core.errors import UserError
+from stages.models.reasoning import Fault
 
 if TYPE_CHECKING:
     from stages.core.schema import Runtime, Vllm
@@ -55,17 +56,22 @@ class Number:
     logprobs: dict[str, float]  # {token's text: natural log of its probability at temperature 1}
 
 
+Finish = Literal["stop", "length", "too long"] | Fault
+
+
 @dataclass(frozen=True)
 class Completion:
     """What the model wrote. Stages use a completion only if it finished with "stop": "length" means that `max_tokens`
-    cut it, and "too long" that the prompt does not fit the model's context and was not run."""
+    cut it, "too long" that the prompt does not fit the model's context and was not run, and "unfinished reasoning" and
+    "reasoning within the answer" that no answer can be told from it (models/reasoning.py)."""
 
-    text: str
-    finish: Literal["stop", "length", "too long"]
+    text: str  # the answer; of an engine and in the store, the reasoning too
+    finish: Finish
     prompt_tokens: int = 0
     tokens: int = 0  # generated, with the end token
     numbers: tuple[Number, ...] = field(default=(), compare=False)  # empty without Sampling.numbers
     seconds: float = field(default=0.0, compare=False)  # of computing: since the previous completion finished
+    reasoning: str = ""  # what stood before the answer; the client keeps it apart
 
 
 class Engine(Protocol):

@@ -1,0 +1,91 @@
+"""Reasoning that a model writes before its answer: "<think>…</think>" and other families' marks for it.
+
+It is kept apart from the answer wherever a completion is read: it is never judged, trained on or published.
+"""
+
+import re
+from typing import Literal, NamedTuple
+
+MARKS = (  # before and behind the reasoning, as chat templates and vLLM's reasoning parsers have them
+    ("<think>", "</think>"),  # Qwen3, DeepSeek-R1, GLM, Nemotron, SmolLM3, …
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("[THINK]", "[/THINK]"),  # Magistral
+    ("<seed:think>", "</seed:think>"),  # Seed-OSS
+    ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),  # Sky-T1, OpenThinker
+    ("<|channel>", "<channel|>"),  # Gemma 4
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),  # gpt-oss
+    ("◁think▷", "◁/think▷"),  # Kimi
+)
+_OPENING, _CLOSING = ("|".join(map(re.escape, marks)) for marks in zip(*MARKS, strict=True))
+OPENING = re.compile(rf"\s*(?:{_OPENING})", re.IGNORECASE)
+CLOSING = re.compile(_CLOSING, re.IGNORECASE)
+BEGUN = re.compile(rf"(?P<mark>{_OPENING})(?P<blank>\s*)\Z")
+# An answer's own marks stand within a line or a code fence; others begin or end a line.
+LINE = re.compile(rf"^[^\S\n]*(?:{_OPENING}|{_CLOSING})|(?:{_CLOSING})(?=[^\S\n]*$)", re.IGNORECASE | re.MULTILINE)
+FENCE = re.compile(r"^[^\S\n]*(```|~~~).*?(?:^[^\S\n]*\1|\Z)", re.DOTALL | re.MULTILINE)
+BLANK = re.compile(r"\s*\n|[^\S\n]*")  # between reasoning and answer; the answer keeps its indentation
+
+
+Fault = Literal["unfinished reasoning", "reasoning within the answer"]
+
+
+class Parts(NamedTuple):
+    """A text as its reasoning, with marks and the blanks behind it, and its answer: together they are the text."""
+
+    reasoning: str  # empty: there is none
+    answer: str
+    fault: Fault | None = None  # why the answer cannot be told from the reasoning; there is no answer then
+
+
+def split(text: str, begun: bool = False) -> Parts:
+    """The reasoning at the beginning of a completion, and the answer behind it. `begun`: the prompt has begun the
+    reasoning.
+
+    A text without marks is an answer as it is. So is one that has them within a line or a code fence: it is about them.
+    """
+    end, is_open = 0, begun
+    while True:
+        if is_open:
+            closing = CLOSING.search(text, end)
+            if not closing:
+                return Parts(text, "", "unfinished reasoning")
+            end, is_open = closing.end(), False
+        elif opening := OPENING.match(text, end):
+            end, is_open = opening.end(), True
+        elif mark := _mark(text, end):
+            if OPENING.match(mark[0]):
+                return Parts(text, "", "reasoning within the answer")
+            end = mark.end()  # of reasoning that began without a mark, or within other reasoning
+        else:
+            break
+    blank = BLANK.match(text, end) if end else None
+    end = blank.end() if blank else end
+    return Parts(text[:end], text[end:])
+
+
+def _mark(text: str, start: int) -> re.Match[str] | None:
+    """The first mark from `start` on that begins or ends a line outside of code fences."""
+    fences = [fence.span() for fence in FENCE.finditer(text, start)]
+    marks = LINE.finditer(text, start)
+    return next((mark for mark in marks if not any(first <= mark.start() < last for first, last in fences)), None)
+
+
+def is_begun(prompt: str) -> bool:
+    """Whether a rendered prompt has begun the reasoning that the completion goes on with."""
+    return bool(BEGUN.search(prompt))
+
+
+def end_of(prompt: str) -> str:
+    """What ends the reasoning that a rendered prompt has begun, so that it is empty; nothing if it has begun none."""
+    begun = BEGUN.search(prompt)
+    if not begun:
+        return ""
+    closing = dict(MARKS)[begun["mark"]]
+    return closing if not begun["blank"] else f"{closing}\n\n" if "\n\n" in begun["blank"] else f"\n{closing}\n\n"
+
+
+def is_in(text: str) -> bool:
+    """Whether there is reasoning in a text that should be an answer alone, such as the response of a seed."""
+    return bool(split(text).reasoning)
