@@ -10,14 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.core.errors import UserError
-from stages.core.prompts import verdict_pattern
+from stages.core.prompts import verdict_rule
 from stages.core.records import Tally
-from stages.data.seed_data import judge_training_pairs, of_file, pairs
+from stages.core.verdict import Part, Verdict
+from stages.data.seed_data import judge_training_pairs, pairs
+from stages.data.seed_files import of_file
 from stages.evaluation import harness
+from stages.evaluation.answers import answer_key
 from stages.generate import Writer
 from stages.inference.client import Client, without_reasoning
 from stages.inference.engines import Completion, Number, Request, Sampling
+from stages.inference.store import Store
 from stages.judging.judge import expected, sampled
+from stages.models.fingerprint import digest
 from stages.models.reasoning import CLOSING, MARKS, OPENING, Parts, is_begun, is_in, split
 
 PROMPT = Request("<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n", (1, 2), 0)
@@ -141,7 +146,7 @@ def test_a_completion_that_ends_in_its_reasoning_has_no_answer():
 
 def test_a_review_is_read_behind_its_reasoning(monkeypatch):
     monkeypatch.chdir(ROOT)
-    rule = verdict_pattern("micro")
+    rule = verdict_rule("micro")
     texts = [f"<think>{VERDICT}</think>\nIt is correct. score: 9", f"<think>\n{VERDICT}", VERDICT]
     reviews = [sampled(without_reasoning(PROMPT, Completion(text, "stop")), rule) for text in texts]
     assert [review.score for review in reviews] == [9, None, 2]
@@ -183,16 +188,6 @@ def test_completions_with_reasoning_are_counted():
     for key, text in ((b"2", "<think>7</think>8"), (b"3", "<think>7")):
         client.completions[key] = without_reasoning(PROMPT, Completion(text, "stop"))
     assert client.reasoning() == {"completions": 2, "answers": 1}
-
-
-def test_a_benchmarks_answer_has_no_reasoning():
-    class BenchmarkRequest:
-        args = (BEGUN.prompt, {"until": []})
-
-    answers = harness.without_reasoning(lambda requests: ["It is 7.</think>\n8", "It is"])(
-        [BenchmarkRequest, BenchmarkRequest]
-    )
-    assert answers == ["8", ""]
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
@@ -237,8 +232,8 @@ def test_a_judge_that_is_asked_how_a_score_would_go_on_reads_its_reasoning_again
     text = "<think>\nIt is 7.\n</think>\n\nscore: 9"
     numbers = (Number(len(text) - 1, {"9": log(0.5), "1": log(0.5)}),)
     review, client = without_reasoning(PROMPT, Completion(text, "stop", numbers=numbers)), Recorder()
-    rule = re.compile(r"score: (?P<score>10|\d)\Z")
-    (score,) = expected(client, "review", [PROMPT.prompt], [review], rule, {"score": 10})
+    rule = Verdict([Part(label="score", highest=10)])
+    (score,) = expected(client, "review", [PROMPT.prompt], [review], rule)
     assert client.prompts == [PROMPT.prompt + text[:-1] + "1"]
     assert score == pytest.approx(0.5 * 9 + 0.5 * 10)
 
@@ -246,14 +241,15 @@ def test_a_judge_that_is_asked_how_a_score_would_go_on_reads_its_reasoning_again
 @pytest.mark.slow
 def test_evaluation_reads_an_answer_behind_its_reasoning_and_stores_both(monkeypatch, tmp_path, tiny_model):
     from lm_eval.api.instance import Instance
-    from lm_eval.api.model import hash_args
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    lm, answers = harness.load_lm(tiny_model, RUNTIME, lambda _: None)
-    arguments = (PROMPT.prompt, {"until": []})
-    request, written = hash_args("generate_until", arguments), "<think>It is 7.</think>\n8"
-    answers[request] = written
-    instance = Instance(request_type="generate_until", doc={}, arguments=arguments, idx=0)
-    assert lm.generate_until([instance]) == ["8"]
-    assert answers[request] == written
+    store = Store.from_settings(RUNTIME.store)
+    written = {PROMPT.prompt: "<think>It is 7.</think>\n8", BEGUN.prompt: "It is 7.</think>\n8"}
+    requests = []
+    for prompt, text in written.items():
+        requests.append(Instance("generate_until", {}, (prompt, {"until": []}), 0, ("t", 0, 1)))
+        store.put(answer_key(digest(tiny_model), requests[-1], 0), Completion(json.dumps(text), "stop"))
+    lm = harness.load_lm(tiny_model, RUNTIME, lambda _: None)
+    assert lm.generate_until(requests) == ["8", "8"]
+    assert [json.loads(completion.text) for completion in lm.used] == list(written.values())

@@ -20,7 +20,7 @@ from stages.data.seed_choices import Choice, choices_of_field, labelled, right_a
 from stages.data.seed_fields import Role, by_role, filled, is_lost, names, option_label, plain, role, verdict_against
 from stages.data.seed_messages import Turns, are_messages, messages_of, speaker, turns_of
 from stages.data.seed_source import RowError, shown
-from stages.data.seed_text import context_text, field_text, response_text
+from stages.data.seed_text import context_text, field_text, need_no_reasoning, response_text
 
 TEXTS: set[Role | None] = {"task", "context", "response", None}  # the kinds of fields in most rows
 _BARE = re.compile(r"(?!(?:true|false|null|yes|no|on|off|y|n)$)[a-z_]\w*", re.ASCII | re.IGNORECASE)  # in YAML and -S
@@ -252,6 +252,7 @@ class _Row:
     def review(self) -> str:
         """The field `review`."""
         text = field_text(self.all_fields.get("review"), "review", self.notes)
+        need_no_reasoning(text, "review")
         self.used["review"] = "assistant"
         return text
 

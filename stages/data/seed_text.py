@@ -104,11 +104,16 @@ def _need_no_rendering(text: str, name: str) -> None:
         raise RowError(f"messages written as a text in the {name}")
 
 
+def need_no_reasoning(text: str, name: str) -> None:
+    """Raise `RowError` for a text to be learnt that has reasoning before its answer."""
+    if reasoning.is_in(text):
+        raise RowError(f"reasoning in the {name}", "only the answer behind it is learnt; give that alone")
+
+
 def response_text(value: Any, name: str, notes: list[str]) -> str:
     """A response's text. Raises `RowError` if it is none, or has the reasoning before the answer in it."""
     text = field_text(value, name, notes, numbers=True)
-    if reasoning.is_in(text):
-        raise RowError(f"reasoning in the {name}", "only the answer behind it is learnt; give that alone")
+    need_no_reasoning(text, name)
     if _NO_INPUT.fullmatch(text):
         raise RowError(f"no text in the {name}", text)
     if len(text) < 5 and _LIKE_NO_INPUT.fullmatch(text):
