@@ -208,8 +208,10 @@ def test_a_seed_whose_response_has_reasoning_is_refused(tmp_path, capsys):
 
 def test_a_judge_does_not_learn_reasoning_either(tmp_path):
     path, tally = tmp_path / "reviews.jsonl", Tally(0)
-    path.write_text(json.dumps({"prompt": "Why?", "response": "So.", "review": f"<think>Hm.</think>{VERDICT}"}) + "\n")
-    assert list(judge_training_pairs(of_file(path, "seed.reviews"), "reviews", tally, "drop")) == []
+    good = {"prompt": "Why?", "response": "So.", "review": VERDICT}
+    bad = good | {"prompt": "How?", "review": f"<think>Hm.</think>{VERDICT}"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in (good, bad)))
+    assert list(judge_training_pairs(of_file(path, "seed.reviews"), "reviews", tally, "drop")) == [good]
     assert tally.dropped == {"reasoning in the review": 1}
 
 
