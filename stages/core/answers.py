@@ -30,9 +30,9 @@ class AnswerRule:
         lines. None if it is not there. A marker in a quotation or a think block begins no answer."""
         if not self.marker:
             return trim(completion) or None
-        text = completion.rpartition("</think>")[2]
-        if "<think>" in text:
-            return None
+        rest = completion.partition("</think>")[2]
+        thinks = completion.lstrip().startswith("<think>") or self._marker.search(rest)
+        text = rest if thinks else completion
         marker = self._marker.search(text)
         if not marker:
             return None
