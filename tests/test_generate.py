@@ -168,6 +168,7 @@ def test_markup_of_an_answer_about_markup_stays():
     assert answer_rule("lance", "flawed").read(f"Final Answer: {xml}") == xml
     assert answer_rule("lance", "flawed").read("Final Answer: <response>It is 5.</response>") == "It is 5."
     assert answer_rule("lance", "flawed").read("*Final Answer:* 3*4*5") == "3*4*5"
+    assert answer_rule("lance", "flawed").read("*Final Answer: 3*4*5*") == "3*4*5"
 
 
 def test_the_micro_sets_instruction_follows_its_words_and_its_responses_are_whole_completions():

@@ -60,6 +60,6 @@ def trim(text: str) -> str:
 def _without_style(answer: str, unclosed: str | None) -> str:
     """The answer without the end of markup that began before the marker, and without bold type around all of it."""
     if unclosed:
-        return answer.replace(unclosed, "", 1)
+        return re.sub(rf"(?<=\S){re.escape(unclosed)}(?!\w)", "", answer, count=1)
     whole = re.fullmatch(r"\s*(\*\*|__)(?=\S)((?:(?!\1).)+)(?<=\S)\1\s*", answer, re.DOTALL)
     return whole[2] if whole else answer
