@@ -116,6 +116,7 @@ ANSWERS = {
     "quoted in the reasons": 'I write it after the words "Final Answer:" as told.\nFinal Answer: What is 2 + 2?',
     "quoted at a line's beginning": 'I write it after\n"Final Answer:" as told.\n\nFinal Answer: What is 2 + 2?',
     "within the reasons": "The words Final Answer: come first.\nFinal Answer: What is 2 + 2?",
+    "in a think block that the prompt began": "Final Answer: What? No.\n</think>\n\nFinal Answer: What is 2 + 2?",
     "in a think block": "<think>\nFinal Answer: What is 1 + 1? No.\n</think>\n\nFinal Answer: What is 2 + 2?",
 }
 
@@ -148,6 +149,7 @@ WHOLE = [
     "* one\n* two",
     "Which tag does <question> stand for in <question>…</question> of this form?",
     "Final Answer: 42",
+    "What do <think> and </think> mean?",
     "    if x:\n        return 1\n    return 0",
 ]
 
@@ -166,6 +168,7 @@ def test_markup_of_an_answer_about_markup_stays():
     assert answer_rule("lance", "flawed").read(f"Final Answer: {xml}") == xml
     assert answer_rule("lance", "flawed").read("Final Answer: <response>It is 5.</response>") == "It is 5."
     assert answer_rule("lance", "flawed").read("*Final Answer:* 3*4*5") == "3*4*5"
+    assert answer_rule("lance", "flawed").read("*Final Answer: 3*4*5*") == "3*4*5"
 
 
 def test_the_micro_sets_instruction_follows_its_words_and_its_responses_are_whole_completions():

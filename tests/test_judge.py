@@ -119,7 +119,7 @@ class NumberJudge:
 
 
 @pytest.mark.parametrize(
-    ("weights", "score", "asked"),
+    ("weights", "score", "calls"),
     [
         ({"4": 1}, 8, 0),
         ({"4": 3, "3": 1}, 7.5, 0),
@@ -130,12 +130,12 @@ class NumberJudge:
         ({"4": 3, "4.5": 1}, 8.25, 1),
     ],
 )
-def test_expected_means_what_was_written(weights, score, asked, monkeypatch):
+def test_expected_means_what_was_written(weights, score, calls, monkeypatch):
     """Fractions count. Whole numbers are not asked for fractions where the judge writes none."""
     monkeypatch.chdir(ROOT)
     judge = NumberJudge(weights)
     assert expected(judge, "review", ["prompt: "], [judge.review()], verdict_rule("lance")) == [pytest.approx(score)]
-    assert len(judge.prompts) == 2 * asked
+    assert len(judge.prompts) == 2 * calls
 
 
 def test_a_point_that_ends_the_sentence_begins_no_fraction():

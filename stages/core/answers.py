@@ -30,9 +30,9 @@ class AnswerRule:
         lines. None if it is not there. A marker in a quotation or a think block begins no answer."""
         if not self.marker:
             return trim(completion) or None
-        text = completion.rpartition("</think>")[2]
-        if "<think>" in text:
-            return None
+        rest = completion.partition("</think>")[2]
+        thinks = completion.lstrip().startswith("<think>") or self._marker.search(rest)
+        text = rest if thinks else completion
         marker = self._marker.search(text)
         if not marker:
             return None
@@ -60,6 +60,6 @@ def trim(text: str) -> str:
 def _without_style(answer: str, unclosed: str | None) -> str:
     """The answer without the end of markup that began before the marker, and without bold type around all of it."""
     if unclosed:
-        return answer.replace(unclosed, "", 1)
+        return re.sub(rf"(?<=\S){re.escape(unclosed)}(?!\w)", "", answer, count=1)
     whole = re.fullmatch(r"\s*(\*\*|__)(?=\S)((?:(?!\1).)+)(?<=\S)\1\s*", answer, re.DOTALL)
     return whole[2] if whole else answer

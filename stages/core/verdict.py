@@ -35,10 +35,11 @@ _HEADING = (
 )
 _LINE_START = re.compile(rf"{_ENUMERATED}(?:{_HEADING}{_AHEAD})?")
 _SENTENCE_END = re.compile(rf"[.!?。]\s+{_AHEAD}\Z")
+_WORD_BEFORE = re.compile(r"[^\W_][\s*_]*\Z")
 _SAME_LINE = re.compile(rf"\s*(?:\([^()\n]*\))?[^\w\n{_QUOTES}]*(?:and)?[^\w\n{_QUOTES}]*")  # between two parts
 _SEPARATOR = rf"(?:{_STYLE}|[ \t])*+(?:(?P<sign>[:=|→])|[–—-]+>?(?=\s)|is\b|)(?P<space>(?:{_STYLE}|[\s|])*+)"
-_NUMBER = rf"(?P<number>\d+(?:\.\d+)?|{'|'.join(_WORDS)})"
-_GOES_ON = re.compile(r"[^\W_]|[.,/:–—]\d|[−+°~^/-]|\s*%")  # behind a number: it is part of something else
+_NUMBER = rf"(?P<number>\d+(?:\.\d+)?|{'|'.join(_WORDS)})(?![^\W_])"
+_GOES_ON = re.compile(r"[.,/:–—]\d|[−+°~^/-]|\s*%")  # behind a number: it is part of something else
 _MORE_ON_THE_LINE = re.compile(r"(?:[^\w\n]|_)*[^\W_]")
 _ALTERNATIVE = re.compile(
     rf"[ \t]*(?!because|since|due)[^\W_]|\W*(?:or|half)\b|[ \t,/–—-]*(?:{'|'.join(_WORDS)})\b"
@@ -101,6 +102,7 @@ class Score:
     start: int
     end: int
     whole: bool  # whether the sentence that belongs before the label stands there
+    alone: bool = False  # whether it is no part of a sentence about something else
     colon: bool = False  # whether one stands between label and number
     number: int = 0  # where the number starts
     value: float | None = None
@@ -127,7 +129,7 @@ class Verdict:
         """
         folded = fold(review)
         text = _QUOTED.sub(lambda quoted: re.sub(r"[^\n]", _MASK, quoted[0]), folded.text)
-        scores = [score for score in self._scores(text) if score.whole][-len(self.parts) :]
+        scores = [score for score in self._scores(text) if score.whole and score.alone][-len(self.parts) :]
         if sorted(score.part for score in scores) != list(range(len(self.parts))):
             return None
         if not all(map(self._in_range, scores)) or _REPORTS.search(text, 0, scores[0].start):
@@ -145,14 +147,17 @@ class Verdict:
         """The spans of a question or response that `read` could take for a part of a verdict, with the blanks and
         markup before them; what stands in quotation marks counts as if it stood alone.
 
-        A part without the others, or without the sentence that belongs before it, is a claim only with a colon before
-        its number; without that sentence, also a whole number that ends the text.
+        A verdict with all its parts is a claim wherever no word stands right before it. A part without the others, or
+        without the sentence that belongs before it, is one if it has a colon, is at most 10, and stands as `read` wants
+        it; without that sentence, also as a whole number that ends the text.
         """
         folded = fold(text)
         scores = [score for score in self._scores(_OPENS_QUOTATION.sub("\n", folded.text)) if score.value is not None]
         complete = {score.part for score in scores if score.whole} == set(range(len(self.parts)))
         spans = [
-            folded.original(score.start, score.end) for score in scores if score.colon or (complete and score.whole)
+            folded.original(score.start, score.end)
+            for score in scores
+            if (complete and score.whole) or (score.colon and score.alone and (score.value or 0) <= HIGHEST)
         ]
         return [(len(text[:start].rstrip(" \t\n*_#>`|-")), end) for start, end in spans]
 
@@ -167,20 +172,18 @@ class Verdict:
         return score.value is not None and score.value <= self.parts[score.part].highest
 
     def _scores(self, text: str) -> Iterator[Score]:
-        """The scores of a folded text, from its beginning to its end."""
+        """The scores of a folded text, from its beginning to its end, that no word stands right before."""
         labels = [(match, part) for part, rule in enumerate(self.parts) for match in rule.pattern.finditer(text)]
         before = 0  # where the last score ends
         for label, part in sorted(labels, key=lambda entry: entry[0].start()):
             score = self._score(text, part, label)
-            if score and label.start() >= before and self._stands_alone(text, label, score, before):
+            if not score or label.start() < before:
+                continue
+            at_end = score.value in range(HIGHEST + 1) and not text[score.end :].strip(" \t\n.!*_`")
+            alone = label["after"] or _begins(text, score.start, before) or (at_end and not score.whole)
+            if alone or not _WORD_BEFORE.search(text, max(0, score.start - MAX_LEAD), score.start):
                 before = score.end
-                yield score
-
-    def _stands_alone(self, text: str, label: re.Match[str], score: Score, before: int) -> bool:
-        """Whether a score is no part of a sentence about something else. One that lacks the sentence before it also
-        counts if it is a whole number at the end of the text."""
-        at_end = not score.whole and score.value in range(HIGHEST + 1) and not text[score.end :].strip(" \t\n.!*_`")
-        return bool(label["after"] or at_end or _begins(text, label.start(), before))
+                yield replace(score, alone=bool(alone))
 
     def _score(self, text: str, part: int, label: re.Match[str]) -> Score | None:
         """The score after a label; without a value if label and sign promise one that is not there, or not a number by
@@ -190,7 +193,8 @@ class Verdict:
         if match and not _goes_on(text, match):
             written = match["number"]
             value = float(_WORDS.index(written) if written in _WORDS else written)
-            return Score(part, label.start(), match.end(), whole, match["sign"] == ":", match.start("number"), value)
+            colon = match["sign"] == ":"
+            return Score(part, label.start(), match.end(), whole, False, colon, match.start("number"), value)
         sign = re.compile(_SEPARATOR).match(text, label.end())
         return Score(part, label.start(), label.end(), whole) if sign and sign["sign"] else None
 
