@@ -149,6 +149,8 @@ def test_only_a_template_that_disagrees_is_changed(name):
     chat_setup.prepare(model_for(tokenizer, name), tokenizer)
     assert (tokenizer.chat_template == published) == (changed is None)
     if changed:
+        switched_off = "{%- set enable_thinking = false %}" + published
+        assert (tokenizer.chat_template == switched_off) == name.startswith(("qwen3", "nemotron"))
         assert render(tokenizer, "Why?").endswith(changed)
 
 
