@@ -119,14 +119,16 @@ def test_trl_is_given_the_tokens_that_generation_reads_and_then_the_completion(p
     assert sft["completion_mask"] == [0] * len(prompt) + [1] * len(dpo["rejected_ids"])
 
 
-@pytest.mark.parametrize("options", [{}, {"enable_thinking": None}, {"enable_thinking": True}, {"thinking": True}])
-def test_whoever_renders_the_saved_template_gets_the_same_prompt(prepared, options):
-    """lm-eval passes `enable_thinking` with vLLM, a server's users may."""
+def test_whoever_renders_the_saved_template_gets_the_same_prompt(prepared):
+    """lm-eval passes `enable_thinking` with vLLM, and a server's users may. A template whose reasoning is off unless it
+    is asked for is not changed."""
     messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why?"}]
+    options = [{}, {"enable_thinking": None}, {"thinking": True}]
+    if not prepared.name.startswith(OFF_BY_DEFAULT):
+        options.append({"enable_thinking": True})
     how = {"tokenize": False, "add_generation_prompt": True, **chat.VARIABLES}
-    if options.get("enable_thinking") and prepared.name.startswith(OFF_BY_DEFAULT):
-        pytest.skip("these turn reasoning on where it is asked for, and learn nothing else without")
-    assert prepared.apply_chat_template(messages, **how, **options) == render(prepared, "Why?", "Be kind.")
+    for option in options:
+        assert prepared.apply_chat_template(messages, **how, **option) == render(prepared, "Why?", "Be kind.")
 
 
 def test_the_template_itself_writes_an_answer_behind_the_prompt(prepared):
@@ -149,6 +151,8 @@ def test_only_a_template_that_disagrees_is_changed(name):
     chat_setup.prepare(model_for(tokenizer, name), tokenizer)
     assert (tokenizer.chat_template == published) == (changed is None)
     if changed:
+        switched_off = "{%- set enable_thinking = false %}" + published
+        assert (tokenizer.chat_template == switched_off) == name.startswith(("qwen3", "nemotron"))
         assert render(tokenizer, "Why?").endswith(changed)
 
 

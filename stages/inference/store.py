@@ -222,7 +222,9 @@ def _select(db: sqlite3.Connection, keys: list[bytes]) -> dict[bytes, bytes]:
     """{key: value} of the keys that are stored and whose checksum is right."""
     rows = db.execute(f"SELECT key, value, checksum FROM completions WHERE key IN ({_marks(keys)})", keys)
     return {
-        key: value for key, value, checksum in rows if isinstance(value, bytes) and checksum == _checksum(key, value)
+        key: value
+        for key, value, checksum in rows
+        if isinstance(key, bytes) and isinstance(value, bytes) and checksum == _checksum(key, value)
     }
 
 

@@ -46,6 +46,7 @@ def split(text: str, begun: bool = False) -> Parts:
     A text without marks is an answer as it is. So is one that has them within a line or a code fence: it is about them.
     """
     end, is_open = 0, begun
+    fences: list[range] | None = None
     while True:
         if is_open:
             closing = CLOSING.search(text, end)
@@ -54,22 +55,23 @@ def split(text: str, begun: bool = False) -> Parts:
             end, is_open = closing.end(), False
         elif opening := OPENING.match(text, end):
             end, is_open = opening.end(), True
-        elif mark := _mark(text, end):
+        else:
+            fences = [range(*fence.span()) for fence in FENCE.finditer(text, end)] if fences is None else fences
+            mark = _mark(text, end, fences)
+            if not mark:
+                break
             if OPENING.match(mark[0]):
                 return Parts(text, "", "reasoning within the answer")
             end = mark.end()  # of reasoning that began without a mark, or within other reasoning
-        else:
-            break
     blank = BLANK.match(text, end) if end else None
     end = blank.end() if blank else end
     return Parts(text[:end], text[end:])
 
 
-def _mark(text: str, start: int) -> re.Match[str] | None:
+def _mark(text: str, start: int, fences: list[range]) -> re.Match[str] | None:
     """The first mark from `start` on that begins or ends a line outside of code fences."""
-    fences = [fence.span() for fence in FENCE.finditer(text, start)]
     marks = LINE.finditer(text, start)
-    return next((mark for mark in marks if not any(first <= mark.start() < last for first, last in fences)), None)
+    return next((mark for mark in marks if not any(mark.start() in fence for fence in fences)), None)
 
 
 def is_begun(prompt: str) -> bool:
