@@ -7,6 +7,7 @@ from lm_eval.api.instance import Instance
 
 from stages.core.errors import UserError
 from stages.evaluation.answers import answer_key, number_draws, sampling_of, with_seed
+from stages.evaluation.generation import check_sampling
 from stages.inference.engines import Sampling
 
 SAMPLED = {"until": ["\n"], "temperature": 1.0, "max_gen_toks": 16}
@@ -75,6 +76,7 @@ def test_what_does_not_sample_has_one_draw():
     ],
 )
 def test_a_temperature_samples_unless_do_sample_is_false(settings, sampling):
+    check_sampling(settings)
     assert sampling_of(settings) == sampling
 
 
@@ -93,7 +95,7 @@ def test_a_temperature_samples_unless_do_sample_is_false(settings, sampling):
 )
 def test_sampling_that_is_unclear_is_refused(settings, message):
     with pytest.raises(UserError, match=message):
-        sampling_of(settings)
+        check_sampling(settings)
 
 
 def test_a_draws_seed_is_of_its_content_and_number():

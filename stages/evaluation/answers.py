@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from stages.core.errors import UserError
+from stages.evaluation.generation import settings_of
 from stages.inference.engines import Completion, Sampling, seed_of
 from stages.inference.store import Store
 from stages.models import reasoning
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 REQUESTS_PER_CALL = 512  # answers are stored after each call, so a killed evaluation loses at most that many
 KEY_VERSION = "evaluate 2"  # changes if the same key would mean another answer
-NUMBERS = {"temperature", "top_p", "top_k"}  # settings of a sampler that both engines know
-
 
 WithDraw: TypeAlias = "Callable[[Instance, int], Instance]"  # a sampled request, as an engine takes it for a draw
 
@@ -130,35 +128,23 @@ def _content(request: "Instance") -> str:
     """A request's kind, rendered texts and settings as JSON; 1 and 1.0 are the same."""
     arguments = list(request.args)
     if request.request_type == "generate_until":
-        settings = _normalised(arguments[1])
+        settings = settings_of(arguments[1])
         arguments[1] = {name: float(value) if type(value) is int else value for name, value in settings.items()}
     return json.dumps([request.request_type, *arguments], sort_keys=True)
 
 
 def is_sampled(request: "Instance") -> bool:
     """Whether the answer depends on a draw."""
-    return request.request_type == "generate_until" and bool(_normalised(request.args[1])["do_sample"])
+    return request.request_type == "generate_until" and bool(settings_of(request.args[1])["do_sample"])
 
 
 def sampling_of(generation_kwargs: dict[str, Any]) -> Sampling | None:
-    """How a task's `generation_kwargs` sample, by lm-eval's rules; None: greedily. A temperature samples, unless
-    do_sample is false. Raises `UserError` if they contradict each other, or ask for what not every engine does."""
-    for name in NUMBERS & generation_kwargs.keys():
-        if not isinstance(generation_kwargs[name], int | float):
-            raise UserError(f"generation_kwargs: {name} is {generation_kwargs[name]!r}; write a number")
-    settings = _normalised(generation_kwargs)
+    """How a request samples; None: greedily."""
+    settings = settings_of(generation_kwargs)
     if not settings["do_sample"]:
         return None
-    if unknown := settings.keys() - NUMBERS - {"do_sample", "until", "max_gen_toks"}:
-        raise UserError(f"generation_kwargs: {', '.join(sorted(unknown))}: a task that samples takes no such setting")
-    temperature, top_p = settings.get("temperature", 0.0), settings.get("top_p", 1.0)
-    if temperature <= 0:
-        raise UserError(
-            f"generation_kwargs: do_sample is true with temperature {temperature}; give one above 0, or drop do_sample"
-        )
-    if not 0 < top_p <= 1:
-        raise UserError(f"generation_kwargs: top_p is {top_p}; it must be above 0 and at most 1")
-    return Sampling(float(temperature), float(top_p), int(settings["max_gen_toks"]), random_state=0)
+    temperature, top_p = float(settings["temperature"]), float(settings.get("top_p", 1.0))
+    return Sampling(temperature, top_p, int(settings["max_gen_toks"]), random_state=0)
 
 
 def with_seed(request: "Instance", draw: int) -> "Instance":
@@ -167,11 +153,3 @@ def with_seed(request: "Instance", draw: int) -> "Instance":
     sampling = sampling_of(settings)
     assert sampling
     return replace(request, arguments=(context, settings | {"seed": seed_of(context, sampling, draw)}))
-
-
-def _normalised(generation_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """lm-eval's reading of `generation_kwargs`, which both of its engines follow."""
-    from lm_eval.models.utils import normalize_gen_kwargs
-
-    settings: dict[str, Any] = dict(normalize_gen_kwargs(generation_kwargs))
-    return settings

@@ -17,7 +17,7 @@ from stages.core.params import load as load_yaml
 from stages.core.progress import say
 from stages.core.records import content_id
 from stages.core.rows import BenchmarkItem, Part
-from stages.evaluation.answers import sampling_of
+from stages.evaluation.generation import check_sampling
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -138,7 +138,7 @@ def _check_metric(task: "Task", metric_and_filter: str, location: str) -> None:
 
 def _check_sampling(task: "Task", location: str) -> None:
     try:
-        sampling_of(task.get_config("generation_kwargs") or {})
+        check_sampling(task.get_config("generation_kwargs") or {})
     except UserError as error:
         raise UserError(f"{location}: {task.task_name}: {error}") from None
 
