@@ -2,8 +2,9 @@
 
     python -m stages.prepare
 
-Every problem of a seed file is named with its line (data/seed_data.py). A row whose prompt is an item of the benchmark
-is left out. The rows used are chosen by the hash of their content and `seed.random_state`.
+Every problem of a seed file is named with its line (data/seed_data.py), and fields that were not read are told. A row
+whose prompt is an item of the benchmark is left out. The rows used are chosen by the hash of their content and
+`seed.random_state`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,8 @@ from stages.core.progress import say
 from stages.core.prompts import ReviewPrompt
 from stages.core.records import Tally, content_id, counts_file, read, write, write_json
 from stages.core.rows import BenchmarkItem, JudgeTrainingPair, Pair, SeedRow, SftRow
-from stages.data.seed_data import chosen, judge_training_pairs, of_file, of_hub, pairs, reasons
+from stages.data.seed_data import chosen, judge_training_pairs, pairs, reasons
+from stages.data.seed_files import of_file, of_hub
 from stages.data.similarity import mean_words, words
 
 OUT, WARM_START = Path("iterations/0"), "0"
@@ -95,9 +97,8 @@ def main() -> None:
     if not seed:
         why = f"has no usable rows ({reasons(tally)})" if tally.rows else "holds no rows"
         raise UserError(f"{source} {why}; give other data")
-    reviewed = judge_training_pairs(
-        of_file(reviews, "seed.reviews"), f"seed.reviews {reviews}", judge_tally, settings["on_bad"]
-    )
+    judge_source = f"seed.reviews {reviews}"
+    reviewed = judge_training_pairs(of_file(reviews, "seed.reviews"), judge_source, judge_tally, settings["on_bad"])
     judge = [judge_sft_row(row, review) for row in not_in_benchmark(reviewed, items, judge_tally)]
 
     write(OUT / "seed.jsonl", seed)
@@ -112,6 +113,11 @@ def main() -> None:
             "response": mean_words([row["response"] for row in seed]),
         },
     }
+    for name, noted in ((source, tally.noted), (judge_source, judge_tally.noted)):
+        if noted:
+            say(f"prepare: {name}: " + "; ".join(f"{remark} ({rows:,} rows)" for remark, rows in sorted(noted.items())))
+    if remarks := tally.noted + judge_tally.noted:
+        counts["noted"] = dict(sorted(remarks.items()))
     write_json(counts_file("prepare", WARM_START), counts)
     say(f"prepare: {len(seed):,} of {tally.rows:,} seed rows, {len(judge):,} judge-training rows")
 

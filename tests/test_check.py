@@ -47,6 +47,19 @@ def test_the_shipped_parameters_are_valid():
         ({"training": {"four_bit": None}}, "training.four_bit: input should be true or false, not null"),
         ({"training": {"autocast": "float16"}}, "training.autocast: input should be 'bfloat16' or null, not 'float16'"),
         ({"seed": {"columns": {"prompt": "x"}}}, "seed.columns.response: missing, add it, such as response: COLUMN"),
+        (
+            {"seed": {"columns": {"prompt": [], "response": "x"}}},
+            "seed.columns.prompt: [] is neither a column, nor a list",
+        ),
+        ({"seed": {"columns": {"prompt": "x", "response": 5}}}, "seed.columns.response: 5 is neither a column, nor a"),
+        (
+            {"seed": {"columns": {"prompt": "x", "response": "rejected"}}},
+            "seed.columns.response: 'rejected' names a rejected answer, which is never a seed; name another column",
+        ),
+        (
+            {"seed": {"columns": {"prompt": "x", "response": "y", "ignore": "z"}}},
+            "seed.columns.ignore: 'z' is not a list of columns",
+        ),
         ({"model": {"hub": {"id": "a/b"}}}, "model.hub.revision: missing, add it, such as revision: COMMIT"),
         ({"model": {"hub": {"revison": "x"}}}, "model.hub.revison: unknown parameter, did you mean 'revision'?"),
         ({"model": {"hub": {"id": "gpt2"}}}, "model.hub.id: 'gpt2' is not of the form OWNER/NAME"),
@@ -197,3 +210,9 @@ def test_a_prompt_that_only_a_late_stage_reads_is_looked_at_first(project, estim
 def test_params_that_are_not_yaml_are_one_line(project):
     (project.folder / "params.yaml").write_text("threshold: [7.0\n")
     assert "params.yaml is not YAML" in error_line(project.stage("stages.check"))
+
+
+@pytest.mark.parametrize("prompt", ["question", ["question", "choices"], "{question}\n\n{choices}"])
+@pytest.mark.parametrize("ignore", [{}, {"ignore": []}, {"ignore": ["score"]}])
+def test_the_columns_of_a_prompt_are_one_several_or_a_template(prompt, ignore):
+    check_params(merged(PARAMS, {"seed": {"columns": {"prompt": prompt, "response": "answer", **ignore}}}))

@@ -45,6 +45,7 @@ def test_a_bad_seed_file_is_one_line_and_leaves_earlier_results(with_benchmark, 
         ("s.json", "[]"),
         ("s.csv", ""),
         ("s.csv", "prompt,response\n"),
+        ("s.tsv", "prompt\tresponse\n"),
     ],
 )
 def test_a_seed_file_without_rows_is_one_line(with_benchmark, name, content):
@@ -83,6 +84,7 @@ def test_a_row_that_is_an_item_of_the_benchmark_is_left_out_and_counted(with_ben
     assert project.stage("stages.prepare").returncode == 0
     counts = json.loads(project.read("results/0/prepare.json"))
     dropped = {"in": 2, "out": 1, "dropped": {"in the benchmark": 1}}
+    assert counts.pop("noted") == {"review not read": 2}  # of the seeds
     assert counts == {"seed": dropped, "judge": dropped, "words": {"instruction": 2.0, "response": 2.0}}
     assert item["text"].upper() not in project.read("iterations/0/sft.jsonl")
 
@@ -111,3 +113,34 @@ def test_judge_training_rows_need_a_review(with_benchmark):
     refused = project.stage("stages.prepare")
     assert "seed.reviews reviews.jsonl, line 1: no text in the review" in refused.stderr
     assert "seed.reviews reviews.jsonl: 1 of 1 rows cannot be used" in error_line(refused)
+
+
+def test_what_was_not_read_of_a_row_is_one_line_and_counted(with_benchmark):
+    project = with_benchmark
+    rows = [json.loads(GOOD) | {"prompt": f"Which is larger, 4 or {n}?", "id": n, "source": "web"} for n in range(3)]
+    (project.folder / "seeds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    project.change({"seed": {"path": "seeds.jsonl"}})
+    done = project.stage("stages.prepare")
+    assert done.returncode == 0, done.stderr
+    assert "prepare: seed.path seeds.jsonl: id not read (3 rows); source not read (3 rows)\n" in done.stdout
+    assert json.loads(project.read("results/0/prepare.json"))["noted"] == {"id not read": 3, "source not read": 3}
+
+
+def test_a_prompt_may_be_made_of_several_columns(with_benchmark):
+    project = with_benchmark
+    row = {"task": "Which is larger?", "numbers": "4, 5", "answer": "is 5", "label": "easy"}
+    (project.folder / "seeds.json").write_text(json.dumps([row]))
+    columns = {"prompt": "{task}\n\n{numbers}", "response": "answer", "ignore": ["label"]}
+    project.change({"seed": {"path": "seeds.json", "columns": columns}})
+    assert project.stage("stages.prepare").returncode == 0
+    (seed,) = [json.loads(line) for line in project.read("iterations/0/seed.jsonl").splitlines()]
+    assert (seed["prompt"], seed["response"]) == ("Which is larger?\n\n4, 5", "is 5")
+
+
+@pytest.mark.parametrize("on_bad", ["fail", "drop"])
+def test_seeds_in_an_unknown_layout_are_told_the_columns_that_would_read_them(with_benchmark, on_bad):
+    project = with_benchmark
+    (project.folder / "seeds.csv").write_text("frage,antwort\nWhy?,so\n")
+    project.change({"seed": {"path": "seeds.csv", "on_bad": on_bad}})
+    said = "name them, such as seed.columns={prompt: frage, response: antwort}"
+    assert error_line(project.stage("stages.prepare")).endswith(said)

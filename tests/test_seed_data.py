@@ -1,82 +1,101 @@
-"""Seed files as people have them: each common format and shape, and every problem told with its place."""
+"""The seed set of a source: every unusable row is told, equal problems in one line, or counted where it is dropped."""
 
-import csv
 import json
 import random
 import re
-from decimal import Decimal
 
 import pytest
+from seed_rows import read, written
 
 from stages.core.errors import UserError
 from stages.core.records import Tally
-from stages.data.seed_data import LONGEST, chosen, of_file, of_hub, pairs
+from stages.data.seed_data import chosen, pairs
+from stages.data.seed_files import of_hub
 
 PAIR = {"prompt": "Which is larger, 4 or 5?", "response": "is 5"}
-SHAPES = [
-    PAIR,
-    {"prompt": PAIR["prompt"], "completion": "is 5"},
-    {"question": PAIR["prompt"], "answer": "is 5", "id": 7},
-    {"instruction": PAIR["prompt"], "input": "", "output": " is 5\n"},
-    {"messages": [{"role": "user", "content": PAIR["prompt"]}, {"role": "assistant", "content": "is 5"}]},
-]
-
-
-def read(path, columns=None, on_bad="fail", tally=None):
-    return list(pairs(of_file(path, "seed.path"), f"seed.path {path}", tally or Tally(0), columns, on_bad))
-
-
-def written(folder, name, rows):
-    """A file in the format that its name says."""
-    path = folder / name
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    elif path.suffix == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as lines:
-            writer = csv.DictWriter(lines, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    else:
-        import pyarrow
-        from pyarrow.parquet import write_table
-
-        write_table(pyarrow.Table.from_pylist(rows), path)
-    return path
-
-
-FORMATS = [(suffix, shape) for suffix in (".jsonl", ".json", ".csv", ".parquet") for shape in SHAPES]
-FORMATS.remove((".csv", SHAPES[-1]))  # a field of a CSV file holds no list
+TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 
 @pytest.mark.parametrize(
-    ("suffix", "shape"), FORMATS, ids=lambda each: each if isinstance(each, str) else "-".join(each)
+    ("line", "said"),
+    [
+        (b"not json", "not JSON (Expecting value)"),
+        (b'{"prompt": "caf\xe9", "response": "x"}', "not UTF-8"),
+        (b"[1, 2]", "not a row of named fields"),
+        (b'{"prompt": "Why?"}', "no prompt and response (its fields are prompt)"),
+        (b'{"te\\u001bxt": "Why?"}', "no prompt and response (its fields are te\\x1bxt)"),
+        (b'{"prompt": "Why?", "response": "  "}', "no text in the response"),
+        (b'{"prompt": "Why?", "response": true}', "a truth value instead of text in the response (True)"),
+        (b'{"prompt": "Why?", "response": NaN}', "a number instead of text in the response (nan)"),
+        (b'{"prompt": "cut \\ud83d", "response": "x"}', "half of a surrogate pair"),
+        (b'{"prompt": "bell \\u0007", "response": "x"}', "control characters ('\\x07' in the prompt)"),
+        (b'{"prompt": "Why?", "response": "so", "response": "no"}', "a field that stands twice (response)"),
+        (json.dumps({"messages": TURNS * 2}).encode(), "not a single turn (user, assistant, user, assistant)"),
+        (json.dumps(PAIR | {"score": 0}).encode(), "'score' judge the row (score: 0)"),
+        (json.dumps(PAIR).encode(), "duplicate"),
+        (json.dumps({name: text.replace(" ", "\u00a0 ") for name, text in PAIR.items()}).encode(), "duplicate"),
+    ],
 )
-def test_a_common_shape_is_recognised_in_every_format(tmp_path, suffix, shape):
-    assert read(written(tmp_path, f"rows{suffix}", [shape])) == [PAIR]
+def test_a_row_that_cannot_be_used_is_told_with_its_line_and_counted_where_it_is_dropped(tmp_path, capsys, line, said):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(PAIR).encode() + b"\n\n" + line + b"\n")
+    with pytest.raises(UserError, match=r"rows.jsonl: 1 of 2 rows cannot be used, each named above"):
+        read(path)
+    assert capsys.readouterr().err == f"seed.path {path}, line 3: {said}\n"
+    tally = Tally(0)
+    assert read(path, on_bad="drop", tally=tally) == [PAIR]
+    assert tally.counts(1)["dropped"] == {re.sub(r" \(.*", "", said): 1}
+    assert capsys.readouterr().err == ""
 
 
-def test_an_input_follows_its_instruction(tmp_path):
-    row = {"instruction": "Translate to French.", "input": "the cat", "output": "le chat"}
-    assert read(written(tmp_path, "rows.json", [row])) == [
-        {"prompt": "Translate to French.\n\nthe cat", "response": "le chat"}
+def test_equal_problems_are_one_line_with_their_first_places_and_how_many_more(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(PAIR) + "\n" + '{"a": 1}\n' * 1000 + "{}\n" * 2 + "[\n")
+    with pytest.raises(UserError) as error:
+        read(path)
+    assert capsys.readouterr().err.splitlines() == [
+        f"seed.path {path}, line 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 990 more: "
+        "no prompt and response (its fields are a)",
+        f"seed.path {path}, line 1,002, 1,003: no prompt and response (its fields are none)",
+        f"seed.path {path}, line 1,004: not JSON (Expecting value)",
     ]
-
-
-def test_columns_name_what_no_shape_has(tmp_path):
-    path = written(
-        tmp_path, "rows.jsonl", [{"frage": PAIR["prompt"], "antwort": "is 5", "prompt": "x", "response": "y"}]
+    assert str(error.value) == (
+        f"seed.path {path}: 1,003 of 1,004 rows cannot be used, each kind named above (no prompt and response 1,002, "
+        "not JSON 1); name them, such as seed.columns={prompt: NAME, response: NAME}, or set seed.on_bad: drop"
     )
-    assert read(path, {"prompt": "frage", "response": "antwort"}) == [PAIR]
+
+
+def test_different_problems_of_one_kind_are_a_line_each_only_at_first(tmp_path, capsys):
+    path = written(tmp_path, "rows.jsonl", [PAIR, *({"prompt": "Why?", "response": [], f"{n}": n} for n in range(99))])
+    path.write_text(path.read_text() + "".join(f'{{"prompt": {number}, "response": "so"}}\n' for number in range(99)))
+    with pytest.raises(UserError, match=r"198 of 199 rows cannot be used, each kind named above"):
+        read(path)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 22
+    assert told[1].endswith(", line 101: a number instead of text in the prompt (0)")
+    assert "line 121, 122" in told[-1]
+    assert told[-1].endswith(" and 69 more: a number instead of text in the prompt")
+
+
+@pytest.mark.parametrize("on_bad", ["fail", "drop"])
+def test_where_no_row_can_be_used_the_error_has_the_columns_that_would_read_them(tmp_path, capsys, on_bad):
+    path = written(tmp_path, "rows.csv", [{"frage": f"{number}?", "antwort": "so"} for number in range(3)])
+    with pytest.raises(UserError) as error:
+        read(path, on_bad=on_bad)
+    assert str(error.value) == (
+        f"seed.path {path}: 3 of 3 rows cannot be used, each named above (no prompt and response 3); "
+        "name them, such as seed.columns={prompt: frage, response: antwort}"
+    )
+    assert capsys.readouterr().err.endswith("line 2, 3, 4: no prompt and response (its fields are frage, antwort)\n")
 
 
 @pytest.mark.parametrize("on_bad", ["fail", "drop"])
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet"])
-def test_a_column_that_no_row_has_is_one_line_with_those_of_the_file(tmp_path, capsys, name, on_bad):
+@pytest.mark.parametrize("prompt", ["fraeg", ["frage", "fraeg"], "{frage} {fraeg}"])
+def test_a_column_that_no_row_has_is_one_line_with_those_of_the_file(tmp_path, capsys, name, prompt, on_bad):
     path = written(tmp_path, name, [{"frage": "Why?", "antwort": f"so {number}"} for number in range(3)])
     with pytest.raises(UserError) as error:
-        read(path, {"prompt": "fraeg", "response": "antwort"}, on_bad)
+        read(path, {"prompt": prompt, "response": "antwort"}, on_bad)
     said = f"seed.path {path} has no column 'fraeg', its first row has frage, antwort; correct seed.columns"
     assert str(error.value) == said
     assert capsys.readouterr().err == ""
@@ -91,122 +110,21 @@ def test_a_column_that_some_rows_lack_is_a_problem_of_these_rows(tmp_path, capsy
     assert read(path, columns, "drop") == [PAIR]
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_no_problem(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(PAIR).encode() + b"\r\n")
-    assert read(path) == [PAIR]
-
-
-TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        (b"not json", "not JSON (Expecting value)"),
-        (b'{"prompt": "caf\xe9", "response": "x"}', "not UTF-8"),
-        (b"[1, 2]", "not a row of named fields"),
-        (b'{"prompt": "Why?"}', "no prompt and response (its fields are prompt)"),
-        (b'{"text": "Why?"}', "no prompt and response (its fields are text)"),
-        (b'{"prompt": "Why?", "response": "  "}', "no text in the response"),
-        (b'{"prompt": "Why?", "response": null}', "no text in the response"),
-        (b'{"prompt": "Why?", "response": true}', "a truth value instead of text in the response (True)"),
-        (b'{"prompt": "Why?", "response": NaN}', "a number instead of text in the response (nan)"),
-        (b'{"prompt": 7, "response": "is 7"}', "a number instead of text in the prompt (7)"),
-        (b'{"prompt": "cut \\ud83d", "response": "x"}', "half of a surrogate pair"),
-        (b'{"prompt": "bell \\u0007", "response": "x"}', "control characters ('\\x07' in the prompt)"),
-        (json.dumps({"prompt": "a" * (LONGEST + 1), "response": "x"}).encode(), "absurdly long prompt (100,001 char"),
-        (json.dumps({"messages": TURNS * 2}).encode(), "not a single turn (user, assistant, user, assistant)"),
-        (json.dumps({"messages": [{"role": "system", "content": "c"}, *TURNS]}).encode(), "not a single turn (system"),
-        (json.dumps(PAIR).encode(), "duplicate"),
-    ],
-)
-def test_a_row_that_cannot_be_used_is_told_with_its_line_and_counted_where_it_is_dropped(tmp_path, capsys, line, said):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(json.dumps(PAIR).encode() + b"\n\n" + line + b"\n")
-    with pytest.raises(UserError, match=r"rows.jsonl: 1 of 2 rows cannot be used, each named above"):
-        read(path)
-    assert capsys.readouterr().err.startswith(f"seed.path {path}, line 3: {said}")
+def test_fields_that_were_not_read_and_texts_that_were_mended_are_counted(tmp_path):
+    rows = [{"instruction": f"{n}?", "input": "<noinput>", "output": "so</s>", "id": n} for n in range(3)]
     tally = Tally(0)
-    assert read(path, on_bad="drop", tally=tally) == [PAIR]
-    assert tally.counts(1)["dropped"] == {said.split(" (")[0]: 1}
+    assert read(written(tmp_path, "rows.jsonl", rows), tally=tally)[0] == {"prompt": "0?", "response": "so"}
+    assert tally.noted == {
+        "id not read": 3,
+        "'<noinput>' in input taken for no text": 3,
+        "a begin- or end-of-text marker removed from output": 3,
+    }
 
 
-@pytest.mark.parametrize("digits", ["42", "-3", "3.10", "42.0", "12345678901234567890123"])
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
-def test_a_response_that_is_a_number_in_json_keeps_its_digits(tmp_path, name, digits):
-    row = f'{{"question": "How many?", "answer": {digits}}}'
-    (tmp_path / name).write_text(row if name.endswith("l") else f"[{row}]")
-    assert read(tmp_path / name) == [{"prompt": "How many?", "response": digits}]
-
-
-def test_whole_and_decimal_numbers_of_a_parquet_file_are_responses_and_floats_are_not(tmp_path, capsys):
-    for number in (42, Decimal("1.50")):
-        path = written(tmp_path, "rows.parquet", [{"question": "How many?", "answer": number}])
-        assert read(path) == [{"prompt": "How many?", "response": str(number)}]
-    with pytest.raises(UserError, match=r"a number instead of text in the response 1"):
-        read(written(tmp_path, "rows.parquet", [{"question": "How many?", "answer": 42.0}]))
-    assert "row 1: a number instead of text in the response (42.0)" in capsys.readouterr().err
-
-
-def test_all_problems_are_told_at_once_each_with_its_place(tmp_path, capsys):
-    path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(PAIR) + "\n" + "{}\n" * 14 + "[\n")
-    with pytest.raises(UserError, match=r"15 of 16 rows .* named above \(no prompt and response 14, not JSON 1\)"):
-        read(path)
-    told = capsys.readouterr().err.splitlines()
-    assert [int(re.search(r"line (\d+):", line)[1]) for line in told] == list(range(2, 17))
-
-
-def test_a_csv_row_with_an_unquoted_comma_is_told_and_not_cut(tmp_path, capsys):
-    path = tmp_path / "rows.csv"
-    path.write_text('prompt,response\n"Why, then?",so\nWhy?,so, or not\n')
-    assert read(path, on_bad="drop") == [{"prompt": "Why, then?", "response": "so"}]
-    with pytest.raises(UserError, match="1 of 2 rows"):
-        read(path)
-    assert "line 3: more fields than the header names" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("mark", "said"), [(";", "';'"), ("\t", "tabs"), ("|", "'|'")])
-@pytest.mark.parametrize("quote", ["", '"'])
-@pytest.mark.parametrize("on_bad", ["fail", "drop"])
-def test_a_csv_file_with_another_separator_is_one_line_that_names_it(tmp_path, capsys, mark, said, quote, on_bad):
-    path = tmp_path / "rows.csv"
-    path.write_text("".join(f"{quote}{a}{quote}{mark}{b}\n" for a, b in (("prompt", "response"), ("Why, then?", "so"))))
-    with pytest.raises(UserError) as error:
-        read(path, on_bad=on_bad)
-    said = f"its header looks separated by {said} where commas should be; save it again"
-    assert str(error.value) == f"seed.path {path} is not a csv file: {said}"
-    assert capsys.readouterr().err == ""
-
-
-def test_a_csv_file_may_have_another_separator_in_a_columns_name(tmp_path):
-    (tmp_path / "rows.csv").write_text('prompt,response,"a; b"\nWhy?,so,c\n')
-    assert read(tmp_path / "rows.csv") == [{"prompt": "Why?", "response": "so"}]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("rows.json", b"[1, 2", "rows.json is not a json file"),
-        ("rows.json", b'{"prompt": "x"}', "it does not hold a list of rows"),
-        ("rows.parquet", b"not parquet", "rows.parquet is not a parquet file"),
-        ("rows.csv", b'prompt,response\n"open', "rows.csv is not a csv file: line 2: "),
-        ("rows.xlsx", b"", "rows.xlsx is none of .jsonl, .json, .csv, .parquet"),
-        ("rows.jsonl", None, "rows.jsonl does not exist"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_told(tmp_path, name, content, said):
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=re.escape(said)):
-        read(tmp_path / name)
-
-
-def test_a_folder_is_not_a_seed_file(tmp_path):
-    (tmp_path / "rows.jsonl").mkdir()
-    with pytest.raises(UserError, match=r"rows\.jsonl cannot be read: Is a directory; name a file"):
-        read(tmp_path / "rows.jsonl")
+def test_of_rows_that_differ_in_blanks_only_the_first_stays_as_it_was_written(tmp_path):
+    texts = ["e\u0301 is  5", "é is 5", "é is\u00a05"]
+    path = written(tmp_path, "rows.jsonl", [{"prompt": "Which?", "response": text} for text in texts])
+    assert read(path, on_bad="drop") == [{"prompt": "Which?", "response": texts[0]}]
 
 
 COMMIT = "0123456789" * 4

@@ -21,6 +21,7 @@ class PrepareCounts(TypedDict):
     seed: Counts
     judge: Counts  # judge-training rows
     words: MeanWords  # of the seed set
+    noted: NotRequired[dict[str, int]]  # rows by what else is to tell about them: fields that were not read, …
 
 
 class Scores(TypedDict):

@@ -80,10 +80,37 @@ class Model(Section):
 
 
 class Columns(Section):
-    """The names of the seed file's columns."""
+    """Which columns of the seed file make the prompt and the response, each a name, several with a blank line between
+    them, or a template such as "{instruction}\\n\\n{context}"; and those that need not be read."""
 
-    prompt: str
-    response: str
+    prompt: Any
+    response: Any
+    ignore: Any = []
+
+    @field_validator("prompt", "response")
+    @classmethod
+    def check_names(cls, columns: Any, info: ValidationInfo) -> Any:
+        """Raises `ValueError` unless it names columns, or if a response is a rejected one."""
+        if not (isinstance(columns, str) and columns) and not _are_names(columns, 1):
+            raise ValueError(
+                "is neither a column, nor a list of columns, nor a template such as '{question} {choices}'"
+            )
+        if info.field_name == "response" and "rejected" in str(columns).lower():
+            raise ValueError("names a rejected answer, which is never a seed; name another column")
+        return columns
+
+    @field_validator("ignore")
+    @classmethod
+    def check_ignored(cls, columns: Any) -> Any:
+        """Raises `ValueError` unless it is a list of names."""
+        if not _are_names(columns, 0):
+            raise ValueError("is not a list of columns")
+        return columns
+
+
+def _are_names(columns: Any, least: int) -> bool:
+    names = isinstance(columns, list) and all(isinstance(name, str) and name for name in columns)
+    return names and len(columns) >= least
 
 
 class SeedHub(Section):

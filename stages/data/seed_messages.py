@@ -1,0 +1,107 @@
+"""Conversations in a field of a seed row: what the user and the assistant say, in one turn each.
+
+[{"role": "user", "content": …}, {"role": "assistant", "content": …}]     content may be a list of text parts
+[{"from": "human", "value": …}, {"from": "gpt", "value": …}]
+["Why?", "Because."]
+"""
+
+import json
+from typing import Any
+
+from stages.core.records import Record
+from stages.data.seed_fields import GOOD, WEIGHTS, is_lost, plain, role, verdict_against
+from stages.data.seed_files import RowError, shown
+from stages.data.seed_text import field_text, is_empty, response_text
+
+SPEAKERS = {
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "bot", "chatgpt", "model"), "assistant"),
+}
+SPEAKER, SPOKEN = ("role", "from"), ("content", "value", "text")  # fields of a message
+TEXT_PARTS = ("text", "input_text", "output_text")
+
+Turns = dict[str, str]  # {"user": …, "assistant": …}, or one of them
+
+
+def are_messages(value: Any) -> bool:
+    """Whether a field that may be a text holds messages."""
+    if isinstance(value, str):
+        return False
+    first = value[0] if isinstance(value, list) and value else value
+    return isinstance(first, dict) and any(key in first for key in SPEAKER)
+
+
+def messages_of(value: Any, name: str) -> list[Record]:
+    """A conversation as a list of messages. Raises `RowError` if it is none."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):  # in a field of a CSV file
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise RowError(f"{name} are not a list of role and content", "a text that is not JSON") from None
+    if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
+        value = [dict(zip(value, message, strict=False)) for message in zip(*value.values(), strict=False)]
+    messages = value if isinstance(value, list) else [value]
+    if len(messages) > 1 and all(isinstance(message, str) for message in messages):
+        speakers = [("user", "assistant")[number % 2] for number in range(len(messages))]
+        return [{"role": who, "content": text} for who, text in zip(speakers, messages, strict=True)]
+    if not messages or not all(isinstance(message, dict) for message in messages):
+        raise RowError(f"{name} are not a list of role and content")
+    return messages
+
+
+def speaker(message: Record) -> str:
+    """user, assistant, or another role as it stands there; "" if there is none."""
+    key = next((key for key in SPEAKER if key in message), None)
+    name = str(message[key]).strip().lower() if key else ""
+    return SPEAKERS.get(name, name)
+
+
+def turns_of(messages: list[Record], name: str, unread: list[str], notes: list[str]) -> Turns:
+    """What each one says. A system message without text does not count. The names of other fields of a message are
+    added to `unread`, what was done to texts to `notes`. Raises `RowError` unless there is one turn, of texts alone."""
+    spoken = [message for message in messages if not (speaker(message) == "system" and _is_silent(message))]
+    speakers = [speaker(message) for message in spoken]
+    if speakers not in (["user"], ["assistant"], ["user", "assistant"]):
+        raise RowError("not a single turn", ", ".join(speakers[:4]) + (", …" if len(speakers) > 4 else ""))
+    for message in spoken:
+        _check_rest(message, name, unread)
+    return {speaker(message): _said(message, name, notes) for message in spoken}
+
+
+def _is_silent(message: Record) -> bool:
+    return all(is_empty(message.get(key)) for key in SPOKEN)
+
+
+def _check_rest(message: Record, name: str, unread: list[str]) -> None:
+    """Raise `RowError` for what a message holds besides its text: tool calls, images, reasoning, a verdict."""
+    for key, value in message.items():
+        is_weight_of_prompt = speaker(message) == "user" and plain(key) in WEIGHTS | GOOD
+        if key in SPEAKER or key in SPOKEN or is_empty(value) or is_weight_of_prompt:
+            continue
+        if is_lost(key):
+            raise RowError(f"'{name}.{shown(key)}' would be lost")
+        if against := verdict_against(key, value):
+            raise RowError(f"'{name}.{shown(key)}' {against}", str(value))
+        if role(key) != "verdict":
+            unread.append(f"{name}.{key}")
+
+
+def _said(message: Record, name: str, notes: list[str]) -> str:
+    """The text of a message; text parts are set apart by blank lines."""
+    filled = [message[key] for key in SPOKEN if not is_empty(message.get(key))]
+    if not filled:
+        raise RowError(f"no text in the {name}")
+    if any(other != filled[0] for other in filled[1:]):
+        raise RowError(f"more than one text in a message of the {name}")
+    parts = filled[0] if isinstance(filled[0], list) else filled
+    read = response_text if speaker(message) == "assistant" else field_text
+    return "\n\n".join(read(_part_text(part, name), name, notes) for part in parts)
+
+
+def _part_text(part: Any, name: str) -> Any:
+    """The text of a part of a message's content."""
+    if not isinstance(part, dict):
+        return part
+    if part.get("type") not in TEXT_PARTS:
+        raise RowError(f"a part of a message that is no text in the {name}", str(part.get("type")))
+    return next((part[key] for key in ("text", "value") if not is_empty(part.get(key))), None)

@@ -1,0 +1,186 @@
+"""A field's text, as it was written: only what is not part of it goes, and what cannot be one is refused.
+
+Blank lines before a text and blanks after it are left out, and the one space before a text of a single line; the
+indentation of a first line stays. Marks that a tokenizer or chat template left at its ends are removed and noted.
+"""
+
+import re
+import unicodedata
+from decimal import Decimal
+from typing import Any
+
+from stages.data.seed_files import Number, RowError
+
+LONGEST = 100_000  # characters of a text; more is a broken file rather than a text
+UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, surrogates
+EXACT = (
+    int,
+    Decimal,
+    Number,
+)  # no bool, and no float: 3.10 would be 3.1, 0.1 in 32 bits 0.10000000149, and 42 may be 42.0
+FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and signs without ink
+INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Me", "Mn", "Zl", "Zp", "Zs"}  # Unicode's general categories
+
+_BLANK_LINES = re.compile(r"(?:[^\S\n]*\n)+")
+_PIPED = r"<\s*[|｜]\s*[\w▁ -]*(?:{})[\w▁ -]*[|｜]\s*>"
+# What models of all families end a text or turn with: GPT-2, ChatML, Llama, Gemma, Phi, Cohere, DeepSeek, EXAONE, T5 …
+_END = re.compile(
+    _PIPED.format("end|eo[stmdpah]|return")
+    + r"|<\s*(?:eos|eot|eod|eop|eoa|eos_token|endoftext|end_of_(?:text|turn|utterance|sentence)|extra_id_1)\s*>"
+    r"|\[(?:eos|\|endofturn\|)\]",
+    re.IGNORECASE,
+)
+_BEGIN = re.compile(
+    _PIPED.format("begin[_▁]?of[_▁]?(?:text|sentence)|start[_▁]?of[_▁]?text|endoftext|bos")
+    + r"|<\s*(?:bos|bos_token)\s*>|\[bos\]",
+    re.IGNORECASE,
+)
+_TURN = re.compile(
+    r"<\|(?:im_start|start_header_id|start_of_role|start|user|system|assistant)\|>|<start_of_turn>|\[INST\]|<<SYS>>"
+    r"|<[|｜](?:User|Assistant)[|｜]>|<\|START_OF_TURN_TOKEN\|>",
+    re.IGNORECASE,
+)
+_REASONING = re.compile(r"<\s*(?:think|thinking|thought|reasoning)\s*>|<\|begin_of_thought\|>", re.IGNORECASE)
+_SIGNS = "\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
+_INVISIBLE_SIGN = re.compile(f"[{_SIGNS}]")
+_FOLDED = re.compile(
+    f"[\t\r\x0b\x0c\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000{_SIGNS}]"
+)  # blanks, too
+_NO_INPUT = re.compile(
+    r"<\s*(?:no[\s_-]*(?:input|context|output)|none|empty)\s*>\.?|no[ _-]?(?:input|context|output)\.?", re.IGNORECASE
+)
+_LIKE_NO_INPUT = re.compile(r"n/?a|none|null|nan|-{1,3}", re.IGNORECASE)
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a field that should be a text is null or blank."""
+    return value is None or (isinstance(value, str) and (not value or value.isspace()))
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a field has nothing in it: null, blanks, an empty list or group, or one of nulls and empty texts."""
+    if isinstance(value, dict):
+        return all(part is None or part in ("", [], {}) for part in value.values())
+    if isinstance(value, list):
+        return all(part is None or part in ("", [], {}) for part in value)
+    return is_blank(value)
+
+
+def field_text(value: Any, name: str, notes: list[str], numbers: bool = False) -> str:
+    """A field's text; what was removed from it is noted. With `numbers`, an exact number is one: its digits.
+
+    Raises `RowError` if it is none.
+    """
+    if isinstance(value, RowError):
+        raise value
+    if numbers and isinstance(value, EXACT) and not isinstance(value, bool):
+        value = f"{value:f}" if isinstance(value, Decimal) else str(value)
+    if not isinstance(value, str) or isinstance(value, Number):
+        raise _wrong_kind(value, name)
+    if len(value) > LONGEST:
+        raise RowError(f"absurdly long {name}", f"{len(value):,} characters")
+    if match := UNUSABLE.search(value):
+        character = match[0]
+        if character >= "\ud800":
+            raise RowError("not UTF-8" if "\udc80" <= character <= "\udcff" else "half of a surrogate pair")
+        raise RowError("control characters", f"{character!r} in the {name}")
+    text = _without_markers(_trimmed(value), name, notes)
+    if not ("!" <= text[:1] <= "~" or _is_visible(text)):
+        raise RowError(f"no text in the {name}")
+    if text.lstrip()[0] in "<[" and (match := _TURN.match(text.lstrip())):
+        raise RowError(f"a rendered chat template in the {name}", match[0])
+    return text
+
+
+def response_text(value: Any, name: str, notes: list[str]) -> str:
+    """A response's text. Raises `RowError` if it is none, or has the reasoning before the answer in it."""
+    text = field_text(value, name, notes, numbers=True)
+    if match := _REASONING.match(text.lstrip()):
+        raise RowError(f"reasoning in the {name}", match[0])
+    if "</think>" in text:
+        raise RowError(f"reasoning in the {name}", "</think>")
+    if _NO_INPUT.fullmatch(text):
+        raise RowError(f"no text in the {name}", text)
+    return text
+
+
+def context_text(value: Any, name: str, notes: list[str]) -> str:
+    """The text of a field that goes with the question, or "" for a placeholder such as "<noinput>"."""
+    text = field_text(value, name, notes, numbers=True)
+    if _NO_INPUT.fullmatch(text):
+        notes.append(f"'{text}' in {name} taken for no text")
+        return ""
+    if _LIKE_NO_INPUT.fullmatch(text):
+        notes.append(f"'{text}' in {name} kept as text")
+    return text
+
+
+def comparable(text: str) -> str:
+    """A text for finding duplicates: in Unicode's composed form (NFC), without invisible signs, each run of blanks in a
+    line as one space. Line breaks and indentation count."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    if "  " not in text and " \n" not in text and not _FOLDED.search(text):
+        return text
+    return "\n".join(map(_comparable_line, _INVISIBLE_SIGN.sub("", text).splitlines()))
+
+
+def _comparable_line(line: str) -> str:
+    words = line.split()
+    indentation = line[: len(line) - len(line.lstrip())]
+    return indentation + " ".join(words)
+
+
+def _wrong_kind(value: Any, name: str) -> RowError:
+    kinds = {bool: "truth value", float: "number", int: "number", Decimal: "number", Number: "number", dict: "group"}
+    kind = kinds.get(type(value), type(value).__name__)
+    if value is None:
+        return RowError(f"no text in the {name}")
+    detail = str(value) if kind in ("number", "truth value") else ""
+    return RowError(f"a {kind} instead of text in the {name}", detail)
+
+
+def _trimmed(text: str) -> str:
+    text = text.rstrip()
+    if text[:1].isspace():
+        if blank_lines := _BLANK_LINES.match(text):
+            text = text[blank_lines.end() :]
+        if "\n" not in text and text[:1] == " " and not text[1:2].isspace():
+            text = text[1:]
+    return text
+
+
+def _without_markers(text: str, name: str, notes: list[str]) -> str:
+    """The text without begin- and end-of-text markers at its ends. Raises `RowError` where "<s>" and "</s>" at the ends
+    may be either these or a text that is struck out."""
+    if text.startswith("<s>") and text.endswith("</s>"):
+        raise RowError("'<s>' and '</s>' around a text", f"markers of a tokenizer or HTML, in the {name}")
+    whole = text
+    while text[-1:] in (">", "]") and (length := _end_marker(text)):
+        text = text[:-length].rstrip()
+    while text[:1] in ("<", "[") and (length := _begin_marker(text)):
+        text = _trimmed(text[length:])
+    if text != whole:
+        notes.append(f"a begin- or end-of-text marker removed from {name}")
+    return text
+
+
+def _end_marker(text: str) -> int:
+    """The length of the marker at the end; 0 if there is none."""
+    if text.endswith("</s>"):
+        return 4 if text.count("</s>") > text.count("<s>") else 0
+    start = max(text.rfind("<"), text.rfind("["))
+    start = text.rfind("[|") if text.endswith("|]") else start
+    return len(text) - start if start >= 0 and _END.fullmatch(text, start) else 0
+
+
+def _begin_marker(text: str) -> int:
+    """The length of the marker at the beginning; 0 if there is none."""
+    if text.startswith("<s>"):
+        return 3 if text.count("<s>") > text.count("</s>") else 0
+    match = _BEGIN.match(text)
+    return match.end() if match else 0
+
+
+def _is_visible(text: str) -> bool:
+    return any(character not in FILLERS and unicodedata.category(character) not in INVISIBLE for character in text)

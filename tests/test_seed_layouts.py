@@ -1,0 +1,437 @@
+"""The layouts that instruction data has: each is read whole, or refused with the name of the field."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.data.seed_files import Number, RowError
+from stages.data.seed_layouts import read_row
+
+
+def turns(*contents, roles=("user", "assistant")):
+    """Messages of role and content."""
+    return [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+
+
+def pair(row, columns=None):
+    """A row's prompt and response."""
+    reading = read_row(row, columns)
+    return reading.prompt, reading.response
+
+
+SINGLE = [
+    {"prompt": "Why?", "response": "So."},
+    {"prompt": "Why?", "completion": "So."},
+    {"Question": "Why?", "Answer": "So."},
+    {"query": "Why?", "response": "So.", "type": "GSM_AnsAug"},  # MetaMathQA
+    {"problem": "Why?", "solution": "So.", "source": "olympiads"},  # NuminaMath
+    {"inputs": "Why?", "targets": "So.", "language": "English"},  # FLAN, xP3, Aya
+    {"input": "Why?", "target": "So.", "kind": "NLI"},  # Firefly
+    {"input": "Why?", "output": "So."},
+    {"human": "Why?", "gpt": "So."},
+    {"user": "Why?", "assistant": "So."},
+    {"instruction": "Why?", "input": "", "output": "So.", "text": "Below is an instruction …"},  # Alpaca
+    {"instruction": "Why?", "context": None, "response": "So.", "category": "open_qa"},  # Dolly
+    {"instruction": "Why?", "output": "So.", "system": "", "history": [], "images": None, "tools": "[]"},
+    {"system_prompt": "", "question": "Why?", "response": "So.", "id": "niv.1"},  # OpenOrca
+    {"messages": turns("Why?", "So."), "source": "tulu"},  # Tülu 3, smoltalk
+    {"messages": turns("", "Why?", "So.", roles=("system", "user", "assistant"))},
+    {"messages": {"role": ["user", "assistant"], "content": ["Why?", "So."]}},  # as older versions of datasets give it
+    {"messages": json.dumps(turns("Why?", "So."))},  # in a CSV file
+    {"messages": [{**turn, "tool_calls": None, "reasoning_content": ""} for turn in turns("Why?", "So.")]},
+    {"prompt": turns("Why?", roles=["user"]), "completion": turns("So.", roles=["assistant"])},  # trl
+    {"prompt": "Why?", "prompt_id": "7", "messages": turns("Why?", "So.")},  # no_robots, UltraChat 200k
+    {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]},  # ShareGPT, OpenHermes
+    {
+        "conversations": [
+            {"from": "human", "value": "Why?", "weight": 0},
+            {"from": "gpt", "value": "So.", "weight": 1.0},
+        ]
+    },
+    {"instruction": "Why?", "response": "So.", "conversations": turns("Why?", "So.")},  # Magpie
+    {"conversations": ["Why?", "So."], "source": "stackexchange"},  # LIMA
+    {"conversation": [{"human": "Why?", "assistant": "So."}]},  # MOSS
+    {"conversation": [{"system": "", "input": "Why?", "output": "So."}]},  # XTuner
+    {"instruction": "Why?", "output": "So.", "response": "So."},
+    {"prompt": "Why?", "completion": "So.", "user": "u-17", "label": True},  # KTO
+]
+
+
+@pytest.mark.parametrize("row", SINGLE, ids=lambda row: "-".join(row))
+def test_a_common_layout_is_read(row):
+    assert pair(row) == ("Why?", "So.")
+
+
+@pytest.mark.parametrize("context", ["input", "context", "passage", "article", "Story", "hint"])
+@pytest.mark.parametrize(
+    ("task", "answer"), [("instruction", "output"), ("instruction", "response"), ("question", "answer")]
+)
+def test_what_goes_with_a_task_follows_it_in_the_prompt(task, context, answer):
+    row = {context: "The cat is grey.", task: "Which colour?", answer: "Grey."}
+    assert pair(row) == ("Which colour?\n\nThe cat is grey.", "Grey.")
+
+
+@pytest.mark.parametrize("value", [0, Number("0"), Number("0.0"), "0", "No."])
+def test_an_input_that_is_a_number_stays_as_it_is_written(value):
+    assert pair({"instruction": "Even?", "input": value, "output": "Yes."}) == (f"Even?\n\n{value}", "Yes.")
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        *((value, "a truth value") for value in (True, False)),
+        *((value, "a number") for value in (0.0, 0.1, float("nan"))),
+        *((value, "a list") for value in (["b", "a"], [])),
+        *((value, "a group") for value in ({"a": 1}, {})),
+        (b"x", "a bytes"),
+    ],
+)
+@pytest.mark.parametrize("field", ["instruction", "input", "output"])
+def test_a_value_that_is_no_text_is_refused_and_never_its_repr(field, value, kind):
+    row = {"instruction": "Sort.", "input": "b, a", "output": "a, b"}
+    with pytest.raises(RowError, match=f"^{kind} instead of text in the {field}"):
+        read_row(row | {field: value})
+
+
+def test_a_prompt_is_no_number():
+    with pytest.raises(RowError, match=r"a number instead of text in the prompt \(7\)"):
+        read_row({"prompt": Number("7"), "response": "is 7"})
+
+
+ARC = {"text": ["Venus", "Mars", "Earth"], "label": ["A", "B", "C"]}
+PLANETS = "Which is red?\n\nA. Venus\nB. Mars\nC. Earth"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"choices": ARC, "answerKey": "B", "id": "MCAS_1"},  # ARC, CommonsenseQA, OpenBookQA
+        {"choices": ["Venus", "Mars", "Earth"], "answer": 1},  # MMLU
+        {"choices": ["Venus", "Mars", "Earth"], "answer": Number("1")},
+        {"options": ["Venus", "Mars", "Earth"], "answer": "B"},  # RACE
+        {"options": ["Venus", "Mars", "Earth"], "answer": "(b)"},
+        {"options": {"A": "Venus", "B": "Mars", "C": "Earth", "D": None}, "answer": "Mars", "answer_idx": "B"},  # MedQA
+        {"options": '["Venus", "Mars", "Earth"]', "label": "1"},  # in a CSV file
+        {"choices": [{"label": "A", "text": "Venus"}, {"label": "B", "text": "Mars"}, {"label": "C", "text": "Earth"}],
+         "answerKey": "B"},
+        {"A": "Venus", "B": "Mars", "C": "Earth", "D": "", "answer": "B"},
+        {"option_a": "Venus", "option_b": "Mars", "option_c": "Earth", "answer": "b"},
+        {"opa": "Venus", "opb": "Mars", "opc": "Earth", "answer": "B."},
+    ],
+    ids=lambda row: "-".join(row),
+)  # fmt: skip
+def test_choices_are_lines_of_the_prompt_and_the_right_one_is_the_response(row):
+    assert pair({"question": "Which is red?", **row}) == (PLANETS, "B. Mars")
+
+
+def test_choices_with_numbers_as_labels_and_with_labels_of_their_own_keep_them():
+    row = {"question": "Which?", "choices": {"text": ["one", "two"], "label": ["1", "2"]}, "answerKey": "1"}
+    assert pair(row) == ("Which?\n\n1. one\n2. two", "1. one")
+    row = {"question": "Which?", "options": ["A)21", "B)21.5"], "correct": "B", "rationale": "…"}  # AQuA
+    assert pair(row) == ("Which?\n\nA)21\nB)21.5", "B)21.5")
+
+
+def test_an_answer_in_words_stays_as_it_is_written():
+    row = {"question": "Which is red?", "choices": ["Venus", "Mars", "Earth"]}
+    assert pair({**row, "answer": "Mars"}) == (PLANETS, "Mars")
+    assert pair({**row, "response": "Mars, by its rust."}) == (PLANETS, "Mars, by its rust.")
+
+
+def test_a_number_taken_for_that_of_a_choice_is_noted():
+    reading = read_row({"question": "Which?", "choices": ["one", "two"], "answer": 0})
+    assert (reading.response, reading.notes) == ("A. one", ["answer taken for the number of a choice, from 0"])
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"choices": ["Venus", "Mars"], "answer": "E"}, "the answer is none of the choices (E)"),
+        ({"choices": ["Venus", "Mars"], "answer": 2}, "the answer is none of the choices (2)"),
+        ({"A": "Venus", "B": "Mars", "label": "1"}, "the label is none of the choices (1)"),  # from 1 in Social IQa
+        (
+            {"choices": ["3", "2", "1"], "answer": "1"},
+            "the answer is the key of one choice and the text of another (1)",
+        ),
+        ({"choices": ARC, "answerKey": "B", "answer": "Venus"}, "more than one response (answerKey, answer)"),
+        ({"choices": ARC, "answerKey": ""}, "no text in the answerKey"),
+        ({"choices": "Venus, Mars", "answer": "B"}, "the choices are not a list of 2 to 26 answers"),
+        ({"choices": "['Venus', 'Mars']", "answer": "B"}, "the choices are not a list (a text that is not JSON)"),
+        ({"choices": ["Venus", ["Mars"]], "answer": "B"}, "a list instead of text in the choices"),
+        ({"choices": ARC, "options": ["x", "y"], "answer": "B"}, "more than one set of choices (choices, options)"),
+        ({"A": "Venus", "answer": "B"}, "'A' would be lost"),
+        ({"option1": "Venus", "option2": "Mars", "answer": "2"}, "'option1', 'option2' would be lost"),
+    ],
+)
+def test_a_question_whose_choices_or_answer_are_not_plain_is_refused(row, said):
+    with pytest.raises(RowError) as error:
+        read_row({"question": "Which is red?", **row})
+    assert str(error.value) == said
+
+
+LOST = {
+    "system": "Be brief.",
+    "system_prompt": "Be brief.",
+    "history": [["Why?", "So."]],
+    "tools": '[{"name": "search"}]',
+    "functions": [{"name": "search"}],
+    "images": ["1.jpg"],
+    "image": {"bytes": b"\xff", "path": None},
+    "audio": "a.wav",
+    "reasoning_content": "Hm.",
+    "thinking": "Hm.",
+    "documents": [{"text": "…"}],
+    "distractor1": "Or so.",
+}
+JUDGED = {
+    "score": 0.0,
+    "rating": "5",
+    "rank": 2,
+    "reward": -1.5,
+    "instruct_reward": 2.0,
+    "label": "1",
+    "helpfulness": 4,
+    "chosen": "So.",
+    "rejected": "Or so.",
+    "weight": 0,
+    "loss_weight": 0.5,
+}
+
+
+@pytest.mark.parametrize("layout", [SINGLE[0], {"messages": turns("Why?", "So.")}])
+@pytest.mark.parametrize(("field", "value"), [*LOST.items(), *JUDGED.items()])
+def test_a_field_that_belongs_to_the_question_or_judges_the_row_refuses_it_by_name(layout, field, value):
+    with pytest.raises(RowError, match=f"^'{field}' (would be lost|judge the row)"):
+        read_row({**layout, field: value})
+
+
+@pytest.mark.parametrize("field", [*LOST, "score", "rejected"])
+@pytest.mark.parametrize("nothing", [None, "", "  ", [], {}, [None], {"bytes": None, "path": None}])
+def test_such_a_field_without_content_refuses_nothing(field, nothing):
+    assert pair({**SINGLE[0], field: nothing}) == ("Why?", "So.")
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ("label", [True, "True", "true"], [False, "False"]),
+        ("true", ["1", 1, Number("1.0")], ["0", 0]),
+        ("is_correct", [True, 1], [False, 0]),
+        ("accepted", ["yes"], ["no"]),
+        ("toxic", [False, 0], [True, 1]),
+        ("deleted", [False], [True]),
+        ("weight", [1, 1.0, "1.0"], []),
+    ],
+)
+def test_a_verdict_that_says_yes_or_no_is_used(field, good, bad):
+    for value in good:
+        reading = read_row({**SINGLE[0], field: value})
+        assert (reading.prompt, reading.unread) == ("Why?", [])
+    for value in bad:
+        with pytest.raises(RowError, match=f"'{field}' says that the answer is a bad one"):
+            read_row({**SINGLE[0], field: value})
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"content": "So.", "tool_calls": [{"id": 1}]}, "'messages.tool_calls' would be lost"),
+        ({"content": None, "function_call": {"name": "f"}}, "'messages.function_call' would be lost"),
+        ({"content": "So.", "reasoning_content": "Hm."}, "'messages.reasoning_content' would be lost"),
+        ({"content": "So.", "weight": 0}, "'messages.weight' is a verdict on the row (0)"),
+        ({"content": "So.", "train": False}, "'messages.train' says that the answer is a bad one (False)"),
+        ({"content": None}, "no text in the messages"),
+        ({"content": "So.", "text": "Or so."}, "more than one text in a message of the messages"),
+        ({"content": [{"type": "image_url", "image_url": {}}]}, "a part of a message that is no text in the messages"),
+        ({"content": [{"type": "reasoning", "value": "Hm."}]}, "a part of a message that is no text in the messages"),
+        ({"content": 7.5}, "a number instead of text in the messages (7.5)"),
+    ],
+)
+def test_a_message_that_says_more_than_its_text_is_refused(message, said):
+    with pytest.raises(RowError) as error:
+        read_row({"messages": [*turns("Why?", roles=["user"]), {"role": "assistant", **message}]})
+    assert str(error.value).startswith(said)
+
+
+def test_the_content_of_a_message_may_be_text_parts():
+    parts = [{"type": "text", "text": "Why?"}, {"type": "text", "value": "And how?"}]
+    assert pair({"messages": turns(parts, [{"type": "text", "text": "So."}])}) == ("Why?\n\nAnd how?", "So.")
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        (turns("a", "b", "c", roles=("system", "user", "assistant")), "not a single turn (system, user, assistant)"),
+        (turns("a", "b") * 3, "not a single turn (user, assistant, user, assistant, …)"),
+        (turns("a", "b", "c", roles=("user", "tool", "assistant")), "not a single turn (user, tool, assistant)"),
+        (["a", "b", "c", "d"], "not a single turn (user, assistant, user, assistant)"),
+        ([{"from": "human", "value": "a"}], "no prompt and response (its fields are conversations)"),
+        ("User: a", "conversations are not a list of role and content"),
+        ("[{'role': 'user'}]", "conversations are not a list of role and content (a text that is not JSON)"),
+        ([1, 2], "conversations are not a list of role and content"),
+        ([{"system": "Be brief.", "input": "a", "output": "b"}], "'system' would be lost"),
+    ],
+)
+def test_a_conversation_of_more_than_a_turn_is_refused(messages, said):
+    with pytest.raises(RowError) as error:
+        read_row({"conversations": messages})
+    assert str(error.value) == said
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"prompt": "Why?", "instruction": "How?", "response": "So."}, "more than one prompt (prompt, instruction)"),
+        ({"problem": "Why?", "solution": "Thus: so.", "answer": "so"}, "more than one response (solution, answer)"),
+        ({"prompt": "Why?", "messages": turns("How?", "So.")}, "more than one prompt (prompt, messages)"),
+        ({"messages": turns("Why?", "So."), "context": "Cats."}, "'context' would be lost"),
+        ({"instruction": "Why?", "output": "  "}, "no text in the output"),
+        ({"instruction": None, "output": "So."}, "no text in the instruction"),
+        ({"frage": "Why?", "antwort": "So."}, "no prompt and response (its fields are frage, antwort)"),
+        ({"prompt": "Why?", "chosen": "So."}, "no prompt and response (its fields are prompt, chosen)"),
+        ({}, "no prompt and response (its fields are none)"),
+    ],
+)  # fmt: skip
+def test_a_row_without_one_prompt_and_one_response_is_refused(row, said):
+    with pytest.raises(RowError) as error:
+        read_row(row)
+    assert str(error.value) == said
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"frage": "Why?", "antwort": "So."}, "{prompt: frage, response: antwort}"),
+        ({"prompt": "Why?", "chosen": "So.", "rejected": "No."}, "{prompt: prompt, response: chosen}"),
+        ({"question": "Why?", "reply": "It is so.", "id": "7"}, "{prompt: question, response: reply}"),
+        ({"question": "Why?", "reply": "It is so.", "other": "Or so."}, "{prompt: question, response: NAME}"),
+        ({"system": "Be brief.", "query": "Why?", "answer": "So."}, "{prompt: [system, query], response: answer}"),
+        ({"messages": turns("Why?", "So."), "context": "Cats."}, "{prompt: [messages, context], response: messages}"),
+        ({"prompt": "Why?", "response": "So.", "score 1": 5, "rank": 1},
+         '{prompt: prompt, response: response, ignore: ["score 1", rank]}'),
+    ],
+)  # fmt: skip
+def test_the_columns_that_would_read_a_refused_row_are_named_and_do(row, columns):
+    with pytest.raises(RowError) as error:
+        read_row(row)
+    assert f"seed.columns={columns}" in error.value.remedy
+    if "NAME" not in columns:
+        import yaml
+
+        assert "So." in pair(row, yaml.safe_load(columns))[1] + "So." * ("reply" in row)
+
+
+def test_fields_of_no_known_meaning_are_no_obstacle_and_are_named():
+    row = {**SINGLE[0], "id": 7, "source": "web", "url": "", "tags": ["a"], "metadata": {"score": 1}}
+    assert read_row(row).unread == ["id", "source", "tags", "metadata"]
+    messages = [{**turn, "timestamp": 5} for turn in turns("Why?", "So.")]
+    assert set(read_row({"messages": messages, "id": 7}).unread) == {"id", "messages.timestamp"}
+
+
+# ---- seed.columns ----------------------------------------------------------------------------------------------------
+
+ROW = {"task": "Translate.", "text": "the cat", "style": "", "out": "le chat", "note": "fine"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("task", "Translate."),
+        (["task", "text"], "Translate.\n\nthe cat"),
+        (["text", "style", "task"], "the cat\n\nTranslate."),
+        ("{task}\n\n{text}", "Translate.\n\nthe cat"),
+        ("{style}\n\n{task} Text: “{text}” {} {", "Translate. Text: “the cat” {} {"),
+        ("{task}\n\n{style}", "Translate."),
+    ],
+)
+def test_a_prompt_is_a_column_several_or_a_template(prompt, expected):
+    assert pair(ROW, {"prompt": prompt, "response": "out"}) == (expected, "le chat")
+
+
+def test_a_response_may_be_several_columns_too():
+    row = {"question": "Why?", "rationale": "It is so.", "correct": "B"}
+    columns = {"prompt": "question", "response": ["rationale", "correct"]}
+    assert pair(row, columns) == ("Why?", "It is so.\n\nB")
+
+
+def test_a_template_takes_no_text_for_a_template():
+    row = {"a": "{b}", "b": "{a}", "c": "\\1 %s"}
+    assert pair(row, {"prompt": "{a} {b} {c}", "response": "c"})[0] == "{b} {a} \\1 %s"
+
+
+def test_columns_read_choices_and_conversations_as_the_layouts_do():
+    hellaswag = {"ctx": "The sun", "endings": ["rises.", "barks."], "label": "0", "ind": 4}
+    assert pair(hellaswag, {"prompt": ["ctx", "endings"], "response": "label"}) == (
+        "The sun\n\nA. rises.\nB. barks.",
+        "A. rises.",
+    )
+    chosen = {"prompt": "Why?", "chosen": turns("Why?", "So."), "rejected": turns("Why?", "No.")}  # UltraFeedback
+    assert pair(chosen, {"prompt": "prompt", "response": "chosen"}) == ("Why?", "So.")
+    with pytest.raises(RowError, match="more than one prompt"):
+        read_row({**chosen, "prompt": "How?"}, {"prompt": "prompt", "response": "chosen"})
+    orca = {"system": "Be brief.", "messages": turns("Why?", "So.")}
+    assert pair(orca, {"prompt": ["system", "messages"], "response": "messages"}) == ("Be brief.\n\nWhy?", "So.")
+
+
+def test_what_belongs_to_the_question_is_not_lost_by_columns_either_unless_it_is_ignored():
+    dolly = {"instruction": "Which colour?", "context": "The cat is grey.", "response": "Grey.", "score": 3}
+    columns = {"prompt": "instruction", "response": "response"}
+    with pytest.raises(RowError, match="'context' would be lost"):
+        read_row(dolly, columns)
+    with pytest.raises(RowError, match="'score' judge the row"):
+        read_row(dolly, columns | {"ignore": ["context"]})
+    reading = read_row(dolly, columns | {"ignore": ["context", "score"]})
+    assert (reading.prompt, reading.unread) == ("Which colour?", ["context", "score"])
+
+
+def test_other_prompts_and_responses_beside_the_columns_are_named():
+    row = {"frage": "Why?", "antwort": "So.", "prompt": "x", "response": "y"}
+    reading = read_row(row, {"prompt": "frage", "response": "antwort"})
+    assert (reading.prompt, reading.response, reading.unread) == ("Why?", "So.", ["prompt", "response"])
+
+
+def test_a_column_that_a_row_lacks_or_that_is_empty_is_told_unless_there_are_others():
+    assert pair({"a": "Why?", "c": "So."}, {"prompt": ["a", "b"], "response": "c"}) == ("Why?", "So.")
+    with pytest.raises(RowError, match=r"no column 'b' \(its fields are a, c\)"):
+        read_row({"a": "Why?", "c": "So."}, {"prompt": "b", "response": "c"})
+    with pytest.raises(RowError, match="no text in the a"):
+        read_row({"a": "", "b": None, "c": "So."}, {"prompt": ["a", "b"], "response": "c"})
+
+
+def test_a_review_is_read_beside_its_pair_and_its_score_is_no_verdict_on_the_row():
+    reading = read_row({**SINGLE[0], "review": "Fine. score: 9", "score": 9}, with_review=True)
+    assert (reading.review, reading.unread) == ("Fine. score: 9", ["score"])
+    with pytest.raises(RowError, match="no text in the review"):
+        read_row(SINGLE[0], with_review=True)
+
+
+scalars = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=6) | st.binary(max_size=3)
+values = st.recursive(
+    scalars, lambda some: st.lists(some, max_size=3) | st.dictionaries(st.text(max_size=8), some), max_leaves=6
+)
+known = st.sampled_from(
+    "prompt instruction input context question messages conversations response output answer choices A B answerKey "
+    "label chosen rejected score system tools role content from value".split()
+)
+records = st.dictionaries(
+    known | st.text(max_size=5), values | st.lists(st.dictionaries(known, values), max_size=3), max_size=6
+)
+specs = known | st.lists(known, min_size=1, max_size=3) | st.just("{prompt} {question}")
+
+
+@given(
+    row=records,
+    columns=st.none() | st.fixed_dictionaries({"prompt": specs, "response": specs, "ignore": st.lists(known)}),
+)
+@settings(max_examples=300, deadline=None)
+def test_any_row_is_a_pair_of_texts_or_refused_with_a_reason(row, columns):
+    try:
+        reading = read_row(row, columns)
+    except RowError as problem:
+        said = str(problem)
+        assert said.isprintable() or said.isascii()
+    else:
+        assert reading.prompt.strip()
+        assert reading.response.strip()
+        assert {*row} >= {name for name in reading.unread if "." not in name}
