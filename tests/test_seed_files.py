@@ -300,6 +300,11 @@ def test_a_folder_with_several_splits_or_without_rows_is_told(tmp_path):
             "rows.jsonl.gz is not a jsonl file: Compressed file",
         ),
         ("rows.csv", "prompt,response\n".encode("utf-16")[:-1], "rows.csv is not a csv file: "),
+        (
+            "rows.tsv",
+            b"How many roads must a man walk down before you call him a man, and why is it so many?\t42\n",
+            "its first line does not look like the names of columns; add a header",
+        ),
         ("rows.csv", b'prompt,"resp\n', "rows.csv is not a csv file: its header: a wrong quote"),
         ("rows.xlsx", b"", "is none of .jsonl, .ndjson, .json, .csv, .tsv, .parquet; export the sheet as CSV"),
         ("rows.zip", b"", "; unpack it"),

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -202,7 +203,7 @@ JUDGED = {
 @pytest.mark.parametrize("layout", [SINGLE[0], {"messages": turns("Why?", "So.")}])
 @pytest.mark.parametrize(("field", "value"), [*LOST.items(), *JUDGED.items()])
 def test_a_field_that_belongs_to_the_question_or_judges_the_row_refuses_it_by_name(layout, field, value):
-    with pytest.raises(RowError, match=f"^'{field}' (would be lost|judge the row)"):
+    with pytest.raises(RowError, match=f"^'{field}' (would be lost|judges the row)"):
         read_row({**layout, field: value})
 
 
@@ -304,6 +305,8 @@ def test_a_row_without_one_prompt_and_one_response_is_refused(row, said):
     [
         ({"frage": "Why?", "antwort": "So."}, "{prompt: frage, response: antwort}"),
         ({"prompt": "Why?", "chosen": "So.", "rejected": "No."}, "{prompt: prompt, response: chosen}"),
+        ({"问题": "Why?", "回答": "So."}, '{prompt: "问题", response: "回答"}'),
+        ({"0": "Why?", "1": "So."}, '{prompt: "0", response: "1"}'),
         ({"question": "Why?", "reply": "It is so.", "id": "7"}, "{prompt: question, response: reply}"),
         ({"question": "Why?", "reply": "It is so.", "other": "Or so."}, "{prompt: question, response: NAME}"),
         ({"system": "Be brief.", "query": "Why?", "answer": "So."}, "{prompt: [system, query], response: answer}"),
@@ -317,9 +320,7 @@ def test_the_columns_that_would_read_a_refused_row_are_named_and_do(row, columns
         read_row(row)
     assert f"seed.columns={columns}" in error.value.remedy
     if "NAME" not in columns:
-        import yaml
-
-        assert "So." in pair(row, yaml.safe_load(columns))[1] + "So." * ("reply" in row)
+        assert pair(row, yaml.safe_load(columns))[1] in ("So.", "It is so.")
 
 
 def test_fields_of_no_known_meaning_are_no_obstacle_and_are_named():
@@ -342,7 +343,7 @@ ROW = {"task": "Translate.", "text": "the cat", "style": "", "out": "le chat", "
         (["text", "style", "task"], "the cat\n\nTranslate."),
         ("{task}\n\n{text}", "Translate.\n\nthe cat"),
         ("{style}\n\n{task} Text: “{text}” {} {", "Translate. Text: “the cat” {} {"),
-        ("{task}\n\n{style}", "Translate."),
+        ("{task}\n\nStyle: {style}\n\nText: {text}", "Translate.\n\nText: the cat"),
     ],
 )
 def test_a_prompt_is_a_column_several_or_a_template(prompt, expected):
@@ -379,7 +380,7 @@ def test_what_belongs_to_the_question_is_not_lost_by_columns_either_unless_it_is
     columns = {"prompt": "instruction", "response": "response"}
     with pytest.raises(RowError, match="'context' would be lost"):
         read_row(dolly, columns)
-    with pytest.raises(RowError, match="'score' judge the row"):
+    with pytest.raises(RowError, match="'score' judges the row"):
         read_row(dolly, columns | {"ignore": ["context"]})
     reading = read_row(dolly, columns | {"ignore": ["context", "score"]})
     assert (reading.prompt, reading.unread) == ("Which colour?", ["context", "score"])

@@ -1,5 +1,6 @@
 """A seed's text stays as it was written; what is no part of it is removed and noted, or the text is refused."""
 
+import time
 import unicodedata
 
 import pytest
@@ -106,6 +107,7 @@ def test_other_texts_with_brackets_stay_whole(text):
         ("<think>\nHm.\n</think>\n\nSo.", "reasoning in the answer"),
         ("<think>\n\n</think>\n\nSo.", "reasoning in the answer"),
         ("Hm.\n</think>\n\nSo.", "reasoning in the answer"),
+        ("[{'content': 'Why?', 'role': 'user'}]", "messages written as a text in the answer"),
         ("<nooutput>", "no text in the answer"),
         ("<|endoftext|>", "no text in the answer"),
         ("  \n\t ", "no text in the answer"),
@@ -188,3 +190,13 @@ def test_other_texts_are_not(other):
 @given(st.text())
 def test_what_was_made_comparable_stays_so(text):
     assert comparable(comparable(text)) == comparable(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["<|" + "end" * 30_000 + ">", "<" * 90_000, "<|begin" * 12_000, " " * 90_000 + "x", "[" * 90_000]
+)
+def test_a_long_text_that_looks_like_markers_is_read_in_no_time(text):
+    before = time.process_time()
+    response_text(text, "answer", [])
+    comparable(text)
+    assert time.process_time() - before < 1

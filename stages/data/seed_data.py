@@ -66,7 +66,8 @@ def _usable(
             absent -= fields.keys()
             reading = parse(fields)
             _need_new(reading, seen)
-        except RowError as problem:
+        except (RowError, RecursionError) as error:
+            problem = error if isinstance(error, RowError) else RowError("nested too deeply")
             tally.drop(problem.reason)
             problems.add(place, problem)
         else:

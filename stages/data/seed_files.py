@@ -24,6 +24,7 @@ from stages.models import hub
 
 BATCH = 1000  # rows of a Parquet file at once
 LARGEST_FIELD = 10_000_000  # characters of a CSV field; more is a quote that is not closed
+LONGEST_NAME = 80  # characters of a column's name
 LOOKAHEAD = 1000  # lines of a CSV file to look on for the quote that closes another
 OPENERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'", ",": "commas"}
@@ -180,8 +181,11 @@ def _json_rows(path: Path, lines: Iterator[bytes] | IO[bytes]) -> Rows:
     elif head:
         with _text(path) as text:
             rows = _document(text.read())
-        what, first = ("line", head[0][0]) if len(head) == 1 and head[0][1].lstrip()[:1] == b"{" else ("row", 1)
-        yield from ((f"{what} {number:,}", row) for number, row in enumerate(rows, first))
+        first = list(islice(rows, 2))
+        if len(head) == len(first) == 1 and head[0][1].lstrip().startswith(b"{"):
+            yield f"line {head[0][0]:,}", first[0]
+        else:
+            yield from ((f"row {number:,}", row) for number, row in enumerate(chain(first, rows), 1))
 
 
 def _is_json_lines(head: list[bytes], suffix: str) -> bool:
@@ -367,6 +371,8 @@ def _names(header: list[str] | RowError) -> list[str]:
     if isinstance(header, RowError):
         raise ValueError(f"its header: {header}")
     names = [name.strip() or f"column {number}" for number, name in enumerate(header, 1)]
+    if max(map(len, names), default=0) > LONGEST_NAME:
+        raise ValueError("its first line does not look like the names of columns; add a header")
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise ValueError(f"its header has '{shown(twice[0])}' twice, rename one of them")
     return names

@@ -23,6 +23,7 @@ from stages.data.seed_messages import Turns, are_messages, messages_of, speaker,
 from stages.data.seed_text import context_text, field_text, response_text
 
 TEXTS: set[Role | None] = {"task", "context", "response", None}  # the kinds of fields in most rows
+_BARE = re.compile(r"(?!(?:true|false|null|yes|no|on|off|y|n)$)[a-z_]\w*", re.ASCII | re.IGNORECASE)  # in YAML and -S
 TEMPLATE_FIELD = re.compile(r"\{([^{}]+)\}")
 
 
@@ -279,7 +280,9 @@ class _Row:
         if against:
             first = next(iter(against))
             detail = "" if isinstance(rest[first], list | dict) else f"{first}: {rest[first]}"
-            raise RowError(f"{_quoted(against)} judge the row", detail, self._remedy(list(against)))
+            raise RowError(
+                f"{_quoted(against)} judge{'s' * (len(against) == 1)} the row", detail, self._remedy(list(against))
+            )
         self.used |= {name: "verdict" for name in rest if role(name) == "verdict"}  # which speaks for the row
 
     def unread(self) -> list[str]:
@@ -304,10 +307,16 @@ def _quoted(fields: Iterable[str]) -> str:
 
 
 def _filled(template: str, texts: dict[str, str]) -> str:
-    """A template with the texts in the places of their names; a bare name is its text."""
+    """A template with the texts in the places of their names; a bare name is its text. A paragraph of which all texts
+    are empty is left out."""
     if template in texts:
         return texts[template]
-    return TEMPLATE_FIELD.sub(lambda match: texts[match[1]], template).strip("\n")
+    paragraphs = [
+        TEMPLATE_FIELD.sub(lambda match: texts[match[1]], paragraph)
+        for paragraph in template.split("\n\n")
+        if not (fields := TEMPLATE_FIELD.findall(paragraph)) or any(texts[name] for name in fields)
+    ]
+    return "\n\n".join(paragraphs)
 
 
 def _columns(prompt: list[str], response: list[str], ignore: list[str] | None = None) -> str:
@@ -321,5 +330,4 @@ def _one_or_list(columns: list[str]) -> str:
 
 
 def _yaml(columns: list[str]) -> str:
-    quoted = (name if re.fullmatch(r"\w+", name) else json.dumps(name, ensure_ascii=False) for name in columns)
-    return ", ".join(quoted)
+    return ", ".join(name if _BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False) for name in columns)

@@ -18,6 +18,7 @@ SPEAKERS = {
     **dict.fromkeys(("assistant", "gpt", "bot", "chatgpt", "model"), "assistant"),
 }
 SPEAKER, SPOKEN = ("role", "from"), ("content", "value", "text")  # fields of a message
+UNASKED = ("system", "developer")
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 Turns = dict[str, str]  # {"user": …, "assistant": …}, or one of them
@@ -59,7 +60,7 @@ def speaker(message: Record) -> str:
 def turns_of(messages: list[Record], name: str, unread: list[str], notes: list[str]) -> Turns:
     """What each one says. A system message without text does not count. The names of other fields of a message are
     added to `unread`, what was done to texts to `notes`. Raises `RowError` unless there is one turn, of texts alone."""
-    spoken = [message for message in messages if not (speaker(message) == "system" and _is_silent(message))]
+    spoken = [message for message in messages if not (speaker(message) in UNASKED and _is_silent(message))]
     speakers = [speaker(message) for message in spoken]
     if speakers not in (["user"], ["assistant"], ["user", "assistant"]):
         raise RowError("not a single turn", ", ".join(speakers[:4]) + (", …" if len(speakers) > 4 else ""))

@@ -11,6 +11,7 @@ from typing import Any
 
 from stages.data.seed_files import Number, RowError
 
+LONGEST_MARKER = 40
 LONGEST = 100_000  # characters of a text; more is a broken file rather than a text
 UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, surrogates
 EXACT = (
@@ -39,6 +40,9 @@ _TURN = re.compile(
     r"<\|(?:im_start|start_header_id|start_of_role|start|user|system|assistant)\|>|<start_of_turn>|\[INST\]|<<SYS>>"
     r"|<[|｜](?:User|Assistant)[|｜]>|<\|START_OF_TURN_TOKEN\|>",
     re.IGNORECASE,
+)
+_MESSAGES = re.compile(
+    r"""\[\s*\{\s*['"](?:role|from|content|value)['"]:.*['"](?:role|from|content|value)['"]:""", re.DOTALL
 )
 _REASONING = re.compile(r"<\s*(?:think|thinking|thought|reasoning)\s*>|<\|begin_of_thought\|>", re.IGNORECASE)
 _SIGNS = "\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
@@ -87,9 +91,17 @@ def field_text(value: Any, name: str, notes: list[str], numbers: bool = False) -
     text = _without_markers(_trimmed(value), name, notes)
     if not ("!" <= text[:1] <= "~" or _is_visible(text)):
         raise RowError(f"no text in the {name}")
-    if text.lstrip()[0] in "<[" and (match := _TURN.match(text.lstrip())):
-        raise RowError(f"a rendered chat template in the {name}", match[0])
+    if text.lstrip()[0] in "<[":
+        _need_no_rendering(text.lstrip(), name)
     return text
+
+
+def _need_no_rendering(text: str, name: str) -> None:
+    """Raise `RowError` for a text that is a whole conversation, rendered or as messages."""
+    if match := _TURN.match(text):
+        raise RowError(f"a rendered chat template in the {name}", match[0])
+    if _MESSAGES.match(text[:1000]):
+        raise RowError(f"messages written as a text in the {name}")
 
 
 def response_text(value: Any, name: str, notes: list[str]) -> str:
@@ -101,6 +113,8 @@ def response_text(value: Any, name: str, notes: list[str]) -> str:
         raise RowError(f"reasoning in the {name}", "</think>")
     if _NO_INPUT.fullmatch(text):
         raise RowError(f"no text in the {name}", text)
+    if len(text) < 5 and _LIKE_NO_INPUT.fullmatch(text):
+        notes.append(f"'{text}' in {name} kept as text")
     return text
 
 
@@ -171,14 +185,15 @@ def _end_marker(text: str) -> int:
         return 4 if text.count("</s>") > text.count("<s>") else 0
     start = max(text.rfind("<"), text.rfind("["))
     start = text.rfind("[|") if text.endswith("|]") else start
-    return len(text) - start if start >= 0 and _END.fullmatch(text, start) else 0
+    length = len(text) - start
+    return length if start >= 0 and length <= LONGEST_MARKER and _END.fullmatch(text, start) else 0
 
 
 def _begin_marker(text: str) -> int:
     """The length of the marker at the beginning; 0 if there is none."""
     if text.startswith("<s>"):
         return 3 if text.count("<s>") > text.count("</s>") else 0
-    match = _BEGIN.match(text)
+    match = _BEGIN.match(text[:LONGEST_MARKER])
     return match.end() if match else 0
 
 
