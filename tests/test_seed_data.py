@@ -5,7 +5,7 @@ import random
 import re
 
 import pytest
-from seed_rows import read, written
+from seed_sources import read, written
 
 from stages.core.errors import UserError
 from stages.core.records import Tally

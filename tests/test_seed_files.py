@@ -14,10 +14,11 @@ from decimal import Decimal
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from seed_rows import read, written
+from seed_sources import read, written
 
 from stages.core.errors import UserError
-from stages.data.seed_files import RowError, of_file
+from stages.data.seed_files import of_file
+from stages.data.seed_source import RowError
 
 PAIR = {"prompt": "Which is larger, 4 or 5?", "response": "is 5"}
 OTHER = {"prompt": "Which is smaller, 4 or 5?", "response": "is 4"}

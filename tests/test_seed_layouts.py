@@ -7,8 +7,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.data.seed_files import Number, RowError
 from stages.data.seed_layouts import read_row
+from stages.data.seed_source import Number, RowError
 
 
 def turns(*contents, roles=("user", "assistant")):

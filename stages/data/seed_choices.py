@@ -1,8 +1,10 @@
 """Questions with choices: the choices as lines of the prompt, and the right one as the response.
 
-{"question": …, "choices": ["Venus", "Mars"], "answer": "B"}            or its number from 0, or its text
-{"question": …, "choices": {"text": [… ], "label": ["A", "B"]}, …}       also {"A": …, "B": …} and {"label", "text"}
-{"question": …, "A": "Venus", "B": "Mars", "answer": "B"}                also option_a, opa, …
+    {"question": …, "choices": ["Venus", "Mars"], "answer": "B"}            or its number from 0, or its text
+    {"question": …, "choices": {"text": [… ], "label": ["A", "B"]}, …}       also {"A": …, "B": …} and {"label", "text"}
+    {"question": …, "A": "Venus", "B": "Mars", "answer": "B"}                also option_a, opa, …
+
+Raises `RowError` where the choices or the right one are not plain.
 """
 
 import json
@@ -10,7 +12,7 @@ import re
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from stages.data.seed_files import Number, RowError
+from stages.data.seed_source import Number, RowError
 from stages.data.seed_text import field_text, is_empty, response_text
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

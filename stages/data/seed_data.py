@@ -13,8 +13,8 @@ from stages.core.errors import UserError
 from stages.core.records import Record, Tally, content_id
 from stages.core.rows import JudgeTrainingPair, Pair
 from stages.data.seed_fields import names
-from stages.data.seed_files import RowError, Rows, shown
 from stages.data.seed_layouts import Reading, column_names, read_row
+from stages.data.seed_source import RowError, Rows, shown
 from stages.data.seed_text import comparable
 
 PLACES = 10  # of rows with the same problem, in its line

@@ -18,8 +18,8 @@ from typing import Any
 from stages.core.records import Record
 from stages.data.seed_choices import Choice, choices_of_field, labelled, right_answer
 from stages.data.seed_fields import Role, by_role, filled, is_lost, names, option_label, plain, role, verdict_against
-from stages.data.seed_files import RowError, shown
 from stages.data.seed_messages import Turns, are_messages, messages_of, speaker, turns_of
+from stages.data.seed_source import RowError, shown
 from stages.data.seed_text import context_text, field_text, response_text
 
 TEXTS: set[Role | None] = {"task", "context", "response", None}  # the kinds of fields in most rows

@@ -1,8 +1,10 @@
 """Conversations in a field of a seed row: what the user and the assistant say, in one turn each.
 
-[{"role": "user", "content": …}, {"role": "assistant", "content": …}]     content may be a list of text parts
-[{"from": "human", "value": …}, {"from": "gpt", "value": …}]
-["Why?", "Because."]
+    [{"role": "user", "content": …}, {"role": "assistant", "content": …}]     content may be a list of text parts
+    [{"from": "human", "value": …}, {"from": "gpt", "value": …}]
+    ["Why?", "Because."]
+
+What a message has besides its text is refused (tool calls, images, reasoning, a verdict) or told.
 """
 
 import json
@@ -10,7 +12,7 @@ from typing import Any
 
 from stages.core.records import Record
 from stages.data.seed_fields import GOOD, WEIGHTS, is_lost, plain, role, verdict_against
-from stages.data.seed_files import RowError, shown
+from stages.data.seed_source import RowError, shown
 from stages.data.seed_text import field_text, is_empty, response_text
 
 SPEAKERS = {

@@ -9,7 +9,7 @@ import unicodedata
 from decimal import Decimal
 from typing import Any
 
-from stages.data.seed_files import Number, RowError
+from stages.data.seed_source import Number, RowError
 
 LONGEST_MARKER = 40
 LONGEST = 100_000  # characters of a text; more is a broken file rather than a text
