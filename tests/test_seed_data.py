@@ -31,7 +31,6 @@ TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
         (b'{"prompt": "bell \\u0007", "response": "x"}', "control characters ('\\x07' in the prompt)"),
         (b'{"prompt": "Why?", "response": "so", "response": "no"}', "a field that stands twice (response)"),
         (json.dumps({"messages": TURNS * 2}).encode(), "not a single turn (user, assistant, user, assistant)"),
-        (b'{"messages": [{"role": ' + b"[" * 985 + b"]" * 985 + b"}]}", "nested too deeply"),
         (json.dumps(PAIR | {"score": 0}).encode(), "'score' judges the row (score: 0)"),
         (json.dumps(PAIR).encode(), "duplicate"),
         (json.dumps({name: text.replace(" ", "\u00a0 ") for name, text in PAIR.items()}).encode(), "duplicate"),
@@ -47,6 +46,16 @@ def test_a_row_that_cannot_be_used_is_told_with_its_line_and_counted_where_it_is
     assert read(path, on_bad="drop", tally=tally) == [PAIR]
     assert tally.counts(1)["dropped"] == {re.sub(r" \(.*", "", said): 1}
     assert capsys.readouterr().err == ""
+
+
+def test_a_value_that_is_nested_too_deeply_to_be_looked_at_is_told():
+    nested = []
+    for _ in range(100_000):
+        nested = [nested]
+    tally = Tally(0)
+    source = [("row 1", {"messages": [{"role": nested}]}), ("row 2", PAIR)]
+    assert list(pairs(iter(source), "seed", tally, on_bad="drop")) == [PAIR]
+    assert tally.dropped == {"nested too deeply": 1}
 
 
 def test_equal_problems_are_one_line_with_their_first_places_and_how_many_more(tmp_path, capsys):

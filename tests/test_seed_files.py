@@ -109,6 +109,13 @@ def test_utf_16_and_byte_order_marks_are_read(tmp_path, name, text, encoding):
         assert read(tmp_path / name) == [PAIR, OTHER]
 
 
+def test_a_broken_sign_of_utf_16_refuses_its_row_alone(tmp_path):
+    half = json.dumps(PAIR | {"prompt": "cut HERE"}).replace("HERE", "\ud83d")
+    text = f"{half}\n{json.dumps(OTHER)}\n"
+    (tmp_path / "rows.jsonl").write_bytes(codecs.BOM_UTF16_LE + text.encode("utf-16-le", "surrogatepass"))
+    assert rows(tmp_path / "rows.jsonl") == ["not UTF-8", OTHER]
+
+
 @pytest.mark.parametrize("digits", ["42", "-0", "0.0000001", "1e3", "3.10", "1E+400", "9" * 5000])
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
 def test_the_digits_of_a_number_in_json_stay_as_written(tmp_path, name, digits):
@@ -169,12 +176,32 @@ WHOLE = [{"prompt": "Where?", "response": "here"}, {"prompt": "When, then?", "re
         'Why?,"so, it ""is"" so\nand, so on" on\n',
         'Why?,"so, it is" so\nand, so\non"\n',
         'Why?,"It is "so"\nSure, it is\nok"\n',
+        'Why?,"It is "so"\nSure, it is\nand, ok"\n',
     ],
 )
 def test_a_wrong_quote_in_a_csv_file_loses_its_row_and_no_other(tmp_path, bad):
     (tmp_path / "rows.csv").write_text(HEAD + FIRST + bad + LAST)
     first, wrong, last = rows(tmp_path / "rows.csv")
     assert (first, wrong, last) == (WHOLE[0], "a wrong quote", WHOLE[1])
+
+
+@pytest.mark.parametrize("bad", ['Why?,"so "it" is', 'Why?,"so" it "is"'])
+@pytest.mark.parametrize("size", ['5"', '5" wide', '"5""\nand more"'])
+def test_quotes_in_later_rows_do_not_take_these_for_the_rest_of_a_wrong_one(tmp_path, bad, size):
+    (tmp_path / "rows.csv").write_text(f"{HEAD}{bad}\n{FIRST}Size?,{size}\n")
+    last = {"prompt": "Size?", "response": '5"\nand more' if "more" in size else size}
+    expected = ["a wrong quote", WHOLE[0], last]
+    if size == '5"' and bad.count('"') % 2:  # it may close what the wrong one opened
+        expected = ["a wrong quote"]
+    assert rows(tmp_path / "rows.csv") == expected
+
+
+def test_an_answer_with_a_wrong_quote_that_nothing_closes_ends_before_the_next_record(tmp_path):
+    answer = 'Why?,"so "it" is\nand so on\nSure, it is\n'
+    (tmp_path / "rows.csv").write_text(HEAD + answer + '"When,\nthen?",now\n')
+    assert rows(tmp_path / "rows.csv") == ["a wrong quote", {"prompt": "When,\nthen?", "response": "now"}]
+    (tmp_path / "rows.csv").write_text(HEAD + 'Why?,"so "it" is\nand so on\n' + LAST)
+    assert rows(tmp_path / "rows.csv") == ["a wrong quote", "fewer fields than the header names", WHOLE[1]]
 
 
 def test_a_quote_that_is_never_closed_takes_its_line_where_the_next_ones_are_whole_rows(tmp_path):

@@ -38,6 +38,7 @@ SINGLE = [
     {"instruction": "Why?", "output": "So.", "system": "", "history": [], "images": None, "tools": "[]"},
     {"system_prompt": "", "question": "Why?", "response": "So.", "id": "niv.1"},  # OpenOrca
     {"messages": turns("Why?", "So."), "source": "tulu"},  # Tülu 3, smoltalk
+    {"messages": turns("Why?", "So."), "user": "u-17", "bot": "b-1"},
     {"messages": turns("", "Why?", "So.", roles=("system", "user", "assistant"))},
     {"messages": {"role": ["user", "assistant"], "content": ["Why?", "So."]}},  # as older versions of datasets give it
     {"messages": json.dumps(turns("Why?", "So."))},  # in a CSV file

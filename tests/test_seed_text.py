@@ -1,5 +1,6 @@
 """A seed's text stays as it was written; what is no part of it is removed and noted, or the text is refused."""
 
+import contextlib
 import time
 import unicodedata
 
@@ -48,6 +49,16 @@ def test_any_visible_text_loses_nothing_but_blanks_around_it(first, before, betw
     assert read == read.rstrip()
     lines = [line for line in written.split("\n") if line.strip()]
     assert read.split("\n")[0].rstrip() in (lines[0].rstrip(), lines[0].strip())
+
+
+@given(st.text())
+def test_any_text_is_read_as_part_of_what_was_written_or_refused(written):
+    notes = []
+    with contextlib.suppress(RowError):
+        read = field_text(written, "answer", notes)
+        before, _, after = written.partition(read)
+        assert read in written
+        assert notes or not (before + after).strip()
 
 
 @pytest.mark.parametrize(

@@ -120,9 +120,7 @@ def _wrong_lines(used: list[str], lines: Iterator[str], separator: str, width: i
     if end is not None and _is_rest(used[end], separator, ends=end >= read):
         may_be_row = not opens and end > start and are_rows and _is_whole(used[end], separator, width)
         return start if may_be_row else end + 1
-    if are_rows or not opens:
-        return start
-    return len(used) if end is None else end + 1
+    return start if are_rows or not opens or end is None else end
 
 
 def _is_rest(line: str, separator: str, ends: bool) -> bool:

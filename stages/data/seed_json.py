@@ -144,11 +144,8 @@ def _value(text: str, position: int) -> tuple[Any, int]:
     depth = 0
     for match in _BRACKET.finditer(text, position) if text[position] in "[{" else ():
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match[0], 0)
-        after = _BLANKS.match(text, match.end()).end()  # type: ignore[union-attr]
         if depth == 0:
-            if text[after : after + 1] in ("", ",", "]", "{"):
-                return problem, match.end()
-            break
+            return problem, match.end()
     raise ValueError(reason)
 
 
