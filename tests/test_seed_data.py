@@ -8,8 +8,7 @@ import pytest
 from seed_sources import read, written
 
 from stages.core.errors import UserError
-from stages.core.records import Tally
-from stages.data.seed_data import chosen, pairs
+from stages.data.seed_data import SeedTally, chosen, pairs
 from stages.data.seed_files import of_hub
 
 PAIR = {"prompt": "Which is larger, 4 or 5?", "response": "is 5"}
@@ -42,7 +41,7 @@ def test_a_row_that_cannot_be_used_is_told_with_its_line_and_counted_where_it_is
     with pytest.raises(UserError, match=r"rows.jsonl: 1 of 2 rows cannot be used, each named above"):
         read(path)
     assert capsys.readouterr().err == f"seed.path {path}, line 3: {said}\n"
-    tally = Tally(0)
+    tally = SeedTally()
     assert read(path, on_bad="drop", tally=tally) == [PAIR]
     assert tally.counts(1)["dropped"] == {re.sub(r" \(.*", "", said): 1}
     assert capsys.readouterr().err == ""
@@ -52,7 +51,7 @@ def test_a_value_that_is_nested_too_deeply_to_be_looked_at_is_told():
     nested = []
     for _ in range(100_000):
         nested = [nested]
-    tally = Tally(0)
+    tally = SeedTally()
     source = [("row 1", {"messages": [{"role": nested}]}), ("row 2", PAIR)]
     assert list(pairs(iter(source), "seed", tally, on_bad="drop")) == [PAIR]
     assert tally.dropped == {"nested too deeply": 1}
@@ -122,7 +121,7 @@ def test_a_column_that_some_rows_lack_is_a_problem_of_these_rows(tmp_path, capsy
 
 def test_fields_that_were_not_read_and_texts_that_were_mended_are_counted(tmp_path):
     rows = [{"instruction": f"{n}?", "input": "<noinput>", "output": "so</s>", "id": n} for n in range(3)]
-    tally = Tally(0)
+    tally = SeedTally()
     assert read(written(tmp_path, "rows.jsonl", rows), tally=tally)[0] == {"prompt": "0?", "response": "so"}
     assert tally.noted == {
         "id not read": 3,
@@ -156,7 +155,7 @@ def hub_cache(tmp_path, monkeypatch):
 
 
 def test_a_hub_data_set_is_read_from_the_cache_at_its_revision(hub_cache):
-    assert list(pairs(of_hub(HUB), "seed.hub", Tally(0))) == [PAIR]
+    assert list(pairs(of_hub(HUB), "seed.hub", SeedTally())) == [PAIR]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,21 @@ REASONS, REMEDIES = 12, 2  # in the line that sums up
 SomePair = TypeVar("SomePair", bound=Pair)
 
 
-def pairs(rows: Rows, source: str, tally: Tally, columns: Record | None = None, on_bad: str = "fail") -> Iterator[Pair]:
+class SeedTally(Tally):
+    """Counts the rows of a source, and what else there is to tell about those that are used."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.noted: Counter[str] = Counter()  # rows by remark
+
+    def note(self, remarks: Iterable[str]) -> None:
+        """Count remarks on a row, each once."""
+        self.noted.update(set(remarks))
+
+
+def pairs(
+    rows: Rows, source: str, tally: SeedTally, columns: Record | None = None, on_bad: str = "fail"
+) -> Iterator[Pair]:
     """The pair of each usable row; the tally counts the others.
 
     `columns`: seed.columns of params.yaml, None to detect the layout. Raises `UserError` if no row has one of them, or
@@ -37,7 +51,7 @@ def pairs(rows: Rows, source: str, tally: Tally, columns: Record | None = None, 
     yield from _usable(rows, lambda fields: read_row(fields, columns), pair, source, tally, on_bad, columns)
 
 
-def judge_training_pairs(rows: Rows, source: str, tally: Tally, on_bad: str) -> Iterator[JudgeTrainingPair]:
+def judge_training_pairs(rows: Rows, source: str, tally: SeedTally, on_bad: str) -> Iterator[JudgeTrainingPair]:
     """Like `pairs`, each with its `review`."""
 
     def pair(reading: Reading) -> JudgeTrainingPair:
@@ -51,7 +65,7 @@ def _usable(
     parse: Callable[[Record], Reading],
     pair: Callable[[Reading], SomePair],
     source: str,
-    tally: Tally,
+    tally: SeedTally,
     on_bad: str,
     columns: Record | None = None,
 ) -> Iterator[SomePair]:
@@ -124,7 +138,7 @@ class Problems:
         if problem.remedy and len(self._remedies) < REMEDIES:
             self._remedies.setdefault(problem.reason, problem.remedy)
 
-    def error(self, tally: Tally) -> UserError:
+    def error(self, tally: SeedTally) -> UserError:
         """Print a line for each problem; returns the error that sums them up."""
         for message, count in self._counts.items():
             more = f" and {count - PLACES:,} more" if count > PLACES else ""
