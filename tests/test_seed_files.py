@@ -297,7 +297,7 @@ def test_values_of_a_parquet_file_that_are_no_texts_are_refused_only_where_they_
 def test_the_files_of_a_folder_are_read_by_name_each_row_with_its_file(tmp_path):
     written(tmp_path, "b.csv", [OTHER])
     written(tmp_path, "a.jsonl", [PAIR])
-    for name in ("README.md", ".hidden.jsonl", "LICENSE"):
+    for name in ("README.md", ".hidden.jsonl", "LICENSE", "dataset_infos.json"):
         (tmp_path / name).write_text("{}")
     (tmp_path / "notes.txt").write_text("")
     found = list(of_file(tmp_path, "seed.path"))

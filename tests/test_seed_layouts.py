@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -271,6 +272,7 @@ def test_the_content_of_a_message_may_be_text_parts():
         ([{"from": "human", "value": "a"}], "no prompt and response (its fields are conversations)"),
         ("User: a", "conversations are not a list of role and content"),
         ("[{'role': 'user'}]", "conversations are not a list of role and content (a text that is not JSON)"),
+        ([{"input": "a", "output": "b"}] * 2, "not a single turn (?, ?)"),
         ([1, 2], "conversations are not a list of role and content"),
         ([{"system": "Be brief.", "input": "a", "output": "b"}], "'system' would be lost"),
     ],
@@ -316,12 +318,15 @@ def test_a_row_without_one_prompt_and_one_response_is_refused(row, said):
          '{prompt: prompt, response: response, ignore: ["score 1", rank]}'),
     ],
 )  # fmt: skip
-def test_the_columns_that_would_read_a_refused_row_are_named_and_do(row, columns):
+def test_the_columns_that_would_read_a_refused_row_are_named_and_do(tmp_path, row, columns):
     with pytest.raises(RowError) as error:
         read_row(row)
     assert f"seed.columns={columns}" in error.value.remedy
     if "NAME" not in columns:
-        assert pair(row, yaml.safe_load(columns))[1] in ("So.", "It is so.")
+        params = tmp_path / "params.yaml"
+        params.write_text("seed: {columns: null}")
+        apply_overrides(params, [f"seed.columns={columns}"])  # as after -S of dvc exp run
+        assert pair(row, yaml.safe_load(params.read_text())["seed"]["columns"])[1] in ("So.", "It is so.")
 
 
 def test_fields_of_no_known_meaning_are_no_obstacle_and_are_named():
@@ -381,6 +386,9 @@ def test_what_belongs_to_the_question_is_not_lost_by_columns_either_unless_it_is
     columns = {"prompt": "instruction", "response": "response"}
     with pytest.raises(RowError, match="'context' would be lost"):
         read_row(dolly, columns)
+    with pytest.raises(RowError) as error:
+        read_row({"messages": turns("Why?", "So."), "rank": 1}, {"prompt": "messages", "response": "messages"})
+    assert error.value.remedy.endswith("seed.columns={prompt: messages, response: messages, ignore: [rank]}")
     with pytest.raises(RowError, match="'score' judges the row"):
         read_row(dolly, columns | {"ignore": ["context"]})
     reading = read_row(dolly, columns | {"ignore": ["context", "score"]})

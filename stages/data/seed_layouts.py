@@ -127,7 +127,10 @@ class _Row:
         """Add a field to the prompts or responses; if it holds messages, what each one says."""
         seen, value = name in self.used, self._use(name, whose)
         if role(name) == "conversation" or are_messages(value):
-            turns = {} if seen else self._turns(value, name)  # seen: named for the prompt and for the response
+            if seen:  # named for the prompt and for the response
+                self.used[name] = "both"
+                return
+            turns = self._turns(value, name)
             prompts |= {name: turns["user"]} if "user" in turns else {}
             responses |= {name: turns["assistant"]} if "assistant" in turns else {}
         elif whose == "user":

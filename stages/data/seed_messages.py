@@ -65,7 +65,8 @@ def turns_of(messages: list[Record], name: str, unread: list[str], notes: list[s
     spoken = [message for message in messages if not (speaker(message) in UNASKED and _is_silent(message))]
     speakers = [speaker(message) for message in spoken]
     if speakers not in (["user"], ["assistant"], ["user", "assistant"]):
-        raise RowError("not a single turn", ", ".join(speakers[:4]) + (", …" if len(speakers) > 4 else ""))
+        listed = ", ".join(name or "?" for name in speakers[:4])
+        raise RowError("not a single turn", listed + (", …" if len(speakers) > 4 else ""))
     for message in spoken:
         _check_rest(message, name, unread)
     return {speaker(message): _said(message, name, notes) for message in spoken}
