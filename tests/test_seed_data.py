@@ -1,4 +1,4 @@
-"""The seed set of a source: every unusable row is told, equal problems in one line, or counted where it is dropped."""
+"""The seed set of a source: every unusable row is lines, equal problems in one line, or counted where it is dropped."""
 
 import json
 import random
@@ -16,7 +16,7 @@ TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "reason"),
     [
         (b"not json", "not JSON (Expecting value)"),
         (b'{"prompt": "caf\xe9", "response": "x"}', "not UTF-8"),
@@ -35,15 +35,17 @@ TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
         (json.dumps({name: text.replace(" ", "\u00a0 ") for name, text in PAIR.items()}).encode(), "duplicate"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_told_with_its_line_and_counted_where_it_is_dropped(tmp_path, capsys, line, said):
+def test_a_row_that_cannot_be_used_is_told_with_its_line_and_counted_where_it_is_dropped(
+    tmp_path, capsys, line, reason
+):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(json.dumps(PAIR).encode() + b"\n\n" + line + b"\n")
     with pytest.raises(UserError, match=r"rows.jsonl: 1 of 2 rows cannot be used, each named above"):
         read(path)
-    assert capsys.readouterr().err == f"seed.path {path}, line 3: {said}\n"
+    assert capsys.readouterr().err == f"seed.path {path}, line 3: {reason}\n"
     tally = SeedTally()
     assert read(path, on_bad="drop", tally=tally) == [PAIR]
-    assert tally.counts(1)["dropped"] == {re.sub(r" \(.*", "", said): 1}
+    assert tally.counts(1)["dropped"] == {re.sub(r" \(.*", "", reason): 1}
     assert capsys.readouterr().err == ""
 
 
@@ -79,11 +81,11 @@ def test_different_problems_of_one_kind_are_a_line_each_only_at_first(tmp_path, 
     path.write_text(path.read_text() + "".join(f'{{"prompt": {number}, "response": "so"}}\n' for number in range(99)))
     with pytest.raises(UserError, match=r"198 of 199 rows cannot be used, each kind named above"):
         read(path)
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 22
-    assert told[1].endswith(", line 101: a number instead of text in the prompt (0)")
-    assert "line 121, 122" in told[-1]
-    assert told[-1].endswith(" and 69 more: a number instead of text in the prompt")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 22
+    assert lines[1].endswith(", line 101: a number instead of text in the prompt (0)")
+    assert "line 121, 122" in lines[-1]
+    assert lines[-1].endswith(" and 69 more: a number instead of text in the prompt")
 
 
 @pytest.mark.parametrize("on_bad", ["fail", "drop"])
@@ -105,8 +107,8 @@ def test_a_column_that_no_row_has_is_one_line_with_those_of_the_file(tmp_path, c
     path = written(tmp_path, name, [{"frage": "Why?", "antwort": f"so {number}"} for number in range(3)])
     with pytest.raises(UserError) as error:
         read(path, {"prompt": prompt, "response": "antwort"}, on_bad)
-    said = f"seed.path {path} has no column 'fraeg', its first row has frage, antwort; correct seed.columns"
-    assert str(error.value) == said
+    reason = f"seed.path {path} has no column 'fraeg', its first row has frage, antwort; correct seed.columns"
+    assert str(error.value) == reason
     assert capsys.readouterr().err == ""
 
 
@@ -159,15 +161,15 @@ def test_a_hub_data_set_is_read_from_the_cache_at_its_revision(hub_cache):
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "reason"),
     [
         ({"revision": "9" * 40}, r"seed\.hub: openai/gsm8k is not in the Hugging Face cache, and .* cannot be reached"),
         ({"split": "validation"}, r"seed\.hub: openai/gsm8k: .*; correct config or split"),
         ({"config": "socratic"}, r"seed\.hub: openai/gsm8k: .*; correct config or split"),
     ],
 )
-def test_a_hub_data_set_that_is_not_to_be_had_is_one_line(hub_cache, other, said):
-    with pytest.raises(UserError, match=said):
+def test_a_hub_data_set_that_is_not_to_be_had_is_one_line(hub_cache, other, reason):
+    with pytest.raises(UserError, match=reason):
         list(of_hub(HUB | other))
 
 

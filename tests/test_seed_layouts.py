@@ -148,7 +148,7 @@ def test_a_number_taken_for_that_of_a_choice_is_noted():
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "reason"),
     [
         ({"choices": ["Venus", "Mars"], "answer": "E"}, "the answer is none of the choices (E)"),
         ({"choices": ["Venus", "Mars"], "answer": 2}, "the answer is none of the choices (2)"),
@@ -167,10 +167,10 @@ def test_a_number_taken_for_that_of_a_choice_is_noted():
         ({"option1": "Venus", "option2": "Mars", "answer": "2"}, "'option1', 'option2' would be lost"),
     ],
 )
-def test_a_question_whose_choices_or_answer_are_not_plain_is_refused(row, said):
+def test_a_question_whose_choices_or_answer_are_not_plain_is_refused(row, reason):
     with pytest.raises(RowError) as error:
         read_row({"question": "Which is red?", **row})
-    assert str(error.value) == said
+    assert str(error.value) == reason
 
 
 LOST = {
@@ -237,7 +237,7 @@ def test_a_verdict_that_says_yes_or_no_is_used(field, good, bad):
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "reason"),
     [
         ({"content": "So.", "tool_calls": [{"id": 1}]}, "'messages.tool_calls' would be lost"),
         ({"content": None, "function_call": {"name": "f"}}, "'messages.function_call' would be lost"),
@@ -251,10 +251,10 @@ def test_a_verdict_that_says_yes_or_no_is_used(field, good, bad):
         ({"content": 7.5}, "a number instead of text in the messages (7.5)"),
     ],
 )
-def test_a_message_that_says_more_than_its_text_is_refused(message, said):
+def test_a_message_that_says_more_than_its_text_is_refused(message, reason):
     with pytest.raises(RowError) as error:
         read_row({"messages": [*turns("Why?", roles=["user"]), {"role": "assistant", **message}]})
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(reason)
 
 
 def test_the_content_of_a_message_may_be_text_parts():
@@ -263,7 +263,7 @@ def test_the_content_of_a_message_may_be_text_parts():
 
 
 @pytest.mark.parametrize(
-    ("messages", "said"),
+    ("messages", "reason"),
     [
         (turns("a", "b", "c", roles=("system", "user", "assistant")), "not a single turn (system, user, assistant)"),
         (turns("a", "b") * 3, "not a single turn (user, assistant, user, assistant, …)"),
@@ -277,14 +277,14 @@ def test_the_content_of_a_message_may_be_text_parts():
         ([{"system": "Be brief.", "input": "a", "output": "b"}], "'system' would be lost"),
     ],
 )
-def test_a_conversation_of_more_than_a_turn_is_refused(messages, said):
+def test_a_conversation_of_more_than_a_turn_is_refused(messages, reason):
     with pytest.raises(RowError) as error:
         read_row({"conversations": messages})
-    assert str(error.value) == said
+    assert str(error.value) == reason
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "reason"),
     [
         ({"prompt": "Why?", "instruction": "How?", "response": "So."}, "more than one prompt (prompt, instruction)"),
         ({"problem": "Why?", "solution": "Thus: so.", "answer": "so"}, "more than one response (solution, answer)"),
@@ -297,10 +297,10 @@ def test_a_conversation_of_more_than_a_turn_is_refused(messages, said):
         ({}, "no prompt and response (its fields are none)"),
     ],
 )  # fmt: skip
-def test_a_row_without_one_prompt_and_one_response_is_refused(row, said):
+def test_a_row_without_one_prompt_and_one_response_is_refused(row, reason):
     with pytest.raises(RowError) as error:
         read_row(row)
-    assert str(error.value) == said
+    assert str(error.value) == reason
 
 
 @pytest.mark.parametrize(
@@ -309,6 +309,9 @@ def test_a_row_without_one_prompt_and_one_response_is_refused(row, said):
         ({"frage": "Why?", "antwort": "So."}, "{prompt: frage, response: antwort}"),
         ({"prompt": "Why?", "chosen": "So.", "rejected": "No."}, "{prompt: prompt, response: chosen}"),
         ({"问题": "Why?", "回答": "So."}, '{prompt: "问题", response: "回答"}'),
+        ({"conversations": turns("Why?", roles=["user"]), "chosen": turns("So.", roles=["assistant"])},
+         "{prompt: conversations, response: chosen}"),
+        ({"id": Number("7"), "category": "math", "turns": ["Why?"]}, "{prompt: NAME, response: NAME}"),
         ({"0": "Why?", "1": "So."}, '{prompt: "0", response: "1"}'),
         ({"question": "Why?", "reply": "It is so.", "id": "7"}, "{prompt: question, response: reply}"),
         ({"question": "Why?", "reply": "It is so.", "other": "Or so."}, "{prompt: question, response: NAME}"),
@@ -420,27 +423,27 @@ scalars = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_
 values = st.recursive(
     scalars, lambda some: st.lists(some, max_size=3) | st.dictionaries(st.text(max_size=8), some), max_leaves=6
 )
-known = st.sampled_from(
+fields = st.sampled_from(
     "prompt instruction input context question messages conversations response output answer choices A B answerKey "
     "label chosen rejected score system tools role content from value".split()
 )
 records = st.dictionaries(
-    known | st.text(max_size=5), values | st.lists(st.dictionaries(known, values), max_size=3), max_size=6
+    fields | st.text(max_size=5), values | st.lists(st.dictionaries(fields, values), max_size=3), max_size=6
 )
-specs = known | st.lists(known, min_size=1, max_size=3) | st.just("{prompt} {question}")
+specs = fields | st.lists(fields, min_size=1, max_size=3) | st.just("{prompt} {question}")
 
 
 @given(
     row=records,
-    columns=st.none() | st.fixed_dictionaries({"prompt": specs, "response": specs, "ignore": st.lists(known)}),
+    columns=st.none() | st.fixed_dictionaries({"prompt": specs, "response": specs, "ignore": st.lists(fields)}),
 )
 @settings(max_examples=300, deadline=None)
 def test_any_row_is_a_pair_of_texts_or_refused_with_a_reason(row, columns):
     try:
         reading = read_row(row, columns)
     except RowError as problem:
-        said = str(problem)
-        assert said.isprintable() or said.isascii()
+        reason = str(problem)
+        assert reason.isprintable() or reason.isascii()
     else:
         assert reading.prompt.strip()
         assert reading.response.strip()

@@ -72,7 +72,7 @@ def _usable(
     """Each row's pair. Unusable rows and duplicates are counted and, with `on_bad: fail`, an error."""
     seen: set[int] = set()  # hashes of the pairs before
     problems, absent, first_row = Problems(source), set(column_names(columns) if columns else ()), None
-    for place, row in rows:
+    for where, row in rows:
         tally.rows += 1
         try:
             fields = _fields(row)
@@ -83,7 +83,7 @@ def _usable(
         except (RowError, RecursionError) as error:
             problem = error if isinstance(error, RowError) else RowError("nested too deeply")
             tally.drop(problem.reason)
-            problems.add(place, problem)
+            problems.add(where, problem)
         else:
             if reading.notes or reading.unread:
                 tally.note([*reading.notes, *(f"{shown(name)} not read" for name in reading.unread)])
@@ -124,7 +124,7 @@ class Problems:
         self._messages: Counter[str] = Counter()  # how many messages a reason has
         self._remedies: dict[str, str] = {}  # by reason, of the first row
 
-    def add(self, place: str, problem: RowError) -> None:
+    def add(self, where: str, problem: RowError) -> None:
         """Count a row's problem."""
         self.rows += 1
         message = str(problem)
@@ -134,7 +134,7 @@ class Problems:
         self._counts[message] += 1
         places = self._places.setdefault(message, [])
         if len(places) < PLACES:
-            places.append(place)
+            places.append(where)
         if problem.remedy and len(self._remedies) < REMEDIES:
             self._remedies.setdefault(problem.reason, problem.remedy)
 
@@ -155,9 +155,9 @@ class Problems:
 def _listed(places: list[str]) -> str:
     """line 2, 3, 5: places, with what is equal in a row only once."""
     listed, before = [], None
-    for place in places:
-        what, _, number = place.rpartition(" ")
-        listed.append(number if what == before else place)
+    for where in places:
+        what, _, number = where.rpartition(" ")
+        listed.append(number if what == before else where)
         before = what
     return ", ".join(listed)
 

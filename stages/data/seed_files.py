@@ -66,7 +66,7 @@ def _of_folder(folder: Path, what: str) -> Rows:
         )
     for path, name in zip(files, names, strict=True):
         if format_of(path) in READERS:
-            yield from ((f"{name}, {place}", row) for place, row in of_file(path, what))
+            yield from ((f"{name}, {where}", row) for where, row in of_file(path, what))
         else:
             yield name, RowError("a file of another kind in the folder")
 

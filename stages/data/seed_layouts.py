@@ -186,13 +186,14 @@ class _Row:
         if empty:
             return RowError(f"no text in the {empty[0]}")
         fields = f"its fields are {names(self.all_fields)}"
-        return RowError("no prompt and response", fields, f"name them, such as {self._likely_columns()}")
+        return RowError("no prompt and response", fields, f"name them, such as {self._likely_columns(what)}")
 
-    def _likely_columns(self) -> str:
+    def _likely_columns(self, missing: str) -> str:
         """A `seed.columns` with what was found of prompt and response, and with other texts if it is plain which."""
-        prompt, response = self._read_for("user"), self._read_for("assistant")
+        prompt = self._read_for("user") if missing == "response" else []
+        response = self._read_for("assistant") if missing == "prompt" else []
         chosen = [name for name in self.fields if plain(name) == "chosen"]
-        texts = [name for name, value in self.fields.items() if isinstance(value, str) and role(name) is None]
+        texts = [name for name, value in self.fields.items() if type(value) is str and role(name) is None]
         if prompt or response:
             texts = [name for name in texts if re.search(r"\s", self.fields[name].strip())]
         others = chosen or texts
@@ -269,8 +270,8 @@ class _Row:
             for name, value in self.fields.items()
             if name not in self.used and name not in ignored and not (has_chosen and plain(name) == "rejected")
         }
-        told = ("task", "response", "conversation", "key")
-        if lost := [name for name in rest if is_lost(name) and role(name) not in told]:
+        others = ("task", "response", "conversation", "key")
+        if lost := [name for name in rest if is_lost(name) and role(name) not in others]:
             raise RowError(f"{_quoted(lost)} would be lost", remedy=self._remedy(lost))
         if verdicts:
             self._check_verdicts(rest)
