@@ -63,6 +63,7 @@ def test_other_compressions_are_read_too(tmp_path, suffix, pack):
         json.dumps({"my seeds": [PAIR, OTHER]}),
         json.dumps({name: [PAIR[name], OTHER[name]] for name in PAIR}),
         json.dumps({name: {"0": PAIR[name], "1": OTHER[name]} for name in PAIR}),
+        json.dumps({"0": PAIR, "1": OTHER}),
     ],
 )
 def test_json_is_read_as_what_it_is_whatever_the_file_is_called(tmp_path, suffix, text):
@@ -332,6 +333,11 @@ def test_a_folder_with_several_splits_or_without_rows_is_told(tmp_path):
             "rows.tsv",
             b"How many roads must a man walk down before you call him a man, and why is it so many?\t42\n",
             "its first line does not look like the names of columns; add a header",
+        ),
+        (
+            "rows.csv",
+            "问题,回答\n为什么,因为\n".encode("gb18030"),
+            "rows.csv is not a csv file: its header is not UTF-8;",
         ),
         ("rows.csv", b'prompt,"resp\n', "rows.csv is not a csv file: its header: a wrong quote"),
         ("rows.xlsx", b"", "is none of .jsonl, .ndjson, .json, .csv, .tsv, .parquet; export the sheet as CSV"),

@@ -160,7 +160,10 @@ def test_a_number_taken_for_that_of_a_choice_is_noted():
         ({"choices": ARC, "answerKey": "B", "answer": "Venus"}, "more than one response (answerKey, answer)"),
         ({"choices": ARC, "answerKey": ""}, "no text in the answerKey"),
         ({"choices": "Venus, Mars", "answer": "B"}, "the choices are not a list of 2 to 26 answers"),
-        ({"choices": "['Venus', 'Mars']", "answer": "B"}, "the choices are not a list (a text that is not JSON)"),
+        (
+            {"choices": "['Venus', 'Mars']", "answer": "B"},
+            "a text that is no list in the choices (not JSON (Expecting value))",
+        ),
         ({"choices": ["Venus", ["Mars"]], "answer": "B"}, "a list instead of text in the choices"),
         ({"choices": ARC, "options": ["x", "y"], "answer": "B"}, "more than one set of choices (choices, options)"),
         ({"A": "Venus", "answer": "B"}, "'A' would be lost"),
@@ -270,8 +273,15 @@ def test_the_content_of_a_message_may_be_text_parts():
         (turns("a", "b", "c", roles=("user", "tool", "assistant")), "not a single turn (user, tool, assistant)"),
         (["a", "b", "c", "d"], "not a single turn (user, assistant, user, assistant)"),
         ([{"from": "human", "value": "a"}], "no prompt and response (its fields are conversations)"),
+        (
+            '[{"role": "user", "role": "assistant", "content": "a"}]',
+            "a text that is no list in the conversations (a field that stands twice (role))",
+        ),
         ("User: a", "conversations are not a list of role and content"),
-        ("[{'role': 'user'}]", "conversations are not a list of role and content (a text that is not JSON)"),
+        (
+            "[{'role': 'user'}]",
+            "a text that is no list in the conversations (not JSON (Expecting property name enclosed in double quotes))",
+        ),
         ([{"input": "a", "output": "b"}] * 2, "not a single turn (?, ?)"),
         ([1, 2], "conversations are not a list of role and content"),
         ([{"system": "Be brief.", "input": "a", "output": "b"}], "'system' would be lost"),

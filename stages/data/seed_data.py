@@ -33,7 +33,7 @@ class SeedTally(Tally):
 
     def note(self, remarks: Iterable[str]) -> None:
         """Count remarks on a row, each once."""
-        self.noted.update(set(remarks))
+        self.noted.update({shown(remark, 200) for remark in remarks})
 
 
 def pairs(
@@ -86,7 +86,7 @@ def _usable(
             problems.add(where, problem)
         else:
             if reading.notes or reading.unread:
-                tally.note([*reading.notes, *(f"{shown(name)} not read" for name in reading.unread)])
+                tally.note([*reading.notes, *(f"{name} not read" for name in reading.unread)])
             yield pair(reading)
     if absent and first_row:
         raise UserError(

@@ -334,4 +334,6 @@ def _one_or_list(columns: list[str]) -> str:
 
 
 def _yaml(columns: list[str]) -> str:
-    return ", ".join(name if _BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False) for name in columns)
+    return ", ".join(
+        name if _BARE.fullmatch(name) else json.dumps(name, ensure_ascii=not name.isprintable()) for name in columns
+    )
