@@ -23,6 +23,7 @@ TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
         (b"[1, 2]", "not a row of named fields"),
         (b'{"prompt": "Why?"}', "no prompt and response (its fields are prompt)"),
         (b'{"te\\u001bxt": "Why?"}', "no prompt and response (its fields are te\\x1bxt)"),
+        (b'{"prompt\\ud83d": "Why?", "answer\\ud83d": []}', "a list instead of text in the answer\\ud83d"),
         (b'{"prompt": "Why?", "response": "  "}', "no text in the response"),
         (b'{"prompt": "Why?", "response": true}', "a truth value instead of text in the response (True)"),
         (b'{"prompt": "Why?", "response": NaN}', "a number instead of text in the response (nan)"),

@@ -162,7 +162,7 @@ def test_a_number_taken_for_that_of_a_choice_is_noted():
         ({"choices": "Venus, Mars", "answer": "B"}, "the choices are not a list of 2 to 26 answers"),
         (
             {"choices": "['Venus', 'Mars']", "answer": "B"},
-            "a text that is no list in the choices (not JSON (Expecting value))",
+            "a text that is no list in the choices (not JSON",
         ),
         ({"choices": ["Venus", ["Mars"]], "answer": "B"}, "a list instead of text in the choices"),
         ({"choices": ARC, "options": ["x", "y"], "answer": "B"}, "more than one set of choices (choices, options)"),
@@ -173,7 +173,7 @@ def test_a_number_taken_for_that_of_a_choice_is_noted():
 def test_a_question_whose_choices_or_answer_are_not_plain_is_refused(row, reason):
     with pytest.raises(RowError) as error:
         read_row({"question": "Which is red?", **row})
-    assert str(error.value) == reason
+    assert str(error.value).startswith(reason)
 
 
 LOST = {
@@ -280,7 +280,7 @@ def test_the_content_of_a_message_may_be_text_parts():
         ("User: a", "conversations are not a list of role and content"),
         (
             "[{'role': 'user'}]",
-            "a text that is no list in the conversations (not JSON (Expecting property name enclosed in double quotes))",
+            "a text that is no list in the conversations (not JSON",
         ),
         ([{"input": "a", "output": "b"}] * 2, "not a single turn (?, ?)"),
         ([1, 2], "conversations are not a list of role and content"),
@@ -290,7 +290,7 @@ def test_the_content_of_a_message_may_be_text_parts():
 def test_a_conversation_of_more_than_a_turn_is_refused(messages, reason):
     with pytest.raises(RowError) as error:
         read_row({"conversations": messages})
-    assert str(error.value) == reason
+    assert str(error.value).startswith(reason)
 
 
 @pytest.mark.parametrize(
