@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from stages.core.errors import UserError
 from stages.core.records import Record, Tally, content_id
 from stages.core.rows import JudgeTrainingPair, Pair
+from stages.data.seed_columns import column_names
 from stages.data.seed_fields import names
-from stages.data.seed_layouts import Reading, column_names, read_row
+from stages.data.seed_layouts import Reading, read_row
 from stages.data.seed_source import RowError, Rows, shown
 from stages.data.seed_text import comparable
 
