@@ -20,7 +20,7 @@ from stages.core.prompts import ReviewPrompt
 from stages.core.records import Tally, content_id, counts_file, read, write, write_json
 from stages.core.rows import BenchmarkItem, JudgeTrainingPair, Pair, SeedRow, SftRow
 from stages.data.decontamination import HeldOut
-from stages.data.seed_data import chosen, judge_training_pairs, pairs, reasons
+from stages.data.seed_data import SeedTally, chosen, judge_training_pairs, pairs, reasons
 from stages.data.seed_files import of_file, of_hub
 from stages.data.words import mean_words
 
@@ -92,7 +92,7 @@ def main() -> None:
     items = (item["text"] for item in read(BENCHMARK, BenchmarkItem))
     benchmark = HeldOut(items, params["filter.benchmark_overlap"])
 
-    tally, judge_tally = Tally(0), Tally(0)
+    tally, judge_tally = SeedTally(), SeedTally()
     rows = of_hub(settings["hub"]) if settings["hub"] else of_file(Path(settings["path"]), "seed.path")
     usable = pairs(rows, source, tally, settings["columns"], settings["on_bad"])
     seed = seed_set(not_in_benchmark(usable, benchmark, tally), settings["limit"], settings["random_state"], tally)

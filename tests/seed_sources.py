@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.core.records import Tally
-from stages.data.seed_data import pairs
+from stages.data.seed_data import SeedTally, pairs
 from stages.data.seed_files import of_file
 
 
 def read(path: Path, columns=None, on_bad="fail", tally=None):
     """The pairs of a seed file."""
-    return list(pairs(of_file(path, "seed.path"), f"seed.path {path}", tally or Tally(0), columns, on_bad))
+    return list(pairs(of_file(path, "seed.path"), f"seed.path {path}", tally or SeedTally(), columns, on_bad))
 
 
 def written(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:

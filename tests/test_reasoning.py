@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from stages.core.errors import UserError
 from stages.core.prompts import verdict_rule
-from stages.core.records import Tally
 from stages.core.verdict import Part, Verdict
-from stages.data.seed_data import judge_training_pairs, pairs
+from stages.data.seed_data import SeedTally, judge_training_pairs, pairs
 from stages.data.seed_files import of_file
 from stages.evaluation import harness
 from stages.evaluation.answers import answer_key
@@ -198,16 +197,16 @@ def test_a_seed_whose_response_has_reasoning_is_refused(tmp_path, capsys):
     good = {"prompt": "What is <think>?", "response": "The tag `<think>` begins it."}
     bad = {"prompt": "Why?", "response": "<think>\nHm.\n</think>\n\nBecause."}
     path.write_text("".join(json.dumps(row) + "\n" for row in (good, bad)))
-    tally = Tally(0)
+    tally = SeedTally()
     assert list(pairs(of_file(path, "seed.path"), "seeds", tally, on_bad="drop")) == [good]
     assert tally.dropped == {"reasoning in the response": 1}
     with pytest.raises(UserError, match="1 of 2 rows cannot be used"):
-        list(pairs(of_file(path, "seed.path"), "seeds", Tally(0)))
+        list(pairs(of_file(path, "seed.path"), "seeds", SeedTally()))
     assert "line 2: reasoning in the response (only the answer behind it is learnt" in capsys.readouterr().err
 
 
 def test_a_judge_does_not_learn_reasoning_either(tmp_path):
-    path, tally = tmp_path / "reviews.jsonl", Tally(0)
+    path, tally = tmp_path / "reviews.jsonl", SeedTally()
     good = {"prompt": "Why?", "response": "So.", "review": VERDICT}
     bad = good | {"prompt": "How?", "review": f"<think>Hm.</think>{VERDICT}"}
     path.write_text("".join(json.dumps(row) + "\n" for row in (good, bad)))

@@ -63,6 +63,7 @@ def test_other_compressions_are_read_too(tmp_path, suffix, pack):
         json.dumps({"my seeds": [PAIR, OTHER]}),
         json.dumps({name: [PAIR[name], OTHER[name]] for name in PAIR}),
         json.dumps({name: {"0": PAIR[name], "1": OTHER[name]} for name in PAIR}),
+        json.dumps({"0": PAIR, "1": OTHER}),
     ],
 )
 def test_json_is_read_as_what_it_is_whatever_the_file_is_called(tmp_path, suffix, text):
@@ -81,15 +82,15 @@ def test_a_single_json_object_is_a_row(tmp_path, row, indent):
 
 
 @pytest.mark.parametrize(
-    ("document", "said"),
+    ("document", "reason"),
     [
         ({"train": [PAIR], "test": [OTHER]}, "it holds several lists of rows, train, test; keep one of them"),
         ({"prompt": ["a", "b"], "response": ["c"]}, "its columns prompt, response differ in length"),
     ],
 )
-def test_a_json_object_that_holds_no_one_table_is_told(tmp_path, document, said):
+def test_a_json_object_that_holds_no_one_table_is_told(tmp_path, document, reason):
     (tmp_path / "rows.json").write_text(json.dumps(document))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=reason):
         rows(tmp_path / "rows.json")
 
 
@@ -259,15 +260,15 @@ def test_blanks_around_names_and_after_commas_are_no_part_of_them(tmp_path):
     assert read(tmp_path / "rows.csv") == [{"prompt": "Why?", "response": "so"}]
 
 
-@pytest.mark.parametrize(("mark", "said"), [(";", "';'"), ("\t", "tabs"), ("|", "'|'")])
+@pytest.mark.parametrize(("mark", "reason"), [(";", "';'"), ("\t", "tabs"), ("|", "'|'")])
 @pytest.mark.parametrize("quote", ["", '"'])
-def test_a_csv_file_with_another_separator_is_one_line_that_names_it(tmp_path, mark, said, quote):
+def test_a_csv_file_with_another_separator_is_one_line_that_names_it(tmp_path, mark, reason, quote):
     path = tmp_path / "rows.csv"
     path.write_text("".join(f"{quote}{a}{quote}{mark}{b}\n" for a, b in (("prompt", "response"), ("Why, then?", "so"))))
     with pytest.raises(UserError) as error:
         rows(path)
-    said = f"its header looks separated by {said} where commas should be; save it again"
-    assert str(error.value) == f"seed.path {path} is not a csv file: {said}"
+    reason = f"its header looks separated by {reason} where commas should be; save it again"
+    assert str(error.value) == f"seed.path {path} is not a csv file: {reason}"
 
 
 def test_a_csv_file_may_have_another_separator_in_a_columns_name(tmp_path):
@@ -297,12 +298,12 @@ def test_values_of_a_parquet_file_that_are_no_texts_are_refused_only_where_they_
 def test_the_files_of_a_folder_are_read_by_name_each_row_with_its_file(tmp_path):
     written(tmp_path, "b.csv", [OTHER])
     written(tmp_path, "a.jsonl", [PAIR])
-    for name in ("README.md", ".hidden.jsonl", "LICENSE"):
+    for name in ("README.md", ".hidden.jsonl", "LICENSE", "dataset_infos.json"):
         (tmp_path / name).write_text("{}")
     (tmp_path / "notes.txt").write_text("")
-    found = list(of_file(tmp_path, "seed.path"))
-    assert found[:2] == [("a.jsonl, line 1", PAIR), ("b.csv, line 2", OTHER)]
-    assert (found[2][0], found[2][1].reason) == ("notes.txt", "a file of another kind in the folder")
+    placed = list(of_file(tmp_path, "seed.path"))
+    assert placed[:2] == [("a.jsonl, line 1", PAIR), ("b.csv, line 2", OTHER)]
+    assert (placed[2][0], placed[2][1].reason) == ("notes.txt", "a file of another kind in the folder")
 
 
 def test_a_folder_with_several_splits_or_without_rows_is_told(tmp_path):
@@ -317,7 +318,7 @@ def test_a_folder_with_several_splits_or_without_rows_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "reason"),
     [
         ("rows.parquet", b"not parquet", "rows.parquet is not a parquet file: "),
         ("rows.parquet", b"", "rows.parquet is not a parquet file: "),
@@ -333,6 +334,11 @@ def test_a_folder_with_several_splits_or_without_rows_is_told(tmp_path):
             b"How many roads must a man walk down before you call him a man, and why is it so many?\t42\n",
             "its first line does not look like the names of columns; add a header",
         ),
+        (
+            "rows.csv",
+            "问题,回答\n为什么,因为\n".encode("gb18030"),
+            "rows.csv is not a csv file: its header is not UTF-8;",
+        ),
         ("rows.csv", b'prompt,"resp\n', "rows.csv is not a csv file: its header: a wrong quote"),
         ("rows.xlsx", b"", "is none of .jsonl, .ndjson, .json, .csv, .tsv, .parquet; export the sheet as CSV"),
         ("rows.zip", b"", "; unpack it"),
@@ -340,10 +346,10 @@ def test_a_folder_with_several_splits_or_without_rows_is_told(tmp_path):
         ("rows.jsonl", None, "rows.jsonl does not exist; create it or correct the path"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, said):
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, reason):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=re.escape(said)) as error:
+    with pytest.raises(UserError, match=re.escape(reason)) as error:
         rows(tmp_path / name)
     assert "\n" not in str(error.value)
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -147,7 +148,7 @@ def test_a_number_taken_for_that_of_a_choice_is_noted():
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "reason"),
     [
         ({"choices": ["Venus", "Mars"], "answer": "E"}, "the answer is none of the choices (E)"),
         ({"choices": ["Venus", "Mars"], "answer": 2}, "the answer is none of the choices (2)"),
@@ -159,17 +160,20 @@ def test_a_number_taken_for_that_of_a_choice_is_noted():
         ({"choices": ARC, "answerKey": "B", "answer": "Venus"}, "more than one response (answerKey, answer)"),
         ({"choices": ARC, "answerKey": ""}, "no text in the answerKey"),
         ({"choices": "Venus, Mars", "answer": "B"}, "the choices are not a list of 2 to 26 answers"),
-        ({"choices": "['Venus', 'Mars']", "answer": "B"}, "the choices are not a list (a text that is not JSON)"),
+        (
+            {"choices": "['Venus', 'Mars']", "answer": "B"},
+            "a text that is no list in the choices (not JSON",
+        ),
         ({"choices": ["Venus", ["Mars"]], "answer": "B"}, "a list instead of text in the choices"),
         ({"choices": ARC, "options": ["x", "y"], "answer": "B"}, "more than one set of choices (choices, options)"),
         ({"A": "Venus", "answer": "B"}, "'A' would be lost"),
         ({"option1": "Venus", "option2": "Mars", "answer": "2"}, "'option1', 'option2' would be lost"),
     ],
 )
-def test_a_question_whose_choices_or_answer_are_not_plain_is_refused(row, said):
+def test_a_question_whose_choices_or_answer_are_not_plain_is_refused(row, reason):
     with pytest.raises(RowError) as error:
         read_row({"question": "Which is red?", **row})
-    assert str(error.value) == said
+    assert str(error.value).startswith(reason)
 
 
 LOST = {
@@ -236,7 +240,7 @@ def test_a_verdict_that_says_yes_or_no_is_used(field, good, bad):
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "reason"),
     [
         ({"content": "So.", "tool_calls": [{"id": 1}]}, "'messages.tool_calls' would be lost"),
         ({"content": None, "function_call": {"name": "f"}}, "'messages.function_call' would be lost"),
@@ -250,10 +254,10 @@ def test_a_verdict_that_says_yes_or_no_is_used(field, good, bad):
         ({"content": 7.5}, "a number instead of text in the messages (7.5)"),
     ],
 )
-def test_a_message_that_says_more_than_its_text_is_refused(message, said):
+def test_a_message_that_says_more_than_its_text_is_refused(message, reason):
     with pytest.raises(RowError) as error:
         read_row({"messages": [*turns("Why?", roles=["user"]), {"role": "assistant", **message}]})
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(reason)
 
 
 def test_the_content_of_a_message_may_be_text_parts():
@@ -262,27 +266,35 @@ def test_the_content_of_a_message_may_be_text_parts():
 
 
 @pytest.mark.parametrize(
-    ("messages", "said"),
+    ("messages", "reason"),
     [
         (turns("a", "b", "c", roles=("system", "user", "assistant")), "not a single turn (system, user, assistant)"),
         (turns("a", "b") * 3, "not a single turn (user, assistant, user, assistant, …)"),
         (turns("a", "b", "c", roles=("user", "tool", "assistant")), "not a single turn (user, tool, assistant)"),
         (["a", "b", "c", "d"], "not a single turn (user, assistant, user, assistant)"),
         ([{"from": "human", "value": "a"}], "no prompt and response (its fields are conversations)"),
+        (
+            '[{"role": "user", "role": "assistant", "content": "a"}]',
+            "a text that is no list in the conversations (a field that stands twice (role))",
+        ),
         ("User: a", "conversations are not a list of role and content"),
-        ("[{'role': 'user'}]", "conversations are not a list of role and content (a text that is not JSON)"),
+        (
+            "[{'role': 'user'}]",
+            "a text that is no list in the conversations (not JSON",
+        ),
+        ([{"input": "a", "output": "b"}] * 2, "not a single turn (?, ?)"),
         ([1, 2], "conversations are not a list of role and content"),
         ([{"system": "Be brief.", "input": "a", "output": "b"}], "'system' would be lost"),
     ],
 )
-def test_a_conversation_of_more_than_a_turn_is_refused(messages, said):
+def test_a_conversation_of_more_than_a_turn_is_refused(messages, reason):
     with pytest.raises(RowError) as error:
         read_row({"conversations": messages})
-    assert str(error.value) == said
+    assert str(error.value).startswith(reason)
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "reason"),
     [
         ({"prompt": "Why?", "instruction": "How?", "response": "So."}, "more than one prompt (prompt, instruction)"),
         ({"problem": "Why?", "solution": "Thus: so.", "answer": "so"}, "more than one response (solution, answer)"),
@@ -295,10 +307,10 @@ def test_a_conversation_of_more_than_a_turn_is_refused(messages, said):
         ({}, "no prompt and response (its fields are none)"),
     ],
 )  # fmt: skip
-def test_a_row_without_one_prompt_and_one_response_is_refused(row, said):
+def test_a_row_without_one_prompt_and_one_response_is_refused(row, reason):
     with pytest.raises(RowError) as error:
         read_row(row)
-    assert str(error.value) == said
+    assert str(error.value) == reason
 
 
 @pytest.mark.parametrize(
@@ -307,6 +319,9 @@ def test_a_row_without_one_prompt_and_one_response_is_refused(row, said):
         ({"frage": "Why?", "antwort": "So."}, "{prompt: frage, response: antwort}"),
         ({"prompt": "Why?", "chosen": "So.", "rejected": "No."}, "{prompt: prompt, response: chosen}"),
         ({"问题": "Why?", "回答": "So."}, '{prompt: "问题", response: "回答"}'),
+        ({"conversations": turns("Why?", roles=["user"]), "chosen": turns("So.", roles=["assistant"])},
+         "{prompt: conversations, response: chosen}"),
+        ({"id": Number("7"), "category": "math", "turns": ["Why?"]}, "{prompt: NAME, response: NAME}"),
         ({"0": "Why?", "1": "So."}, '{prompt: "0", response: "1"}'),
         ({"question": "Why?", "reply": "It is so.", "id": "7"}, "{prompt: question, response: reply}"),
         ({"question": "Why?", "reply": "It is so.", "other": "Or so."}, "{prompt: question, response: NAME}"),
@@ -316,12 +331,15 @@ def test_a_row_without_one_prompt_and_one_response_is_refused(row, said):
          '{prompt: prompt, response: response, ignore: ["score 1", rank]}'),
     ],
 )  # fmt: skip
-def test_the_columns_that_would_read_a_refused_row_are_named_and_do(row, columns):
+def test_the_columns_that_would_read_a_refused_row_are_named_and_do(tmp_path, row, columns):
     with pytest.raises(RowError) as error:
         read_row(row)
     assert f"seed.columns={columns}" in error.value.remedy
     if "NAME" not in columns:
-        assert pair(row, yaml.safe_load(columns))[1] in ("So.", "It is so.")
+        params = tmp_path / "params.yaml"
+        params.write_text("seed: {columns: null}")
+        apply_overrides(params, [f"seed.columns={columns}"])  # as after -S of dvc exp run
+        assert pair(row, yaml.safe_load(params.read_text())["seed"]["columns"])[1] in ("So.", "It is so.")
 
 
 def test_fields_of_no_known_meaning_are_no_obstacle_and_are_named():
@@ -381,6 +399,9 @@ def test_what_belongs_to_the_question_is_not_lost_by_columns_either_unless_it_is
     columns = {"prompt": "instruction", "response": "response"}
     with pytest.raises(RowError, match="'context' would be lost"):
         read_row(dolly, columns)
+    with pytest.raises(RowError) as error:
+        read_row({"messages": turns("Why?", "So."), "rank": 1}, {"prompt": "messages", "response": "messages"})
+    assert error.value.remedy.endswith("seed.columns={prompt: messages, response: messages, ignore: [rank]}")
     with pytest.raises(RowError, match="'score' judges the row"):
         read_row(dolly, columns | {"ignore": ["context"]})
     reading = read_row(dolly, columns | {"ignore": ["context", "score"]})
@@ -412,27 +433,27 @@ scalars = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_
 values = st.recursive(
     scalars, lambda some: st.lists(some, max_size=3) | st.dictionaries(st.text(max_size=8), some), max_leaves=6
 )
-known = st.sampled_from(
+fields = st.sampled_from(
     "prompt instruction input context question messages conversations response output answer choices A B answerKey "
     "label chosen rejected score system tools role content from value".split()
 )
 records = st.dictionaries(
-    known | st.text(max_size=5), values | st.lists(st.dictionaries(known, values), max_size=3), max_size=6
+    fields | st.text(max_size=5), values | st.lists(st.dictionaries(fields, values), max_size=3), max_size=6
 )
-specs = known | st.lists(known, min_size=1, max_size=3) | st.just("{prompt} {question}")
+specs = fields | st.lists(fields, min_size=1, max_size=3) | st.just("{prompt} {question}")
 
 
 @given(
     row=records,
-    columns=st.none() | st.fixed_dictionaries({"prompt": specs, "response": specs, "ignore": st.lists(known)}),
+    columns=st.none() | st.fixed_dictionaries({"prompt": specs, "response": specs, "ignore": st.lists(fields)}),
 )
 @settings(max_examples=300, deadline=None)
 def test_any_row_is_a_pair_of_texts_or_refused_with_a_reason(row, columns):
     try:
         reading = read_row(row, columns)
     except RowError as problem:
-        said = str(problem)
-        assert said.isprintable() or said.isascii()
+        reason = str(problem)
+        assert reason.isprintable() or reason.isascii()
     else:
         assert reading.prompt.strip()
         assert reading.response.strip()

@@ -109,7 +109,7 @@ def test_other_texts_with_brackets_stay_whole(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
         ("<s>either struck out or marked</s>", "'<s>' and '</s>' around a text"),
         ("<|im_start|>user\nWhy?<|im_end|>", "a rendered chat template in the answer"),
@@ -129,10 +129,10 @@ def test_other_texts_with_brackets_stay_whole(text):
         ("a" * (LONGEST + 1), "absurdly long answer"),
     ],
 )
-def test_a_text_that_is_more_or_less_than_a_response_is_refused(text, said):
+def test_a_text_that_is_more_or_less_than_a_response_is_refused(text, reason):
     with pytest.raises(RowError) as error:
         response_text(text, "answer", [])
-    assert error.value.reason == said
+    assert error.value.reason == reason
 
 
 @pytest.mark.parametrize(

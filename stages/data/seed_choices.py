@@ -7,11 +7,11 @@
 Raises `RowError` where the choices or the right one are not plain.
 """
 
-import json
 import re
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from stages.data.seed_json import list_in_text
 from stages.data.seed_source import Number, RowError
 from stages.data.seed_text import field_text, is_empty, response_text
 
@@ -32,12 +32,7 @@ class Choice(NamedTuple):
 
 def choices_of_field(value: Any, name: str, notes: list[str]) -> list[Choice]:
     """The choices in a field. Raises `RowError` if it has none, or one has no text."""
-    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):  # in a field of a CSV file
-        try:
-            value = json.loads(value, parse_float=Number, parse_int=Number)
-        except (ValueError, RecursionError):
-            raise RowError(f"the {name} are not a list", "a text that is not JSON") from None
-    labels, texts = _labels_and_texts(value)
+    labels, texts = _labels_and_texts(list_in_text(value, name))
     well_labelled = not labels or (len(labels) == len(texts) and all(map(_is_label, labels)))
     if not 2 <= len(texts) <= len(LETTERS) or not well_labelled:
         raise RowError(f"the {name} are not a list of 2 to {len(LETTERS)} answers")

@@ -71,6 +71,8 @@ def checked_names(header: list[str] | RowError) -> list[str]:
     if isinstance(header, RowError):
         raise ValueError(f"its header: {header}")
     names = [name.strip() or f"column {number}" for number, name in enumerate(header, 1)]
+    if any("\udc80" <= character <= "\udcff" for name in names for character in name):
+        raise ValueError("its header is not UTF-8")
     if max(map(len, names), default=0) > LONGEST_NAME:
         raise ValueError("its first line does not look like the names of columns; add a header")
     if twice := [name for name, times in Counter(names).items() if times > 1]:

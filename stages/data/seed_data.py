@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from stages.core.errors import UserError
 from stages.core.records import Record, Tally, content_id
 from stages.core.rows import JudgeTrainingPair, Pair
+from stages.data.seed_columns import column_names
 from stages.data.seed_fields import names
-from stages.data.seed_layouts import Reading, column_names, read_row
+from stages.data.seed_layouts import Reading, read_row
 from stages.data.seed_source import RowError, Rows, shown
 from stages.data.seed_text import comparable
 
@@ -24,7 +25,21 @@ REASONS, REMEDIES = 12, 2  # in the line that sums up
 SomePair = TypeVar("SomePair", bound=Pair)
 
 
-def pairs(rows: Rows, source: str, tally: Tally, columns: Record | None = None, on_bad: str = "fail") -> Iterator[Pair]:
+class SeedTally(Tally):
+    """Counts the rows of a source, and what else there is to tell about those that are used."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.noted: Counter[str] = Counter()  # rows by remark
+
+    def note(self, remarks: Iterable[str]) -> None:
+        """Count remarks on a row, each once."""
+        self.noted.update({shown(remark, 200) for remark in remarks})
+
+
+def pairs(
+    rows: Rows, source: str, tally: SeedTally, columns: Record | None = None, on_bad: str = "fail"
+) -> Iterator[Pair]:
     """The pair of each usable row; the tally counts the others.
 
     `columns`: seed.columns of params.yaml, None to detect the layout. Raises `UserError` if no row has one of them, or
@@ -37,7 +52,7 @@ def pairs(rows: Rows, source: str, tally: Tally, columns: Record | None = None, 
     yield from _usable(rows, lambda fields: read_row(fields, columns), pair, source, tally, on_bad, columns)
 
 
-def judge_training_pairs(rows: Rows, source: str, tally: Tally, on_bad: str) -> Iterator[JudgeTrainingPair]:
+def judge_training_pairs(rows: Rows, source: str, tally: SeedTally, on_bad: str) -> Iterator[JudgeTrainingPair]:
     """Like `pairs`, each with its `review`."""
 
     def pair(reading: Reading) -> JudgeTrainingPair:
@@ -51,14 +66,14 @@ def _usable(
     parse: Callable[[Record], Reading],
     pair: Callable[[Reading], SomePair],
     source: str,
-    tally: Tally,
+    tally: SeedTally,
     on_bad: str,
     columns: Record | None = None,
 ) -> Iterator[SomePair]:
     """Each row's pair. Unusable rows and duplicates are counted and, with `on_bad: fail`, an error."""
     seen: set[int] = set()  # hashes of the pairs before
     problems, absent, first_row = Problems(source), set(column_names(columns) if columns else ()), None
-    for place, row in rows:
+    for where, row in rows:
         tally.rows += 1
         try:
             fields = _fields(row)
@@ -69,10 +84,10 @@ def _usable(
         except (RowError, RecursionError) as error:
             problem = error if isinstance(error, RowError) else RowError("nested too deeply")
             tally.drop(problem.reason)
-            problems.add(place, problem)
+            problems.add(where, problem)
         else:
             if reading.notes or reading.unread:
-                tally.note([*reading.notes, *(f"{shown(name)} not read" for name in reading.unread)])
+                tally.note([*reading.notes, *(f"{name} not read" for name in reading.unread)])
             yield pair(reading)
     if absent and first_row:
         raise UserError(
@@ -110,7 +125,7 @@ class Problems:
         self._messages: Counter[str] = Counter()  # how many messages a reason has
         self._remedies: dict[str, str] = {}  # by reason, of the first row
 
-    def add(self, place: str, problem: RowError) -> None:
+    def add(self, where: str, problem: RowError) -> None:
         """Count a row's problem."""
         self.rows += 1
         message = str(problem)
@@ -120,11 +135,11 @@ class Problems:
         self._counts[message] += 1
         places = self._places.setdefault(message, [])
         if len(places) < PLACES:
-            places.append(place)
+            places.append(where)
         if problem.remedy and len(self._remedies) < REMEDIES:
             self._remedies.setdefault(problem.reason, problem.remedy)
 
-    def error(self, tally: Tally) -> UserError:
+    def error(self, tally: SeedTally) -> UserError:
         """Print a line for each problem; returns the error that sums them up."""
         for message, count in self._counts.items():
             more = f" and {count - PLACES:,} more" if count > PLACES else ""
@@ -141,9 +156,9 @@ class Problems:
 def _listed(places: list[str]) -> str:
     """line 2, 3, 5: places, with what is equal in a row only once."""
     listed, before = [], None
-    for place in places:
-        what, _, number = place.rpartition(" ")
-        listed.append(number if what == before else place)
+    for where in places:
+        what, _, number = where.rpartition(" ")
+        listed.append(number if what == before else where)
         before = what
     return ", ".join(listed)
 

@@ -19,6 +19,7 @@ from stages.data.seed_source import OPENERS, RowError, Rows, format_of, open_fil
 from stages.models import hub
 
 BATCH = 1000  # rows of a Parquet file at once
+ABOUT = {"readme", "license", "licence", "dataset_info", "dataset_infos"}  # files about a data set
 ADVICE = {
     **dict.fromkeys((".zip", ".tar", ".zst", ".7z"), "unpack it"),
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "export the sheet as CSV"),
@@ -52,7 +53,7 @@ def _reason(error: Exception) -> str:
 
 
 def _of_folder(folder: Path, what: str) -> Rows:
-    """The rows of a folder's files by name; hidden files, README and licence are passed over."""
+    """The rows of a folder's files by name; hidden files and those about them are passed over."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and _may_hold_rows(path.relative_to(folder)))
     names = [str(path.relative_to(folder)) for path in files]
     if not any(format_of(path) in READERS for path in files):
@@ -65,14 +66,14 @@ def _of_folder(folder: Path, what: str) -> Rows:
         )
     for path, name in zip(files, names, strict=True):
         if format_of(path) in READERS:
-            yield from ((f"{name}, {place}", row) for place, row in of_file(path, what))
+            yield from ((f"{name}, {where}", row) for where, row in of_file(path, what))
         else:
             yield name, RowError("a file of another kind in the folder")
 
 
 def _may_hold_rows(path: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.parts)
-    return not hidden and path.suffix.lower() != ".md" and path.stem.upper() not in ("README", "LICENSE", "LICENCE")
+    return not hidden and path.suffix.lower() != ".md" and path.stem.lower() not in ABOUT
 
 
 def of_hub(settings: dict[str, Any]) -> Rows:

@@ -91,15 +91,32 @@ def _is_json(line: bytes) -> bool:
 def _parsed(line: bytes) -> Any:
     """The value of a line of JSON Lines, or a `RowError`."""
     try:
-        return _DECODER.decode(line.decode("utf-8-sig"))
+        return json_value(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
         return RowError("not UTF-8")
-    except json.JSONDecodeError as error:
-        return RowError("not JSON", error.msg)
-    except RecursionError:
-        return RowError("nested too deeply")
     except RowError as problem:
         return problem
+
+
+def json_value(text: str) -> Any:
+    """The value of a JSON text, its numbers as they are written. Raises `RowError` if it is none."""
+    try:
+        return _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise RowError("not JSON", error.msg) from None
+    except RecursionError:
+        raise RowError("nested too deeply") from None
+
+
+def list_in_text(value: Any, name: str) -> Any:
+    """The list in a field of a CSV file, where it is JSON in a text; any other value as it is. Raises `RowError` for
+    brackets that are no JSON, such as Python's."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return json_value(value)
+    except RowError as problem:
+        raise RowError(f"a text that is no list in the {name}", str(problem)) from None
 
 
 def _document(text: str) -> Iterator[Any]:
@@ -161,9 +178,12 @@ def _rows_of(document: Any) -> list[Any]:
     if named or (lists and len(document) == 1):
         return list(lists[named[0]] if named else next(iter(lists.values())))
     columns = list(document.values())
-    if columns and all(isinstance(column, dict) and all(key.isdigit() for key in column) for column in columns):
-        columns = [list(column.values()) for column in columns]  # as pandas writes them
-    elif not _are_columns(columns):
+    if columns and all(isinstance(column, dict) for column in columns):  # as pandas writes tables
+        if all(map(str.isdigit, document)):
+            return columns
+        if all(key.isdigit() for column in columns for key in column):
+            columns = [list(column.values()) for column in columns]
+    if not _are_columns(columns):
         return [document]
     if len({len(column) for column in columns}) > 1:
         raise ValueError(f"its columns {', '.join(map(shown, document))} differ in length")

@@ -9,7 +9,6 @@ line as "A. …", each set apart by a blank line. Nothing of it is lost in silen
 field that belongs to the question, or a verdict on itself. What other fields it has is told.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,14 +16,13 @@ from typing import Any
 
 from stages.core.records import Record
 from stages.data.seed_choices import Choice, choices_of_field, labelled, right_answer
+from stages.data.seed_columns import composed, ignored, names_in, proposed
 from stages.data.seed_fields import Role, by_role, filled, is_lost, names, option_label, plain, role, verdict_against
 from stages.data.seed_messages import Turns, are_messages, messages_of, speaker, turns_of
 from stages.data.seed_source import RowError, shown
 from stages.data.seed_text import context_text, field_text, need_no_reasoning, response_text
 
 TEXTS: set[Role | None] = {"task", "context", "response", None}  # the kinds of fields in most rows
-_BARE = re.compile(r"(?!(?:true|false|null|yes|no|on|off|y|n)$)[a-z_]\w*", re.ASCII | re.IGNORECASE)  # in YAML and -S
-TEMPLATE_FIELD = re.compile(r"\{([^{}]+)\}")
 
 
 @dataclass
@@ -44,22 +42,8 @@ def read_row(fields: Record, columns: Record | None = None, with_review: bool = 
     row = _Row(fields)
     prompt, response = row.by_columns(columns) if columns else row.by_layout()
     review = row.review() if with_review else None
-    row.check_rest(set(_ignored(columns)), verdicts=not with_review)
+    row.check_rest(set(ignored(columns)), verdicts=not with_review)
     return Reading(prompt, response, review, row.unread(), row.notes)
-
-
-def column_names(columns: Record) -> list[str]:
-    """The names of all columns in `seed.columns`."""
-    return [*_names_in(columns["prompt"]), *_names_in(columns["response"]), *_ignored(columns)]
-
-
-def _ignored(columns: Record | None) -> list[str]:
-    return columns.get("ignore", []) if columns else []
-
-
-def _names_in(columns: str | list[str]) -> list[str]:
-    """The columns of a prompt or response: a name, several, or those of a template."""
-    return columns if isinstance(columns, list) else TEMPLATE_FIELD.findall(columns) or [columns]
 
 
 class _Row:
@@ -127,7 +111,10 @@ class _Row:
         """Add a field to the prompts or responses; if it holds messages, what each one says."""
         seen, value = name in self.used, self._use(name, whose)
         if role(name) == "conversation" or are_messages(value):
-            turns = {} if seen else self._turns(value, name)  # seen: named for the prompt and for the response
+            if seen:  # named for the prompt and for the response
+                self.used[name] = "both"
+                return
+            turns = self._turns(value, name)
             prompts |= {name: turns["user"]} if "user" in turns else {}
             responses |= {name: turns["assistant"]} if "assistant" in turns else {}
         elif whose == "user":
@@ -172,7 +159,7 @@ class _Row:
         if len(texts) > 1 and len(set(texts.values())) > 1:
             first, task, answer = next(iter(texts)), self._with_role("task"), self._with_role("response")
             prompt, response = ([first], answer) if what == "prompt" else (task, [first])
-            remedy = f"name the one to read, such as {_columns(prompt[:1], response[:1])}"
+            remedy = f"name the one to read, such as {proposed(prompt[:1], response[:1])}"
             raise RowError(f"more than one {what}", names(texts), remedy)
         return next(iter(texts.values()))
 
@@ -183,19 +170,20 @@ class _Row:
         if empty:
             return RowError(f"no text in the {empty[0]}")
         fields = f"its fields are {names(self.all_fields)}"
-        return RowError("no prompt and response", fields, f"name them, such as {self._likely_columns()}")
+        return RowError("no prompt and response", fields, f"name them, such as {self._likely_columns(what)}")
 
-    def _likely_columns(self) -> str:
+    def _likely_columns(self, missing: str) -> str:
         """A `seed.columns` with what was found of prompt and response, and with other texts if it is plain which."""
-        prompt, response = self._read_for("user"), self._read_for("assistant")
+        prompt = self._read_for("user") if missing == "response" else []
+        response = self._read_for("assistant") if missing == "prompt" else []
         chosen = [name for name in self.fields if plain(name) == "chosen"]
-        texts = [name for name, value in self.fields.items() if isinstance(value, str) and role(name) is None]
+        texts = [name for name, value in self.fields.items() if type(value) is str and role(name) is None]
         if prompt or response:
             texts = [name for name in texts if re.search(r"\s", self.fields[name].strip())]
         others = chosen or texts
         if len(others) == (not prompt) + (not response):
             prompt, response = prompt or others[:1], response or others[-1:]
-        return _columns(prompt, response)
+        return proposed(prompt, response)
 
     def _read_for(self, whose: str) -> list[str]:
         """The fields that the prompt or response was read from; of several that say the same, the first one."""
@@ -209,7 +197,7 @@ class _Row:
         prompts: Turns = {}  # by field
         responses: Turns = {}
         choices: list[Choice] = []
-        questions, answers = _names_in(columns["prompt"]), _names_in(columns["response"])
+        questions, answers = names_in(columns["prompt"]), names_in(columns["response"])
         prompt = self._composed(columns["prompt"], "user", prompts, responses, choices)
         if choices and len(answers) == 1 and answers[0] in self.fields:
             response = right_answer(self._use(answers[0], "assistant"), answers[0], choices, self.notes)
@@ -225,7 +213,7 @@ class _Row:
         self, columns: str | list[str], whose: str, prompts: Turns, responses: Turns, choices: list[Choice]
     ) -> str:
         """A prompt or response of one column, of several with a blank line between them, or of a template."""
-        listed = _names_in(columns)
+        listed = names_in(columns)
         if not any(name in self.all_fields for name in listed):
             raise RowError(f"no column '{shown(listed[0])}'", f"its fields are {names(self.all_fields)}")
         mine = prompts if whose == "user" else responses
@@ -246,7 +234,7 @@ class _Row:
                 texts[name] = self._context(name, whose)
         if not any(texts.values()):
             raise RowError(f"no text in the {listed[0]}")
-        text = "\n\n".join(filter(None, texts.values())) if isinstance(columns, list) else _filled(columns, texts)
+        text = composed(columns, texts)
         return text if whose == "user" else response_text(text, listed[0], [])
 
     def review(self) -> str:
@@ -256,7 +244,7 @@ class _Row:
         self.used["review"] = "assistant"
         return text
 
-    def check_rest(self, ignored: set[str], verdicts: bool = True) -> None:
+    def check_rest(self, left_out: set[str], verdicts: bool = True) -> None:
         """Raise `RowError` for a field that was not read though it belongs to the question or, with `verdicts`, judges
         the row."""
         if len(self.used) == len(self.fields):
@@ -265,10 +253,10 @@ class _Row:
         rest = {
             name: value
             for name, value in self.fields.items()
-            if name not in self.used and name not in ignored and not (has_chosen and plain(name) == "rejected")
+            if name not in self.used and name not in left_out and not (has_chosen and plain(name) == "rejected")
         }
-        told = ("task", "response", "conversation", "key")
-        if lost := [name for name in rest if is_lost(name) and role(name) not in told]:
+        others = ("task", "response", "conversation", "key")
+        if lost := [name for name in rest if is_lost(name) and role(name) not in others]:
             raise RowError(f"{_quoted(lost)} would be lost", remedy=self._remedy(lost))
         if verdicts:
             self._check_verdicts(rest)
@@ -295,40 +283,13 @@ class _Row:
     def _remedy(self, rest: list[str]) -> str:
         """The `seed.columns` that would read the row with these fields, or without them."""
         prompt, response = self._read_for("user"), self._read_for("assistant")
-        without = f"to leave it out: {_columns(prompt, response, rest)}"
+        without = f"to leave it out: {proposed(prompt, response, rest)}"
         system = [name for name in rest if "system" in plain(name).split("_")]
         contexts = [name for name in rest if role(name) == "context"]
         if system + contexts == rest and all(isinstance(self.fields[name], str) for name in rest):
-            return f"to read it: {_columns([*system, *prompt, *contexts], response)}; {without}"
+            return f"to read it: {proposed([*system, *prompt, *contexts], response)}; {without}"
         return without
 
 
 def _quoted(fields: Iterable[str]) -> str:
     return ", ".join(f"'{shown(name)}'" for name in fields)
-
-
-def _filled(template: str, texts: dict[str, str]) -> str:
-    """A template with the texts in the places of their names; a bare name is its text. A paragraph of which all texts
-    are empty is left out."""
-    if template in texts:
-        return texts[template]
-    paragraphs = [
-        TEMPLATE_FIELD.sub(lambda match: texts[match[1]], paragraph)
-        for paragraph in template.split("\n\n")
-        if not (fields := TEMPLATE_FIELD.findall(paragraph)) or any(texts[name] for name in fields)
-    ]
-    return "\n\n".join(paragraphs)
-
-
-def _columns(prompt: list[str], response: list[str], ignore: list[str] | None = None) -> str:
-    """A `seed.columns` as in params.yaml."""
-    ignored = f", ignore: [{_yaml(ignore)}]" if ignore else ""
-    return f"seed.columns={{prompt: {_one_or_list(prompt)}, response: {_one_or_list(response)}{ignored}}}"
-
-
-def _one_or_list(columns: list[str]) -> str:
-    return f"[{_yaml(columns)}]" if len(columns) > 1 else _yaml(columns or ["NAME"])
-
-
-def _yaml(columns: list[str]) -> str:
-    return ", ".join(name if _BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False) for name in columns)

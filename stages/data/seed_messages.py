@@ -7,11 +7,11 @@
 What a message has besides its text is refused (tool calls, images, reasoning, a verdict) or told.
 """
 
-import json
 from typing import Any
 
 from stages.core.records import Record
 from stages.data.seed_fields import GOOD, WEIGHTS, is_lost, plain, role, verdict_against
+from stages.data.seed_json import list_in_text
 from stages.data.seed_source import RowError, shown
 from stages.data.seed_text import field_text, is_empty, response_text
 
@@ -36,11 +36,7 @@ def are_messages(value: Any) -> bool:
 
 def messages_of(value: Any, name: str) -> list[Record]:
     """A conversation as a list of messages. Raises `RowError` if it is none."""
-    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):  # in a field of a CSV file
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise RowError(f"{name} are not a list of role and content", "a text that is not JSON") from None
+    value = list_in_text(value, name)
     if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
         value = [dict(zip(value, message, strict=False)) for message in zip(*value.values(), strict=False)]
     messages = value if isinstance(value, list) else [value]
@@ -65,7 +61,8 @@ def turns_of(messages: list[Record], name: str, unread: list[str], notes: list[s
     spoken = [message for message in messages if not (speaker(message) in UNASKED and _is_silent(message))]
     speakers = [speaker(message) for message in spoken]
     if speakers not in (["user"], ["assistant"], ["user", "assistant"]):
-        raise RowError("not a single turn", ", ".join(speakers[:4]) + (", …" if len(speakers) > 4 else ""))
+        listed = ", ".join(name or "?" for name in speakers[:4])
+        raise RowError("not a single turn", listed + (", …" if len(speakers) > 4 else ""))
     for message in spoken:
         _check_rest(message, name, unread)
     return {speaker(message): _said(message, name, notes) for message in spoken}

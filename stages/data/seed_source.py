@@ -18,8 +18,8 @@ class RowError(Exception):
     """Why a row cannot be used: a reason to count it by, a detail, and what the user could do."""
 
     def __init__(self, reason: str, detail: str = "", remedy: str = "") -> None:
-        super().__init__(f"{reason} ({shown(detail, 300)})" if detail else reason)
-        self.reason, self.remedy = reason, remedy
+        self.reason, self.remedy = shown(reason, 200), remedy
+        super().__init__(f"{self.reason} ({shown(detail, 300)})" if detail else self.reason)
 
 
 class Number(str):

@@ -16,9 +16,9 @@ from statistics import fmean
 from typing import Any
 
 from stages.core.prompts import ReviewPrompt, generation_templates, read_system_prompt
-from stages.core.records import Record, Tally, read
+from stages.core.records import Record, read
 from stages.core.rows import BenchmarkItem
-from stages.data.seed_data import judge_training_pairs, pairs
+from stages.data.seed_data import SeedTally, judge_training_pairs, pairs
 from stages.data.seed_files import of_file, of_hub
 from stages.planning.changes import Planned
 
@@ -50,11 +50,11 @@ class Texts:
     def __init__(self, params: Record) -> None:
         seed, prompts = params["seed"], params["prompts"]
         source = of_hub(seed["hub"]) if seed["hub"] else of_file(Path(seed["path"]), "seed.path")
-        usable = pairs(source, "the seed set", Tally(0), seed["columns"], "drop")
+        usable = pairs(source, "the seed set", SeedTally(), seed["columns"], "drop")
         rows = [{"instruction": pair["prompt"], "response": pair["response"]} for pair in islice(usable, 100)]
         self.seeds = min(len(rows) + sum(1 for _ in usable), seed["limit"] or 10**9)
         reviews = of_file(Path(seed["reviews"]), "seed.reviews")
-        reviewed = list(judge_training_pairs(reviews, "seed.reviews", Tally(0), "drop"))
+        reviewed = list(judge_training_pairs(reviews, "seed.reviews", SeedTally(), "drop"))
         self.judge_rows, chat = len(reviewed), CHAT + _tokens([read_system_prompt(prompts)])
         self.prompt, self.response = (1 + _tokens(row[name] for row in rows) for name in ("instruction", "response"))
         self.review = 1 + _tokens(pair["review"] for pair in reviewed) if reviewed else self.response
