@@ -69,7 +69,8 @@ def test_an_edited_prompt_or_code_is_told_by_its_kind(at):
     for path in ("stages/data/similarity.py", "stages/filter.py"):
         with (at.project.folder / path).open("a") as code:
             code.write("# edited\n")
-    assert why(at()["filter@1"])[:2] == ["code stages/filter.py changed", "code stages/data changed"]
+    reasons = ["prompt prompts/micro/generate changed", "code stages/filter.py changed", "code stages/data changed"]
+    assert why(at()["filter@1"])[:3] == reasons
 
 
 def test_an_edit_of_what_a_stage_makes_is_undone_by_it_and_nothing_follows(at):

@@ -140,6 +140,7 @@ def test_an_answer_in_words_stays_as_it_is_written():
     row = {"question": "Which is red?", "choices": ["Venus", "Mars", "Earth"]}
     assert pair({**row, "answer": "Mars"}) == (PLANETS, "Mars")
     assert pair({**row, "response": "Mars, by its rust."}) == (PLANETS, "Mars, by its rust.")
+    assert pair({"question": "1 + 1?", "choices": [3, 2, 1], "answer": 2}) == ("1 + 1?\n\nA. 3\nB. 2\nC. 1", "2")
 
 
 def test_a_number_taken_for_that_of_a_choice_is_noted():
@@ -152,6 +153,10 @@ def test_a_number_taken_for_that_of_a_choice_is_noted():
     [
         ({"choices": ["Venus", "Mars"], "answer": "E"}, "the answer is none of the choices (E)"),
         ({"choices": ["Venus", "Mars"], "answer": 2}, "the answer is none of the choices (2)"),
+        ({"choices": ["Venus", "Mars"], "label": -1}, "the label is none of the choices (-1)"),  # kept secret
+        ({"choices": [3, 2, 1], "answer": 0}, "the answer is none of the choices (0)"),
+        ({"choices": ["Venus", "Mars"], "answer": "-1"}, "the answer is none of the choices (-1)"),
+        ({"choices": ["Venus", "Mars"], "answer": Number("0.5")}, "the answer is none of the choices (0.5)"),
         ({"A": "Venus", "B": "Mars", "label": "1"}, "the label is none of the choices (1)"),  # from 1 in Social IQa
         (
             {"choices": ["3", "2", "1"], "answer": "1"},

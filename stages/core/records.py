@@ -62,16 +62,11 @@ class Tally:
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self.dropped: Counter[str] = Counter()
-        self.noted: Counter[str] = Counter()  # what else is to tell about rows, kept ones too
 
     def drop(self, reason: str, rows: int = 1) -> None:
         """Count rows that are dropped for a reason."""
         if rows:
             self.dropped[reason] += rows
-
-    def note(self, remarks: Iterable[str]) -> None:
-        """Count remarks on a row, each once."""
-        self.noted.update(set(remarks))
 
     def counts(self, out: int) -> Counts:
         """The counts of a step that kept `out` rows; raises AssertionError if a row was lost without a reason."""

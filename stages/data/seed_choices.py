@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from stages.data.seed_json import list_in_text
 from stages.data.seed_source import Number, RowError
-from stages.data.seed_text import field_text, is_empty, response_text
+from stages.data.seed_text import EXACT, field_text, is_empty, response_text
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -27,7 +27,7 @@ class Choice(NamedTuple):
     label: str
     text: str
     line: str  # of the prompt, and the response where the row names the label
-    number: int | None = None  # from 0, where the row lists the choices without labels
+    number: int | None = None  # from 0, where the row lists texts without labels
 
 
 def choices_of_field(value: Any, name: str, notes: list[str]) -> list[Choice]:
@@ -45,6 +45,8 @@ def choices_of_field(value: Any, name: str, notes: list[str]) -> list[Choice]:
             Choice(match[1].upper(), line[match.end() :], line, number)
             for number, (match, line) in enumerate(zip(own, lines, strict=True))
         ]
+    if any(isinstance(text, EXACT) for text in texts):  # a number is one of these, not the number of one
+        return labelled(dict(zip(LETTERS, lines, strict=False)))
     return [Choice(LETTERS[number], line, f"{LETTERS[number]}. {line}", number) for number, line in enumerate(lines)]
 
 
@@ -89,6 +91,7 @@ def right_answer(value: Any, name: str, choices: list[Choice], notes: list[str])
         raise RowError(f"the {name} is the key of one choice and the text of another", text)
     if by_key:
         return by_key[0].line
-    if not by_text and key and (text.isdecimal() or len(key[1]) == 1):
+    is_key = not is_text or text.lstrip("-").isdecimal() or (key and len(key[1]) == 1)
+    if is_key and not by_text:
         raise RowError(f"the {name} is none of the choices", text)
     return response_text(value, name, notes)
