@@ -7,13 +7,12 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, RUNTIME, Project, error_line
+from conftest import ROOT, RUNTIME, Project, command_line, error_line
 from tokenizers.processors import TemplateProcessing
 
 from stages.core.errors import UserError
@@ -229,7 +228,7 @@ def test_kill_9_loses_at_most_a_batch_and_changes_no_byte(uninterrupted, stage):
     for _ in range(2):
         before = stored(store)
         target = before + points.randint(1, 60)
-        command = [sys.executable, "-m", *STAGES[stage]]
+        command = command_line("python", "-m", *STAGES[stage])
         process = subprocess.Popen(command, cwd=uninterrupted.folder, stdout=subprocess.PIPE, text=True)
         while stored(store) < target and process.poll() is None:
             time.sleep(0.002)
