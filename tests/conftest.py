@@ -67,7 +67,12 @@ def pytest_configure(config: pytest.Config) -> None:
         f'exec {shlex.quote(sys.executable)} "$@"\n'
     )
     python.chmod(0o755)
-    server = subprocess.Popen([sys.executable, script, address], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    output = Path(folder.name, "output")
+    with output.open("w") as stream:
+        server = subprocess.Popen(
+            [sys.executable, script, address], stdin=subprocess.PIPE, stdout=stream, stderr=stream
+        )
+    config.add_cleanup(lambda: sys.stderr.write(output.read_text()))
     config.add_cleanup(server.communicate)
     os.environ[FORKING] = folder.name
 
@@ -205,8 +210,8 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def looped(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
-    """A project that ran the whole loop by `dvc repro`, each stage in a fresh interpreter as a user runs it, with its
-    results in git. It is made once for all workers of pytest-xdist; to read and to copy only."""
+    """A project that ran the whole loop by `dvc repro`, with its results in git. It is made once for all workers of
+    pytest-xdist; to read and to copy only."""
     if worker_id == "master":  # without pytest-xdist
         folder = tmp_path_factory.mktemp("looped")
     else:
@@ -215,7 +220,7 @@ def looped(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
     with FileLock(f"{folder}.lock"):
         if not output.exists():
             project = Project(folder / "project", SMALL)
-            result = project.run("dvc", "repro", fresh=True)
+            result = project.run("dvc", "repro")
             project.run("git", "add", "-A")
             project.run("git", "commit", "-qm", "ran")
             output.write_text(result.stdout + result.stderr, encoding="utf-8")

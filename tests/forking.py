@@ -22,8 +22,12 @@ from types import ModuleType
 from typing import NamedTuple, NoReturn
 
 LIBRARIES = (
-    "accelerate", "datasets", "dvc.repo", "lm_eval.evaluator", "lm_eval.models.huggingface", "peft", "scipy.stats",
-    "sentence_transformers", "torch", "transformers", "trl",
+    "accelerate", "datasets", "dvc.analytics", "dvc.cachemgr", "dvc.cli.parser", "dvc.data_cloud", "dvc.lock",
+    "dvc.repo.experiments", "dvc.repo.index", "dvc.repo.reproduce", "dvc.scm", "dvc.utils.strictyaml",
+    "dvc_render.vega", "httpx", "lm_eval.evaluator", "lm_eval.models.huggingface", "networkx", "peft",
+    "pydantic.fields", "pydantic.json_schema", "pydantic.plugin._loader", "pyparsing", "rapidfuzz", "ruamel.yaml",
+    "scipy.io", "scipy.stats", "scmrepo.git", "sentence_transformers", "torch", "transformers", "trl",
+    "typer._click.decorators", "typer.main", "vl_convert",
 )  # fmt: skip
 CLASSES = {  # imported when they are first asked for
     "transformers": ("AutoModelForCausalLM", "AutoTokenizer", "Qwen2ForCausalLM", "Qwen2Tokenizer", "Trainer"),

@@ -197,7 +197,10 @@ OUTS = {"review": "review.jsonl", "generate": "generated.jsonl", "assess": "asse
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> Project:
     """A project in which review, generate and assess have run once, without interruption, with the base model."""
-    settings = {"seed": {"limit": 80}, "runtime": {"batch_rows": 16}}
+    settings = {
+        "seed": {"limit": 80}, "samples": 2, "generate": {"max_low": 30, "max_high": 16},
+        "runtime": {"batch_rows": 16},
+    }  # fmt: skip
     project = Project(tmp_path_factory.mktemp("uninterrupted") / "project", settings)
     for stage in (["stages.check"], ["stages.benchmark"], ["stages.prepare"], ["stages.base"]):
         project.run("python", "-m", *stage)
