@@ -21,6 +21,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the tests run on two cores at once
 FORKING = "LANCE_FORKING"  # names the folder of a `python` whose -m and -c fork a warm process (forking.py)
 
 ROOT = Path(__file__).parent.parent
+LONGEST = (
+    "test_training", "test_end_to_end", "test_families", "test_plan", "test_sharing", "test_end_to_end_failures",
+    "test_end_to_end_lora", "test_client", "test_benchmark", "test_suite", "test_hub", "test_pipeline",
+)  # fmt: skip
 PARTS = (
     "dvc.yaml",
     "dvc.lock",
@@ -75,6 +79,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: sys.stderr.write(output.read_text()))
     config.add_cleanup(server.communicate)
     os.environ[FORKING] = folder.name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest modules first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 def forking_environment() -> dict[str, str]:
