@@ -1,5 +1,6 @@
 """Copies of the project to run stages in; nothing is ever written into the checkout."""
 
+import compileall
 import os
 import re
 import shlex
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,13 @@ from filelock import FileLock
 from stages.core.schema import parse_runtime
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the tests run on two cores at once
-FORKING = "LANCE_FORKING"  # names the folder of a `python` whose -m forks a warm process (forking.py)
+FORKING = "LANCE_FORKING"  # names the folder of a `python` whose -m and -c fork a warm process (forking.py)
 
 ROOT = Path(__file__).parent.parent
+LONGEST = (
+    "test_training", "test_end_to_end", "test_families", "test_plan", "test_sharing", "test_end_to_end_failures",
+    "test_end_to_end_lora", "test_client", "test_benchmark", "test_suite", "test_hub", "test_pipeline",
+)  # fmt: skip
 PARTS = (
     "dvc.yaml",
     "dvc.lock",
@@ -60,17 +66,28 @@ def pytest_configure(config: pytest.Config) -> None:
     python = Path(folder.name, "python")
     python.write_text(
         "#!/bin/sh\n"
-        f'[ "$1" = -m ] && exec {shlex.join([sys.executable, "-IS", script, address])} "$@"\n'
+        '[ "$1" = -u ] && shift\n'
+        f'case "$1" in -m | -c) exec {shlex.join([sys.executable, "-IS", script, address])} "$@" ;; esac\n'
         f'exec {shlex.quote(sys.executable)} "$@"\n'
     )
     python.chmod(0o755)
-    server = subprocess.Popen([sys.executable, script, address], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    output = Path(folder.name, "output")
+    with output.open("w") as stream:
+        server = subprocess.Popen(
+            [sys.executable, script, address], stdin=subprocess.PIPE, stdout=stream, stderr=stream
+        )
+    config.add_cleanup(lambda: sys.stderr.write(output.read_text()))
     config.add_cleanup(server.communicate)
     os.environ[FORKING] = folder.name
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest modules first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 def forking_environment() -> dict[str, str]:
-    """The environment in which `python -m MODULE` forks, also as a command of dvc.yaml."""
+    """The environment in which `python -m MODULE` and `python -c CODE` fork, also as a command of dvc.yaml."""
     if FORKING not in os.environ:
         return dict(os.environ)
     return os.environ | {"PATH": f"{os.environ[FORKING]}:{os.environ['PATH']}"}
@@ -100,28 +117,43 @@ def merged(values: dict, changes: dict) -> dict:
     return result
 
 
+@cache
+def fresh_clone() -> tempfile.TemporaryDirectory:
+    """The project in a git and dvc repository of its own, for copies: compiled, and with one commit."""
+    clone = tempfile.TemporaryDirectory()
+    folder = Path(clone.name)
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy(source, folder / part)
+    as_in_a_fresh_clone(folder / "dvc.lock")
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc/config").write_text("[core]\n    analytics = false\n    check_update = false\n")
+    shutil.copy(ROOT / ".dvc/.gitignore", folder / ".dvc")
+    compileall.compile_dir(folder / "stages", quiet=1)
+    project = Project.at(folder)
+    project.change({})  # written as other changes are
+    project.run("git", "init", "-q")
+    shutil.rmtree(folder / ".git/hooks")  # samples
+    project.run("git", "config", "user.name", "test")
+    project.run("git", "config", "user.email", "test@localhost")
+    project.run("git", "add", "-A")
+    project.run("git", "commit", "-qm", "start")
+    project.run("git", "repack", "-adq")
+    return clone
+
+
 class Project:
     """A copy of the project in a git and dvc repository of its own."""
 
     def __init__(self, folder: Path, changes: dict | None = None) -> None:
         self.folder = folder
-        folder.mkdir(parents=True)
-        for part in PARTS:
-            source = ROOT / part
-            if source.is_dir():
-                shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-            elif source.exists():
-                shutil.copy(source, folder / part)
-        as_in_a_fresh_clone(folder / "dvc.lock")
-        self.change(changes or {})
-        self.run("git", "init", "-q")
-        self.run("git", "config", "user.name", "test")
-        self.run("git", "config", "user.email", "test@localhost")
-        (folder / ".dvc").mkdir()
-        (folder / ".dvc/config").write_text("[core]\n    analytics = false\n    check_update = false\n")
-        shutil.copy(ROOT / ".dvc/.gitignore", folder / ".dvc")
-        self.run("git", "add", "-A")
-        self.run("git", "commit", "-qm", "start")
+        shutil.copytree(fresh_clone().name, folder)
+        if changes:
+            self.change(changes)
+            self.run("git", "commit", "-qam", "start", "--amend")
 
     @classmethod
     def at(cls, folder: Path) -> "Project":
@@ -143,17 +175,18 @@ class Project:
         text = yaml.safe_dump(merged(self.params, changes), sort_keys=False)
         (self.folder / "params.yaml").write_text(text)
 
-    def run(self, *command: str, env: dict | None = None) -> subprocess.CompletedProcess:
+    def run(self, *command: str, env: dict | None = None, fresh: bool = False) -> subprocess.CompletedProcess:
         """Run a command that must succeed."""
-        result = self.attempt(*command, env=env)
+        result = self.attempt(*command, env=env, fresh=fresh)
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
         return result
 
-    def attempt(self, *command: str, env: dict | None = None) -> subprocess.CompletedProcess:
-        """Run a command. With an environment of its own it is a fresh interpreter, as some variables are read when
-        Python starts or a library is imported."""
+    def attempt(self, *command: str, env: dict | None = None, fresh: bool = False) -> subprocess.CompletedProcess:
+        """Run a command. `fresh`: it and what it starts are fresh interpreters, as some variables are read when Python
+        starts or a library is imported."""
         return subprocess.run(
-            command_line(*command, forks=env is None), cwd=self.folder, env=env or forking_environment(),
+            command_line(*command, forks=not fresh), cwd=self.folder,
+            env=env or (dict(os.environ) if fresh else forking_environment()),
             capture_output=True, text=True, check=False,
         )  # fmt: skip
 
@@ -186,8 +219,8 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def looped(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
-    """A project that ran the whole loop by `dvc repro`, each stage in a fresh interpreter as a user runs it, with its
-    results in git. It is made once for all workers of pytest-xdist; to read and to copy only."""
+    """A project that ran the whole loop by `dvc repro`, with its results in git. It is made once for all workers of
+    pytest-xdist; to read and to copy only."""
     if worker_id == "master":  # without pytest-xdist
         folder = tmp_path_factory.mktemp("looped")
     else:
@@ -196,7 +229,7 @@ def looped(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
     with FileLock(f"{folder}.lock"):
         if not output.exists():
             project = Project(folder / "project", SMALL)
-            result = project.run("dvc", "repro", env=dict(os.environ))
+            result = project.run("dvc", "repro")
             project.run("git", "add", "-A")
             project.run("git", "commit", "-qm", "ran")
             output.write_text(result.stdout + result.stderr, encoding="utf-8")

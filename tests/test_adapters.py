@@ -3,12 +3,11 @@
 import json
 import shutil
 import subprocess
-import sys
 from contextlib import chdir
 
 import pytest
 import torch
-from conftest import ROOT, RUNTIME
+from conftest import ROOT, RUNTIME, command_line
 
 from stages.core.errors import UserError
 from stages.models import adapters
@@ -108,7 +107,7 @@ PRINT_FULL_WEIGHTS = (
 
 
 def process(here, program, *arguments, **pipes):
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {program}", *arguments]
+    command = command_line("python", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {program}", *arguments)
     return subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **pipes)
 
 

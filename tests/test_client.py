@@ -9,14 +9,13 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, RUNTIME, Project, error_line
+from conftest import ROOT, RUNTIME, Project, command_line, error_line
 from tokenizers.processors import TemplateProcessing
 
 from stages.core.errors import UserError
@@ -210,7 +209,10 @@ OUTS = {"review": "review.jsonl", "generate": "generated.jsonl", "assess": "asse
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> Project:
     """A project in which review, generate and assess have run once, without interruption, with the base model."""
-    settings = {"seed": {"limit": 80}, "runtime": {"batch_rows": 16}}
+    settings = {
+        "seed": {"limit": 80}, "samples": 2, "generate": {"max_low": 30, "max_high": 16},
+        "runtime": {"batch_rows": 16},
+    }  # fmt: skip
     project = Project(tmp_path_factory.mktemp("uninterrupted") / "project", settings)
     for stage in (["stages.check"], ["stages.benchmark"], ["stages.prepare"], ["stages.base"]):
         project.run("python", "-m", *stage)
@@ -241,7 +243,7 @@ def test_kill_9_loses_at_most_a_batch_and_changes_no_byte(uninterrupted, stage):
     for _ in range(2):
         before = stored(store)
         target = before + points.randint(1, 60)
-        command = [sys.executable, "-m", *STAGES[stage]]
+        command = command_line("python", "-m", *STAGES[stage])
         process = subprocess.Popen(command, cwd=uninterrupted.folder, stdout=subprocess.PIPE, text=True)
         while stored(store) < target and process.poll() is None:
             time.sleep(0.002)

@@ -174,18 +174,17 @@ def test_an_evaluation_keeps_every_items_score_and_lm_evals_own_files(evaluated)
 def test_a_model_that_was_evaluated_is_not_asked_again(evaluated):
     """The second evaluation's answers all come from the store: its engine would raise."""
     outs = {path: path.read_bytes() for path in (evaluated.folder / "results/1").iterdir()}
-    broken = evaluated.folder / "sitecustomize.py"
-    broken.write_text(
-        "import lm_eval.models.huggingface as module\n"
+    broken = (
+        "import runpy, stages, lm_eval.models.huggingface as module\n"
         "def fail(*_, **__): raise RuntimeError('the model was asked')\n"
         "module.HFLM._model_call = module.HFLM._model_generate = fail\n"
+        "runpy.run_module('stages.evaluate', run_name='__main__')"
     )
-    again = {"PYTHONPATH": str(evaluated.folder), "PATH": "/usr/bin:/bin", "HOME": str(evaluated.folder)}
-    evaluated.run("python", "-m", "stages.evaluate", *EVALUATE, env=again)
+    evaluated.run("python", "-c", broken, *EVALUATE)
     assert {path: path.read_bytes() for path in outs} == outs
     shutil.rmtree(evaluated.folder / ".dvc", ignore_errors=True)
     (evaluated.folder / ".dvc").mkdir()
-    assert evaluated.attempt("python", "-m", "stages.evaluate", *EVALUATE, env=again).returncode != 0
+    assert "the model was asked" in evaluated.attempt("python", "-c", broken, *EVALUATE).stderr
 
 
 # ---- tasks that sample -----------------------------------------------------------------------------------------------

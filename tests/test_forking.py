@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import FORKING, ROOT, command_line, forking_environment
+from conftest import FORKING, command_line, forking_environment
 
 pytestmark = pytest.mark.skipif(FORKING not in os.environ, reason="commands are not forked on a machine with a GPU")
 
@@ -26,9 +26,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def call(folder, *arguments, **environment):
+def call(folder, *arguments, option="-m", **environment):
     return subprocess.run(
-        command_line("python", "-m", *arguments), cwd=folder, env=forking_environment() | environment,
+        command_line("python", option, *arguments), cwd=folder, env=forking_environment() | environment,
         input="a line", capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -65,9 +65,25 @@ def test_a_command_is_killed_with_its_client(folder):
         assert client.stdout.read() == ""  # the end of a pipe that the command held open
 
 
-def test_what_is_no_module_is_run_by_an_ordinary_interpreter():
+def test_it_starts_others_that_fork_too_and_are_killed_with_it(folder):
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'wait'], start_new_session=True)"
+    command = command_line("python", "-c", program)
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout.readline() == "waits\n"
+        client.kill()
+        assert client.stdout.read() == ""
+
+
+def test_a_program_has_its_own_main_module_and_arguments(folder):
+    program = (
+        "import sys, __main__; half = int(sys.argv[1]) / 2; print(sys.argv, __main__.half, 'torch' in sys.modules)"
+    )
+    assert call(folder, program, "3", option="-c").stdout == "['-c', '3'] 1.5 True\n"
+
+
+def test_a_script_is_run_by_an_ordinary_interpreter(folder):
+    (folder / "script.py").write_text("import sys; print('torch' in sys.modules, sys.executable)")
     result = subprocess.run(
-        command_line("python", "-c", "import sys; print('torch' in sys.modules, sys.executable)"),
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        command_line("python", str(folder / "script.py")), capture_output=True, text=True, check=True
+    )
     assert result.stdout.split() == ["False", sys.executable]

@@ -99,6 +99,17 @@ def hub(tiny_model, tmp_path) -> Iterator[Hub]:
         server.shutdown()
 
 
+# A forked process has the hub's client from its server, where it had another environment.
+WITH_ITS_ENVIRONMENT = """
+import importlib, runpy, sys
+import stages
+from huggingface_hub import constants
+importlib.reload(constants)
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__")
+"""
+
+
 class HubProject:
     """A project whose base model is the hub's, and its stages with an empty Hugging Face cache."""
 
@@ -112,7 +123,7 @@ class HubProject:
     def run(self, stage: str) -> subprocess.CompletedProcess:
         env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         env |= {"HF_ENDPOINT": self.hub.url, "HF_HOME": str(self.home)}
-        return self.project.attempt("python", "-m", f"stages.{stage}", env=env)
+        return self.project.attempt("python", "-c", WITH_ITS_ENVIRONMENT, f"stages.{stage}", env=env)
 
 
 @pytest.fixture

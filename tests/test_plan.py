@@ -23,21 +23,33 @@ from stages.planning.pricing import EFFICIENCY, GPUS, START, Pricing, Shape, thi
 # ---- what reruns and why ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def at(done):  # noqa: F811
-    """The changes of a project that DVC takes for completely run, and back to that afterwards."""
+def changes_of(project: Project) -> dict[str, Planned]:
+    with chdir(project.folder):
+        return changes()
+
+
+@pytest.fixture(scope="module")
+def committed(done):  # noqa: F811
+    """A project that DVC takes for completely run, in git."""
     done.run("git", "add", "-A", "-f", "params.yaml", "dvc.lock", "prompts", "stages", "evaluation", "another.jsonl")
     done.run("git", "commit", "-qm", "ran", "--allow-empty")
+    assert changes_of(done) == {}
+    yield done
+    assert changes_of(done) == {}
+
+
+@pytest.fixture
+def at(committed):
+    """The changes of that project, and back to it afterwards."""
 
     def found() -> dict:
-        with chdir(done.folder):
-            return changes()
+        return changes_of(committed)
 
-    found.project = done
-    assert found() == {}
+    found.project, outs = committed, set((committed.folder / "iterations").rglob("*"))
     yield found
-    done.run("git", "checkout", "-q", ".")
-    done.run("dvc", "checkout", "-q", "--force")
+    committed.run("git", "checkout", "-q", ".")
+    if not all(path.exists() for path in outs):
+        committed.run("dvc", "checkout", "-q", "--force")
 
 
 def why(stage: Planned) -> list[str]:

@@ -116,7 +116,7 @@ def push(made, hub, tmp_path):
         clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         settings = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": ""}
         env = clean | settings | ({"HF_TOKEN": token} if token else {})
-        return made.attempt("lance", "push", *arguments, env=env)
+        return made.attempt("lance", "push", *arguments, env=env, fresh=True)
 
     return run
 

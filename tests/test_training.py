@@ -5,14 +5,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from contextlib import chdir
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import RUNTIME, Project, error_line
+from conftest import RUNTIME, Project, command_line, error_line, forking_environment
 from filelock import FileLock
 
 from stages.core.errors import UserError
@@ -136,14 +135,16 @@ def test_training_changes_the_model_to_the_same_bytes_each_time_and_writes_nothi
 
 def killed_after(project, command, checkpoint):
     """Start a stage, and kill -9 it as soon as a checkpoint of its training is whole."""
-    process = subprocess.Popen([sys.executable, "-m", *command], cwd=project.folder, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command_line("python", "-m", *command), cwd=project.folder, env=forking_environment(), stdout=subprocess.PIPE
+    )
     whole = f".dvc/checkpoints/*/{checkpoint}/trainer_state.json"
     while not list(project.folder.glob(whole)) and process.poll() is None:
         time.sleep(0.005)
     for child in psutil.Process(process.pid).children(recursive=True):
         child.kill()
     process.kill()
-    process.communicate()
+    process.communicate()  # until none is left that could write to it
     (folder,) = (project.folder / ".dvc/checkpoints").iterdir()
     return folder
 

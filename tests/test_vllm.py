@@ -172,7 +172,9 @@ def test_an_evaluation_gives_the_scores_of_the_transformers_engine(project, with
         store = {"path": f".dvc/{engine}.sqlite"}
         project.change({"evaluate": {"suite": "both"}, "runtime": {"engine": engine, "store": store}})
         project.run("python", "-m", "stages.benchmark")
-        output = project.run("python", "-m", "stages.evaluate", "--model", "iterations/0/model", env=with_vllm).stdout
+        output = project.run(
+            "python", "-m", "stages.evaluate", "--model", "iterations/0/model", env=with_vllm, fresh=True
+        ).stdout
         assert "evaluate@0: 210 of 210 in" in output
         scores_by_engine[engine] = project.read("results/0/scores.jsonl")
     assert scores_by_engine["vllm"] == scores_by_engine["transformers"]
