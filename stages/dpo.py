@@ -16,7 +16,7 @@ from stages.core.params import read_params, read_runtime
 from stages.core.prompts import read_system_prompt
 from stages.core.records import Tally, read
 from stages.core.rows import PreferencePair
-from stages.models.chat import context_length, trained_tokens
+from stages.models.chat import trained_tokens
 from stages.models.fingerprint import digest
 from stages.training import launch, memory, preference
 from stages.training.phase import TOO_LONG, Chat, ModelIn, ModelOut, Phase
@@ -56,16 +56,11 @@ def main(model: ModelIn, pairs: Annotated[Path, Option(help="preference pairs")]
     params, selected = read_params("dpo"), read(pairs, PreferencePair)
     name, settings = f"dpo@{out.parent.name}", params["dpo"]
     phase = Phase("dpo", name, model, out, settings, params["training"], params["random_state"], runtime)
-    if reason := reason_to_skip(settings["enabled"], selected):
-        phase.skip(reason)
+    reason, system_prompt = reason_to_skip(settings["enabled"], selected), read_system_prompt(params["prompts"])
+    loaded = phase.begin(reason, selected, chats_of, system_prompt, "pair")
+    if not loaded:
         return
-
-    policy, tokenizer = phase.load()
-    context, tally = context_length(policy.config), Tally(len(selected))
-    chats = chats_of(selected, tokenizer, read_system_prompt(params["prompts"]), context, tally)
-    if not chats:
-        phase.skip("no pair fits the context")
-        return
+    policy, tokenizer, context, chats, tally = loaded
     from trl import DPOConfig
 
     reference = model if settings["reference"] == "sft" else preference.WARM_START

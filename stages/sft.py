@@ -15,7 +15,7 @@ from stages.core.params import Params, read_params, read_runtime
 from stages.core.prompts import read_system_prompt
 from stages.core.records import Tally, read
 from stages.core.rows import SftRow
-from stages.models.chat import context_length, trained_tokens
+from stages.models.chat import trained_tokens
 from stages.training import launch, memory, weighting
 from stages.training.phase import TOO_LONG, Chat, ModelIn, ModelOut, Phase
 
@@ -57,16 +57,11 @@ def main(model: ModelIn, rows: Annotated[Path, Option(help="SFT rows")], out: Mo
     params, selected = read_params(stage), read(rows, SftRow)
     settings = {key: params[f"sft.{key}"] for key in ("learning_rate", "epochs", "batch_size")}
     phase = Phase("sft", f"{stage} {out}", model, out, settings, params["training"], params["random_state"], runtime)
-    if reason := reason_to_skip(stage, params, selected):
-        phase.skip(reason)
+    reason, system_prompt = reason_to_skip(stage, params, selected), read_system_prompt(params["prompts"])
+    loaded = phase.begin(reason, selected, chats_of, system_prompt, "SFT row")
+    if not loaded:
         return
-
-    policy, tokenizer = phase.load()
-    context, tally = context_length(policy.config), Tally(len(selected))
-    chats = chats_of(selected, tokenizer, read_system_prompt(params["prompts"]), context, tally)
-    if not chats:
-        phase.skip("no SFT row fits the context")
-        return
+    policy, tokenizer, context, chats, tally = loaded
     from datasets import Dataset
     from trl import SFTConfig
 

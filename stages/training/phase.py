@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 from typer import Option
 
@@ -19,6 +19,7 @@ from stages.core.progress import prepare_transformers, progress, say
 from stages.core.records import Record, Tally, write_json
 from stages.core.schema import Runtime
 from stages.models import adapters
+from stages.models.chat import context_length
 from stages.models.fingerprint import digest, has_custom_code
 from stages.training import checkpoints, launch, memory
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 Chat = dict[str, list[int]]  # a prompt and what is learnt behind it, as trl takes tokens
+Row = TypeVar("Row")
+ChatsOf = Callable[[list[Row], "PreTrainedTokenizerBase", str, int, Tally], list[Chat]]  # those of rows that fit
 
 ModelIn = Annotated[Path, Option(help="model folder to train")]
 ModelOut = Annotated[Path, Option(help="model folder to write, iterations/ITERATION/NAME")]
@@ -36,6 +39,16 @@ LOG_POINTS = 100  # of a training's log that the counts keep
 METRICS = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}  # trl's names, and ours
 WARM_UP = 0.1  # of a training's steps; trl reads a number below 1 as a share
 FEWEST_STEPS_TO_WARM_UP = 10  # of fewer, a first step with a learning rate of 0 would be a large part
+
+
+class Loaded(NamedTuple):
+    """What a phase trains, and on what."""
+
+    policy: "PreTrainedModel | PeftModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    context: int  # tokens
+    chats: list[Chat]
+    tally: Tally  # of the rows that became chats
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,22 @@ class Phase:
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from error
         return policy, AutoTokenizer.from_pretrained(self.model, **trust)
+
+    def begin(
+        self, reason_to_skip: str | None, rows: list[Row], chats_of: ChatsOf[Row], system_prompt: str, unit: str
+    ) -> Loaded | None:
+        """The model, its tokenizer, and the rows as chats; None if the phase is skipped, for the reason given or since
+        no row (`unit`: what it is called) fits the context."""
+        if reason_to_skip:
+            self.skip(reason_to_skip)
+            return None
+        policy, tokenizer = self.load()
+        context, tally = context_length(policy.config), Tally(len(rows))
+        chats = chats_of(rows, tokenizer, system_prompt, context, tally)
+        if chats:
+            return Loaded(policy, tokenizer, context, chats, tally)
+        self.skip(f"no {unit} fits the context")
+        return None
 
     def checkpoint_folder(self, *decides: Any) -> AbstractContextManager[Path]:
         """The folder of the checkpoints of this training; `decides`: what decides its result beside this phase."""
