@@ -1,5 +1,9 @@
 """generate: the routing by threshold, stable by content, and the lineage of what is made."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 from conftest import ROOT
 from hypothesis import given
@@ -7,8 +11,8 @@ from hypothesis import strategies as st
 
 from stages.core.answers import trim
 from stages.core.prompts import answer_rule
-from stages.core.records import Tally, content_id
-from stages.generate import Text, Writer, flawed_candidate, new_candidate, route
+from stages.core.records import Tally, content_id, read, write
+from stages.generate import Text, Writer, flawed_candidate, main, new_candidate, route
 from stages.inference.engines import Completion, Sampling
 
 
@@ -223,3 +227,33 @@ def test_a_seed_over_a_bound_is_counted_by_its_route():
     low, high = route(rows_of([1.0, 1.0, 9.0, 9.0, 9.0]), 7.0, 1, 1, "0", tally)
     assert (len(low), len(high)) == (1, 1)
     assert tally.counts(2)["dropped"] == {"over generate.max_high": 2, "over generate.max_low": 1}
+
+
+def test_low_seeds_get_new_pairs_high_ones_flawed_responses_and_the_counts_add_up(base, tmp_path, monkeypatch, capsys):
+    """By the default's model, as the stage runs."""
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "prompts").symlink_to(ROOT / "prompts")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    Path("iterations/0").mkdir(parents=True)
+    Path("iterations/0/model").symlink_to(base)
+    scores = {"Which is larger, 4 or 5?": 2.0, "Is 4 even or odd?": 7.0, "Which is larger, 8 or 1?": 9.0, "Why?": None}
+    here = Path("iterations/1")
+    write(here / "review.jsonl", [row(prompt, score) for prompt, score in scores.items()])
+    main(here / "review.jsonl", Path("iterations/0/model"), here / "generated.jsonl")
+
+    routes = [candidate["route"] for candidate in read(here / "generated.jsonl", dict)]
+    new, flawed = routes.count("new"), routes.count("flawed")
+    assert routes == ["new"] * new + ["flawed"] * flawed
+    assert new > 4
+    assert flawed > 1
+    counts = json.loads(Path("results/1/generate.json").read_text())
+    assert counts["seed"] == {"in": 4, "out": 3, "dropped": {"unscored": 1}, "low": 2, "high": 1}
+    assert [counts[step]["in"] for step in ("new_instructions", "flawed_responses")] == [2 * 4, 1 * 4]
+    assert counts["responses"]["in"] == 4 * counts["new_instructions"]["out"]
+    assert [counts[step]["out"] for step in ("responses", "flawed_responses")] == [new, flawed]
+    assert "reasoning" not in counts
+    assert Path("costs/1/generate.json").is_file()
+    expected = f"generate@1: 2 low, 1 high seeds gave {new} new pairs, {flawed} flawed\n"
+    assert capsys.readouterr().out.endswith(expected)
