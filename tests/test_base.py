@@ -146,7 +146,7 @@ def test_evaluation_generates_what_the_engine_does_whatever_penalty_the_model_br
     base = materialise(published("gemma3"), "float32", tmp_path / "base")
     path = base / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "repetition_penalty": 9.0}))
-    engine, lm = TransformersEngine(base, 8), harness._transformers(base, None)
+    engine, (lm, _) = TransformersEngine(base, 8), harness._transformers(base, None)
     for request, completion in engine.complete(requests(engine, PROMPTS[:4], 1), GREEDY):
         arguments = (request.prompt, {"until": [], "do_sample": False, "max_gen_toks": GREEDY.max_tokens})
         instance = Instance(request_type="generate_until", doc={}, arguments=arguments, idx=0)

@@ -188,7 +188,7 @@ def test_the_system_prompt_reaches_the_model_alike_in_generation_training_and_ev
     assert SYSTEM in text
     assert text.index(SYSTEM) < text.index(prompt)
 
-    lm = harness._transformers(model, None)
+    lm, _ = harness._transformers(model, None)
     asked = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
     assert lm.tok_encode(lm.apply_chat_template(asked)) == tokens
     assert lm.tok_batch_encode([text])[0].tolist() == [tokens]

@@ -8,8 +8,7 @@ import pytest
 from seed_sources import read, written
 
 from stages.core.errors import UserError
-from stages.core.records import Tally
-from stages.data.seed_data import chosen, pairs
+from stages.data.seed_data import SeedTally, chosen, pairs
 from stages.data.seed_files import of_hub
 
 PAIR = {"prompt": "Which is larger, 4 or 5?", "response": "is 5"}
@@ -17,13 +16,14 @@ TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "reason"),
     [
         (b"not json", "not JSON (Expecting value)"),
         (b'{"prompt": "caf\xe9", "response": "x"}', "not UTF-8"),
         (b"[1, 2]", "not a row of named fields"),
         (b'{"prompt": "Why?"}', "no prompt and response (its fields are prompt)"),
         (b'{"te\\u001bxt": "Why?"}', "no prompt and response (its fields are te\\x1bxt)"),
+        (b'{"prompt\\ud83d": "Why?", "answer\\ud83d": []}', "a list instead of text in the answer\\ud83d"),
         (b'{"prompt": "Why?", "response": "  "}', "no text in the response"),
         (b'{"prompt": "Why?", "response": true}', "a truth value instead of text in the response (True)"),
         (b'{"prompt": "Why?", "response": NaN}', "a number instead of text in the response (nan)"),
@@ -36,15 +36,17 @@ TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
         (json.dumps({name: text.replace(" ", "\u00a0 ") for name, text in PAIR.items()}).encode(), "duplicate"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_told_with_its_line_and_counted_where_it_is_dropped(tmp_path, capsys, line, said):
+def test_a_row_that_cannot_be_used_is_told_with_its_line_and_counted_where_it_is_dropped(
+    tmp_path, capsys, line, reason
+):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(json.dumps(PAIR).encode() + b"\n\n" + line + b"\n")
     with pytest.raises(UserError, match=r"rows.jsonl: 1 of 2 rows cannot be used, each named above"):
         read(path)
-    assert capsys.readouterr().err == f"seed.path {path}, line 3: {said}\n"
-    tally = Tally(0)
+    assert capsys.readouterr().err == f"seed.path {path}, line 3: {reason}\n"
+    tally = SeedTally()
     assert read(path, on_bad="drop", tally=tally) == [PAIR]
-    assert tally.counts(1)["dropped"] == {re.sub(r" \(.*", "", said): 1}
+    assert tally.counts(1)["dropped"] == {re.sub(r" \(.*", "", reason): 1}
     assert capsys.readouterr().err == ""
 
 
@@ -52,7 +54,7 @@ def test_a_value_that_is_nested_too_deeply_to_be_looked_at_is_told():
     nested = []
     for _ in range(100_000):
         nested = [nested]
-    tally = Tally(0)
+    tally = SeedTally()
     source = [("row 1", {"messages": [{"role": nested}]}), ("row 2", PAIR)]
     assert list(pairs(iter(source), "seed", tally, on_bad="drop")) == [PAIR]
     assert tally.dropped == {"nested too deeply": 1}
@@ -80,11 +82,11 @@ def test_different_problems_of_one_kind_are_a_line_each_only_at_first(tmp_path, 
     path.write_text(path.read_text() + "".join(f'{{"prompt": {number}, "response": "so"}}\n' for number in range(99)))
     with pytest.raises(UserError, match=r"198 of 199 rows cannot be used, each kind named above"):
         read(path)
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 22
-    assert told[1].endswith(", line 101: a number instead of text in the prompt (0)")
-    assert "line 121, 122" in told[-1]
-    assert told[-1].endswith(" and 69 more: a number instead of text in the prompt")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 22
+    assert lines[1].endswith(", line 101: a number instead of text in the prompt (0)")
+    assert "line 121, 122" in lines[-1]
+    assert lines[-1].endswith(" and 69 more: a number instead of text in the prompt")
 
 
 @pytest.mark.parametrize("on_bad", ["fail", "drop"])
@@ -106,8 +108,8 @@ def test_a_column_that_no_row_has_is_one_line_with_those_of_the_file(tmp_path, c
     path = written(tmp_path, name, [{"frage": "Why?", "antwort": f"so {number}"} for number in range(3)])
     with pytest.raises(UserError) as error:
         read(path, {"prompt": prompt, "response": "antwort"}, on_bad)
-    said = f"seed.path {path} has no column 'fraeg', its first row has frage, antwort; correct seed.columns"
-    assert str(error.value) == said
+    reason = f"seed.path {path} has no column 'fraeg', its first row has frage, antwort; correct seed.columns"
+    assert str(error.value) == reason
     assert capsys.readouterr().err == ""
 
 
@@ -122,7 +124,7 @@ def test_a_column_that_some_rows_lack_is_a_problem_of_these_rows(tmp_path, capsy
 
 def test_fields_that_were_not_read_and_texts_that_were_mended_are_counted(tmp_path):
     rows = [{"instruction": f"{n}?", "input": "<noinput>", "output": "so</s>", "id": n} for n in range(3)]
-    tally = Tally(0)
+    tally = SeedTally()
     assert read(written(tmp_path, "rows.jsonl", rows), tally=tally)[0] == {"prompt": "0?", "response": "so"}
     assert tally.noted == {
         "id not read": 3,
@@ -156,19 +158,19 @@ def hub_cache(tmp_path, monkeypatch):
 
 
 def test_a_hub_data_set_is_read_from_the_cache_at_its_revision(hub_cache):
-    assert list(pairs(of_hub(HUB), "seed.hub", Tally(0))) == [PAIR]
+    assert list(pairs(of_hub(HUB), "seed.hub", SeedTally())) == [PAIR]
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "reason"),
     [
         ({"revision": "9" * 40}, r"seed\.hub: openai/gsm8k is not in the Hugging Face cache, and .* cannot be reached"),
         ({"split": "validation"}, r"seed\.hub: openai/gsm8k: .*; correct config or split"),
         ({"config": "socratic"}, r"seed\.hub: openai/gsm8k: .*; correct config or split"),
     ],
 )
-def test_a_hub_data_set_that_is_not_to_be_had_is_one_line(hub_cache, other, said):
-    with pytest.raises(UserError, match=said):
+def test_a_hub_data_set_that_is_not_to_be_had_is_one_line(hub_cache, other, reason):
+    with pytest.raises(UserError, match=reason):
         list(of_hub(HUB | other))
 
 
