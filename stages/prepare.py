@@ -2,7 +2,7 @@
 
     python -m stages.prepare
 
-Every problem of a seed file is named with its line (data/seed_data.py), and fields that were not read are told. A row
+Every problem of a seed file is named with its line (data/seeds/), and fields that were not read are told. A row
 whose prompt is an item of the benchmark is left out. The rows used are chosen by the hash of their content and
 `seed.random_state`.
 """
@@ -20,8 +20,8 @@ from stages.core.prompts import ReviewPrompt
 from stages.core.records import Tally, content_id, counts_file, read, write, write_json
 from stages.core.rows import BenchmarkItem, JudgeTrainingPair, Pair, SeedRow, SftRow
 from stages.data.decontamination import HeldOut
-from stages.data.seed_data import SeedTally, chosen, judge_training_pairs, pairs, reasons
-from stages.data.seed_files import of_file, of_hub
+from stages.data.seeds.files import of_file, of_hub
+from stages.data.seeds.pairs import SeedTally, chosen, judge_training_pairs, pairs, reasons
 from stages.data.words import mean_words
 
 OUT, WARM_START = Path("iterations/0"), "0"

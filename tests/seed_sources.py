@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.data.seed_data import SeedTally, pairs
-from stages.data.seed_files import of_file
+from stages.data.seeds.files import of_file
+from stages.data.seeds.pairs import SeedTally, pairs
 
 
 def read(path: Path, columns=None, on_bad="fail", tally=None):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from stages.core.errors import UserError
 from stages.core.prompts import verdict_rule
 from stages.core.verdict import Part, Verdict
-from stages.data.seed_data import SeedTally, judge_training_pairs, pairs
-from stages.data.seed_files import of_file
+from stages.data.seeds.files import of_file
+from stages.data.seeds.pairs import SeedTally, judge_training_pairs, pairs
 from stages.evaluation import harness
 from stages.evaluation.answers import answer_key
 from stages.generate import Writer

@@ -8,8 +8,8 @@ import pytest
 from seed_sources import read, written
 
 from stages.core.errors import UserError
-from stages.data.seed_data import SeedTally, chosen, pairs
-from stages.data.seed_files import of_hub
+from stages.data.seeds.files import of_hub
+from stages.data.seeds.pairs import SeedTally, chosen, pairs
 
 PAIR = {"prompt": "Which is larger, 4 or 5?", "response": "is 5"}
 TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from seed_sources import read, written
 
 from stages.core.errors import UserError
-from stages.data.seed_files import of_file
-from stages.data.seed_source import RowError
+from stages.data.seeds.files import of_file
+from stages.data.seeds.source import RowError
 
 PAIR = {"prompt": "Which is larger, 4 or 5?", "response": "is 5"}
 OTHER = {"prompt": "Which is smaller, 4 or 5?", "response": "is 4"}

@@ -8,8 +8,8 @@ from dvc.utils.hydra import apply_overrides
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.data.seed_layouts import read_row
-from stages.data.seed_source import Number, RowError
+from stages.data.seeds.layouts import read_row
+from stages.data.seeds.source import Number, RowError
 
 
 def turns(*contents, roles=("user", "assistant")):

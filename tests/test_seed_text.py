@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.data.seed_source import RowError
-from stages.data.seed_text import LONGEST, comparable, context_text, field_text, response_text
+from stages.data.seeds.source import RowError
+from stages.data.seeds.text import LONGEST, comparable, context_text, field_text, response_text
 
 CODE = "    if x:\n        return 1\n    return 0"
 

@@ -18,8 +18,8 @@ from typing import Any
 from stages.core.prompts import ReviewPrompt, generation_templates, read_system_prompt
 from stages.core.records import Record, read
 from stages.core.rows import BenchmarkItem
-from stages.data.seed_data import SeedTally, judge_training_pairs, pairs
-from stages.data.seed_files import of_file, of_hub
+from stages.data.seeds.files import of_file, of_hub
+from stages.data.seeds.pairs import SeedTally, judge_training_pairs, pairs
 from stages.planning.changes import Planned
 
 SHARES = {  # before any run

@@ -9,7 +9,7 @@ import unicodedata
 from decimal import Decimal
 from typing import Any
 
-from stages.data.seed_source import Number, RowError
+from stages.data.seeds.source import Number, RowError
 from stages.models import reasoning
 
 LONGEST_MARKER = 40

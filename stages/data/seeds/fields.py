@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Literal
 
-from stages.data.seed_source import shown
-from stages.data.seed_text import is_blank, is_empty
+from stages.data.seeds.source import shown
+from stages.data.seeds.text import is_blank, is_empty
 
 Role = Literal["task", "context", "response", "conversation", "choices", "option", "key", "lost", "verdict"]
 

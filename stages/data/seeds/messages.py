@@ -10,10 +10,10 @@ What a message has besides its text is refused (tool calls, images, reasoning, a
 from typing import Any
 
 from stages.core.records import Record
-from stages.data.seed_fields import GOOD, WEIGHTS, is_lost, plain, role, verdict_against
-from stages.data.seed_json import list_in_text
-from stages.data.seed_source import RowError, shown
-from stages.data.seed_text import field_text, is_empty, response_text
+from stages.data.seeds.fields import GOOD, WEIGHTS, is_lost, plain, role, verdict_against
+from stages.data.seeds.json_files import list_in_text
+from stages.data.seeds.source import RowError, shown
+from stages.data.seeds.text import field_text, is_empty, response_text
 
 SPEAKERS = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),

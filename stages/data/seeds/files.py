@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.errors import UserError
-from stages.data.seed_csv import checked_names, csv_rows, tsv_rows
-from stages.data.seed_json import SPLITS, json_rows
-from stages.data.seed_source import OPENERS, RowError, Rows, format_of, open_file, shown
+from stages.data.seeds.csv_files import checked_names, csv_rows, tsv_rows
+from stages.data.seeds.json_files import SPLITS, json_rows
+from stages.data.seeds.source import OPENERS, RowError, Rows, format_of, open_file, shown
 from stages.models import hub
 
 BATCH = 1000  # rows of a Parquet file at once

@@ -1,6 +1,6 @@
 """Seed data as pairs of prompt and response, from files of all common formats and layouts.
 
-seed_files.py reads the rows of a file or data set, seed_layouts.py the pair of a row; here unusable rows are told or
+files.py reads the rows of a file or data set, layouts.py the pair of a row; here unusable rows are told or
 counted.
 """
 
@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 from stages.core.errors import UserError
 from stages.core.records import Record, Tally, content_id
 from stages.core.rows import JudgeTrainingPair, Pair
-from stages.data.seed_columns import column_names
-from stages.data.seed_fields import names
-from stages.data.seed_layouts import Reading, read_row
-from stages.data.seed_source import RowError, Rows, shown
-from stages.data.seed_text import comparable
+from stages.data.seeds.columns import column_names
+from stages.data.seeds.fields import names
+from stages.data.seeds.layouts import Reading, read_row
+from stages.data.seeds.source import RowError, Rows, shown
+from stages.data.seeds.text import comparable
 
 PLACES = 10  # of rows with the same problem, in its line
 DETAILS = 20  # of one reason that get a line each

@@ -17,7 +17,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
-from stages.data.seed_source import Number, RowError, Rows, encoding_of, format_of, open_file, open_text, shown
+from stages.data.seeds.source import Number, RowError, Rows, encoding_of, format_of, open_file, open_text, shown
 
 SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
 ROW_LISTS = {"data", "dataset", "examples", "instances", "items", "records", "rows", "samples", *SPLITS}

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from stages.data.seed_source import RowError, Rows, open_text, shown
+from stages.data.seeds.source import RowError, Rows, open_text, shown
 
 LARGEST_FIELD = 10_000_000  # characters of a CSV field; more is a quote that is not closed
 LONGEST_NAME = 80  # characters of a column's name

@@ -4,7 +4,7 @@
     a conversation of one turn                     {"messages": [{"role": "user", "content": …}, …]}
     a question with choices, and the right one     {"question": …, "choices": [… ], "answer": "B"}
 
-What a field is, its name says (seed_fields.py). The prompt is the task, then what goes with it, then the choices, one a
+What a field is, its name says (fields.py). The prompt is the task, then what goes with it, then the choices, one a
 line as "A. …", each set apart by a blank line. Nothing of it is lost in silence: a row is refused if it also has a
 field that belongs to the question, or a verdict on itself. What other fields it has is told.
 """
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.core.records import Record
-from stages.data.seed_choices import Choice, choices_of_field, labelled, right_answer
-from stages.data.seed_columns import composed, ignored, names_in, proposed
-from stages.data.seed_fields import Role, by_role, filled, is_lost, names, option_label, plain, role, verdict_against
-from stages.data.seed_messages import Turns, are_messages, messages_of, speaker, turns_of
-from stages.data.seed_source import RowError, shown
-from stages.data.seed_text import context_text, field_text, need_no_reasoning, response_text
+from stages.data.seeds.choices import Choice, choices_of_field, labelled, right_answer
+from stages.data.seeds.columns import composed, ignored, names_in, proposed
+from stages.data.seeds.fields import Role, by_role, filled, is_lost, names, option_label, plain, role, verdict_against
+from stages.data.seeds.messages import Turns, are_messages, messages_of, speaker, turns_of
+from stages.data.seeds.source import RowError, shown
+from stages.data.seeds.text import context_text, field_text, need_no_reasoning, response_text
 
 TEXTS: set[Role | None] = {"task", "context", "response", None}  # the kinds of fields in most rows
 

@@ -11,9 +11,9 @@ import re
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from stages.data.seed_json import list_in_text
-from stages.data.seed_source import Number, RowError
-from stages.data.seed_text import EXACT, field_text, is_empty, response_text
+from stages.data.seeds.json_files import list_in_text
+from stages.data.seeds.source import Number, RowError
+from stages.data.seeds.text import EXACT, field_text, is_empty, response_text
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

@@ -1,0 +1,1 @@
+"""Seed files in any common format and layout, as pairs of prompt and response."""
