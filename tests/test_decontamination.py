@@ -50,6 +50,17 @@ def test_the_share_of_words_in_order_decides():
     assert not held_out.is_in(" ".join(item[20:] + item[:20]))
 
 
+@pytest.mark.parametrize("layout", ["{}. {}", "{}) {}", "({}) {}", "- {1}", "{1}"])
+def test_a_question_is_found_whatever_stands_before_its_choices(layout):
+    question, choices = (
+        "Which of these gases do plants take in for photosynthesis?",
+        ["oxygen", "CO2", "neon", "helium"],
+    )
+    item = f"{question} {' '.join(choices)}"
+    lines = [layout.format(letter, choice) for letter, choice in zip("ABCD", choices, strict=True)]
+    assert HeldOut([item], 0.9).is_in("\n".join([question, *lines]))
+
+
 def test_a_text_of_the_same_template_is_another():
     other = "A bus leaves Bonn at 7 o'clock and is in Mainz after 3 hours; how far is it if it goes 60 km in each hour?"
     assert not HeldOut([LONG], 0.9).is_in(other)

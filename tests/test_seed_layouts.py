@@ -194,6 +194,10 @@ LOST = {
     "thinking": "Hm.",
     "documents": [{"text": "…"}],
     "distractor1": "Or so.",
+    "definition": "Translate it.",  # Natural Instructions
+    "Complex_CoT": "Hm.",
+    "dialogue_history": ["Why?"],
+    "Picture": "1.jpg",
 }
 JUDGED = {
     "score": 0.0,
@@ -207,6 +211,9 @@ JUDGED = {
     "rejected": "Or so.",
     "weight": 0,
     "loss_weight": 0.5,
+    "LLMScore": 3,
+    "tests_passed": False,
+    "stars": 1,
 }
 
 
@@ -232,6 +239,9 @@ def test_such_a_field_without_content_refuses_nothing(field, nothing):
         ("accepted", ["yes"], ["no"]),
         ("toxic", [False, 0], [True, 1]),
         ("deleted", [False], [True]),
+        ("is_safe", [True], [False]),  # BeaverTails
+        ("is_incorrect", [False, 0], [True]),
+        ("approved", [1], [0]),
         ("weight", [1, 1.0, "1.0"], []),
     ],
 )

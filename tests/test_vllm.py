@@ -187,7 +187,7 @@ def test_a_task_that_samples_is_evaluated_the_same_again(project, with_vllm):
     for again in (False, True):
         project.change({"evaluate": {"suite": "sampled"}, "runtime": {"store": {"path": f".dvc/{again}.sqlite"}}})
         project.run("python", "-m", "stages.benchmark")
-        project.run("python", "-m", "stages.evaluate", "--model", "iterations/0/model", env=with_vllm)
+        project.run("python", "-m", "stages.evaluate", "--model", "iterations/0/model", env=with_vllm, fresh=True)
         outs.append([project.read(f"iterations/0/evaluation/samples_{task}.jsonl") for task in SAMPLED_TASKS])
     assert outs[0] == outs[1]
     draws = [json.loads(line)["resps"][0] for task in outs[0] for line in task.splitlines()]

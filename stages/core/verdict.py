@@ -147,9 +147,10 @@ class Verdict:
         """The spans of a question or response that `read` could take for a part of a verdict, with the blanks and
         markup before them; what stands in quotation marks counts as if it stood alone.
 
-        A verdict with all its parts is a claim wherever no word stands right before it. A part without the others, or
-        without the sentence that belongs before it, is one if it has a colon, is at most 10, and stands as `read` wants
-        it; without that sentence, also as a whole number that ends the text.
+        A verdict with all its parts is a claim wherever no word stands right before it. A part without the others is
+        one if it is at most 10 and stands as `read` wants it, since the judge may quote the others from the other text.
+        So is one without the sentence that belongs before it, but only with a colon; and also as a whole number that
+        ends the text.
         """
         folded = fold(text)
         scores = [score for score in self._scores(_OPENS_QUOTATION.sub("\n", folded.text)) if score.value is not None]
@@ -157,7 +158,7 @@ class Verdict:
         spans = [
             folded.original(score.start, score.end)
             for score in scores
-            if (complete and score.whole) or (score.colon and score.alone and (score.value or 0) <= HIGHEST)
+            if (complete and score.whole) or self._is_claim(score)
         ]
         return [(len(text[:start].rstrip(" \t\n*_#>`|-")), end) for start, end in spans]
 
@@ -167,6 +168,11 @@ class Verdict:
             for start, end in reversed(spans):
                 text = text[:start] + text[end:]
         return text
+
+    def _is_claim(self, score: Score) -> bool:
+        """Whether a part of a verdict is a claim without the others."""
+        has_sentence = bool(self.parts[score.part].after)
+        return score.alone and (score.colon or not has_sentence) and (score.value or 0) <= HIGHEST
 
     def _in_range(self, score: Score) -> bool:
         return score.value is not None and score.value <= self.parts[score.part].highest

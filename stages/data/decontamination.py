@@ -16,6 +16,7 @@ from math import floor
 from stages.data.words import ngrams, words
 
 NGRAM = 5  # words
+ADDED = 8  # words that may stand within an item, and a quarter of its length
 SPECIFIC = 4  # words; "Find x." stands in many texts that do not repeat the item
 
 Words = tuple[str, ...]
@@ -62,7 +63,8 @@ class HeldOut:
         if len(starts) < (max(1, (shared - NGRAM) // 3) if changes else shared):
             return False
         ((start, _),) = Counter(starts).most_common(1)
-        stretch = sequence[max(0, start - changes) : start + len(item) + changes]
+        added = changes and changes + ADDED + len(item) // 4  # words in between, such as the letters of choices
+        stretch = sequence[max(0, start - added) : start + len(item) + added]
         return LCSseq.similarity(item, stretch) >= len(item) - changes
 
     def _changes(self, length: int) -> int:

@@ -7,7 +7,8 @@ are words of their own, since "3 - 2" is not "3 + 2" and C++ is not C#; only wha
 marks and quotation marks.
 
 Texts are folded before they are compared, and only then: compatibility forms (NFKC), letter case, signs that cannot be
-seen, and the many forms of apostrophe and hyphen. A text itself is never changed.
+seen, the many forms of apostrophe and hyphen, and how a text is set: bold type, and the signs around a formula. A text
+itself is never changed.
 """
 
 import unicodedata
@@ -19,6 +20,12 @@ from statistics import fmean
 import regex
 
 _INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
+_RAISED = regex.compile(r"[⁰¹²³⁴-⁹⁺⁻ⁿⁱ]+")  # NFKC would make 25 of 2⁵
+_TYPESETTING = (
+    (regex.compile(r"(?<![\p{L}\p{N}*])\*\*(?=\S)([^*]+?)(?<=\S)\*\*(?![\p{L}\p{N}*])"), r"\1"),  # bold, no power
+    (regex.compile(r"\\[()\[\]]|\${2}|\$(?!\s*\p{N})"), " "),  # around a formula; "$5" is a price
+    (regex.compile(r"(?i)<br\s*/?>"), " "),
+)
 _VARIANTS = (  # signs of the same meaning
     (regex.compile(r"[’‘ʼ＇]"), "'"),
     (regex.compile(r"[\p{Dash}--[~〜]]", regex.V1), "-"),  # the minus sign U+2212 is one of them
@@ -27,7 +34,8 @@ _WORD = regex.compile(
     r"""
       \b (?=[\p{L}\p{M}\p{N}_]) .+? \b           # between two boundaries: letters with their marks, or a number
     | [.,] (?=\p{N})                             # the point of ".5"
-    | (?<=\p{N} | \b\p{L}) ! | ! (?=[=\p{L}(])   # a factorial, an inequality, a negation; elsewhere it ends a sentence
+    | (?<=\p{N} | \b\p{L} | [)\]!]) ! | ! (?=[=!\p{L}(])   # a factorial, an inequality, a negation
+    | (?<=\p{N}) : (?=\p{N}) | : (?=[:=])       # a ratio, "::", ":="
     | ' (?=\()                                   # a derivative; elsewhere it quotes
     | [^\s\p{Cc}\p{Terminal_Punctuation}\p{Quotation_Mark}`…]
     """,
@@ -40,6 +48,9 @@ SIGNS_PER_WORD = 2  # of the unspaced scripts, for lengths: a word has 1.5 signs
 
 def fold(text: str) -> str:
     """The text for comparing: equal for texts that read the same whatever their case and encoding."""
+    for pattern, plain in _TYPESETTING:
+        text = pattern.sub(plain, text)
+    text = _RAISED.sub(lambda raised: f"^{raised[0]}", text)
     text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
     text = unicodedata.normalize("NFKC", text.casefold())
     for pattern, sign in _VARIANTS:

@@ -24,23 +24,35 @@ NAMES: dict[Role, str] = {
     "choices": "choices options answer_choices candidates endings",
     "key": "answer_key answerkey answer_idx answer_index correct_option correct_answer gold cop",  # the right choice
     "lost": (  # belongs to a question, but is none of the above
-        "history chat_history conversation_history turns documents contexts ctx files attachments starter_code persona"
+        "history chat_history chathistory conversation_history dialogue_history dialog_history message_history "
+        "previous_messages prior_turns turns documents contexts passages paragraphs additional_context extra_context "
+        "input_text source_text ctx files attachment attachments media starter_code persona definition preamble "
+        "systemprompt sysprompt"
     ),
     "verdict": "correct true false accepted good bad selected train trainable training mask masked",
 }
 SECOND = {"user", "human", "assistant", "gpt", "bot"}  # a task or response only where there is no other
 ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
 LOST = set(  # a name with one of these words in it is part of a question that this loop cannot ask
-    "system image images audio audios video videos tool tools function functions reasoning thinking thought thoughts "
+    "system image images imageurl img picture photo screenshot pixel audio audios video videos tool tools function "
+    "functions reasoning thinking thought thoughts "
     "cot distractor distractors".split()
 )
 VERDICTS = set(  # a name with one of these words in it judges the row
     "score scores rating ratings rank ranking reward rewards quality label labels verdict verdicts judgement judgment "
     "preference preferred winner vote votes upvotes downvotes likes grade helpfulness correctness coherence verbosity "
-    "truthfulness honesty chosen rejected weight toxic toxicity harmful flagged unsafe deleted".split()
+    "truthfulness honesty chosen rejected weight toxic toxicity harmful flagged unsafe deleted safe valid passed "
+    "approved verified acceptable truthful wrong incorrect invalid refusal spam nsfw reject discarded removed excluded "
+    "redacted truncated hallucination hallucinated stars grades thumb thumbs dislikes".split()
 )
-GOOD = set("correct true accepted good selected train trainable training".split())  # true and 1 speak for the row
-BAD = set("false bad mask masked toxic harmful flagged unsafe deleted".split())  # they speak against it
+GOOD = set(  # true and 1 speak for the row
+    "correct true accepted good selected train trainable training safe valid passed approved verified acceptable "
+    "truthful".split()
+)
+BAD = set(  # they speak against it
+    "false bad mask masked toxic harmful flagged unsafe deleted wrong incorrect invalid refusal spam nsfw reject "
+    "discarded removed excluded redacted truncated hallucination hallucinated".split()
+)
 WEIGHTS = {"weight", "loss_weight", "sample_weight"}  # 1: a row as any other
 NOTHING = ("[]", "{}", "null", "None")  # an empty field as text, in a CSV file
 
@@ -51,7 +63,7 @@ _NUMBERED = re.compile(r"(?:option|choice|answer|ending|sol|solution|distractor)
 @lru_cache(10_000)
 def plain(name: str) -> str:
     """A name in lower case with underscores."""
-    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name.replace("CoT", "Cot"))
     return re.sub(r"\W+", "_", apart).strip("_").lower()
 
 
