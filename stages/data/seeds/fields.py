@@ -35,8 +35,7 @@ SECOND = {"user", "human", "assistant", "gpt", "bot"}  # a task or response only
 ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
 LOST = set(  # a name with one of these words in it is part of a question that this loop cannot ask
     "system image images imageurl img picture photo screenshot pixel audio audios video videos tool tools function "
-    "functions reasoning thinking thought thoughts "
-    "cot distractor distractors".split()
+    "functions reasoning thinking thought thoughts cot distractor distractors".split()
 )
 VERDICTS = set(  # a name with one of these words in it judges the row
     "score scores rating ratings rank ranking reward rewards quality label labels verdict verdicts judgement judgment "
