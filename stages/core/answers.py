@@ -1,4 +1,7 @@
-"""Reading an answer: the text that the model was asked for, out of a completion that may think aloud first."""
+"""Reading an answer: the text that the model was asked for, out of a completion that may think aloud first.
+
+Reasoning between marks, such as a think block, is taken off before (models/reasoning.py).
+"""
 
 import re
 from dataclasses import dataclass
@@ -26,17 +29,14 @@ class AnswerRule:
         )
 
     def read(self, completion: str) -> str | None:
-        """The answer without what was written around it: reasoning, markup of the marker, the prompt's tags, blank
-        lines. None if it is not there. A marker in a quotation or a think block begins no answer."""
+        """The answer without what was written around it: what comes before the marker, its markup, the prompt's tags,
+        blank lines. None if it is not there. A marker in a quotation begins no answer."""
         if not self.marker:
             return trim(completion) or None
-        rest = completion.partition("</think>")[2]
-        thinks = completion.lstrip().startswith("<think>") or self._marker.search(rest)
-        text = rest if thinks else completion
-        marker = self._marker.search(text)
+        marker = self._marker.search(completion)
         if not marker:
             return None
-        answer = text[marker.end() :].lstrip(" \t")
+        answer = completion[marker.end() :].lstrip(" \t")
         unclosed = "" if marker["mid"] or marker["close"] else marker["open"]
         return self._unwrapped(_without_style(answer, unclosed)) or None
 

@@ -58,10 +58,9 @@ class HeldOut:
         """Whether the text has enough of an item's words in order, where most of their shared n-grams agree."""
         from rapidfuzz.distance import LCSseq
 
-        changes = self._changes(len(item))
-        shared = len(item) - NGRAM + 1  # n-grams, if no word is changed
-        if len(starts) < (max(1, (shared - NGRAM) // 3) if changes else shared):
+        if len(starts) < (len(item) - 2 * NGRAM) // 3:  # saves the alignment of texts that share little
             return False
+        changes = self._changes(len(item))
         ((start, _),) = Counter(starts).most_common(1)
         added = changes and changes + ADDED + len(item) // 4  # words in between, such as the letters of choices
         stretch = sequence[max(0, start - added) : start + len(item) + added]
