@@ -1,6 +1,6 @@
 """How fast the project is: ratios to a baseline, measured in one run on the embedded default's base model.
 
-    lance benchmark                 every part but plan, speech and texts; three minutes on two cores
+    lance benchmark                 every part but plan, speech and texts; four minutes on two cores
     lance benchmark engine filter   only these parts
     lance benchmark speech          what words to the judge do to a wrong answer's score; two minutes
     lance benchmark plan            plans against the runs that follow; twenty minutes
