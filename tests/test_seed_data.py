@@ -73,7 +73,7 @@ def test_equal_problems_are_one_line_with_their_first_places_and_how_many_more(t
     ]
     assert str(error.value) == (
         f"seed.path {path}: 1,003 of 1,004 rows cannot be used, each kind named above (no prompt and response 1,002, "
-        "not JSON 1); name them, such as seed.columns={prompt: NAME, response: NAME}, or set seed.on_bad: drop"
+        "not JSON 1); write the question into a field `prompt` and the answer into `response`, or set seed.on_bad: drop"
     )
 
 
@@ -90,13 +90,14 @@ def test_different_problems_of_one_kind_are_a_line_each_only_at_first(tmp_path, 
 
 
 @pytest.mark.parametrize("on_bad", ["fail", "drop"])
-def test_where_no_row_can_be_used_the_error_has_the_columns_that_would_read_them(tmp_path, capsys, on_bad):
+def test_where_no_row_can_be_used_the_error_says_how_to_name_the_columns_that_would_read_them(tmp_path, capsys, on_bad):
     path = written(tmp_path, "rows.csv", [{"frage": f"{number}?", "antwort": "so"} for number in range(3)])
     with pytest.raises(UserError) as error:
         read(path, on_bad=on_bad)
     assert str(error.value) == (
         f"seed.path {path}: 3 of 3 rows cannot be used, each named above (no prompt and response 3); "
-        "name them, such as seed.columns={prompt: frage, response: antwort}"
+        "write seed.columns={prompt: NAME, response: NAME}, with columns of frage, antwort for NAME, or with fields of "
+        "your own"
     )
     assert capsys.readouterr().err.endswith("line 2, 3, 4: no prompt and response (its fields are frage, antwort)\n")
 

@@ -59,6 +59,10 @@ SINGLE = [
     {"conversation": [{"system": "", "input": "Why?", "output": "So."}]},  # XTuner
     {"instruction": "Why?", "output": "So.", "response": "So."},
     {"prompt": "Why?", "completion": "So.", "user": "u-17", "label": True},  # KTO
+    {"question": "Why?", "gold": "So."},
+    {"question": "Why?", "response": "So.", "correct_answer": "So."},
+    {"query": "Why?", "response": "So.", "original_question": "Why not?"},  # MetaMathQA
+    {"problem": "Why?", "solution": "So.", "problem_is_valid": "Yes", "solution_is_valid": "Yes"},  # NuminaMath 1.5
 ]
 
 
@@ -122,6 +126,14 @@ PLANETS = "Which is red?\n\nA. Venus\nB. Mars\nC. Earth"
         {"A": "Venus", "B": "Mars", "C": "Earth", "D": "", "answer": "B"},
         {"option_a": "Venus", "option_b": "Mars", "option_c": "Earth", "answer": "b"},
         {"opa": "Venus", "opb": "Mars", "opc": "Earth", "answer": "B."},
+        {"options": ["Venus", "Mars", "Earth"], "answer": "option_b"},
+        {"opa": "Venus", "opb": "Mars", "opc": "Earth", "correct_option": "opb"},
+        {"options": ["Venus", "Mars", "Earth"], "answer": "Answer: B"},
+        {"options": ["Venus", "Mars", "Earth"], "answer": "The correct answer is **(B)**."},
+        {"options": ["Venus", "Mars", "Earth"], "answer": "$\\boxed{\\text{B}}$"},
+        {"options": ["Venus", "Mars", "Earth"], "answer": "\uff22"},  # full width
+        {"options": ["Venus", "Mars", "Earth"], "answer": "B", "correct": 1},  # a verdict beside an answer
+        {"options": ["Venus", "Mars", "Earth"], "answer": "B", "gold": "Mars"},
     ],
     ids=lambda row: "-".join(row),
 )  # fmt: skip
@@ -140,6 +152,7 @@ def test_an_answer_in_words_stays_as_it_is_written():
     row = {"question": "Which is red?", "choices": ["Venus", "Mars", "Earth"]}
     assert pair({**row, "answer": "Mars"}) == (PLANETS, "Mars")
     assert pair({**row, "response": "Mars, by its rust."}) == (PLANETS, "Mars, by its rust.")
+    assert pair({**row, "output": "It is red with rust, so the answer is (B)."})[1].endswith("is (B).")
     assert pair({"question": "1 + 1?", "choices": [3, 2, 1], "answer": 2}) == ("1 + 1?\n\nA. 3\nB. 2\nC. 1", "2")
 
 
@@ -173,6 +186,13 @@ def test_a_number_taken_for_that_of_a_choice_is_noted():
         ({"choices": ARC, "options": ["x", "y"], "answer": "B"}, "more than one set of choices (choices, options)"),
         ({"A": "Venus", "answer": "B"}, "'A' would be lost"),
         ({"option1": "Venus", "option2": "Mars", "answer": "2"}, "'option1', 'option2' would be lost"),
+        ({"choices": ["Venus", "Mars"], "answer": "Jupiter"}, "the answer is none of the choices (Jupiter)"),
+        ({"choices": ["Venus", "Mars"], "answer": "B: Venus"}, "the answer is none of the choices (B: Venus)"),
+        ({"choices": ["Venus", "Mars"], "answer": "choice 2"}, "the answer is none of the choices (choice 2)"),
+        ({"options": ["Venus", "Mars"], "output": "I cannot tell."}, "the output is none of the choices"),
+        ({"candidates": ["Mars", "It is Mars."], "output": "Mars"}, "'candidates' would be lost"),  # drawn answers
+        ({"choices": ["Venus", "Mars"], "answer": "A", "correct": 0}, "'correct' says that the answer is a bad one"),
+        ({"answer": "Mars", "answer_idx": "B"}, "'answer_idx' would be lost"),
     ],
 )
 def test_a_question_whose_choices_or_answer_are_not_plain_is_refused(row, reason):
@@ -198,6 +218,11 @@ LOST = {
     "Complex_CoT": "Hm.",
     "dialogue_history": ["Why?"],
     "Picture": "1.jpg",
+    "has_image": True,
+    "image_id": "7",
+    "candidates": ["So.", "Or so."],
+    "examples": [{"input": "1", "output": "2"}],
+    "context_2": "Cats.",
 }
 JUDGED = {
     "score": 0.0,
@@ -212,8 +237,10 @@ JUDGED = {
     "weight": 0,
     "loss_weight": 0.5,
     "LLMScore": 3,
-    "tests_passed": False,
     "stars": 1,
+    "qualityscore": 1,
+    "feedback": "Well done.",
+    "error": "Traceback",
 }
 
 
@@ -242,13 +269,22 @@ def test_such_a_field_without_content_refuses_nothing(field, nothing):
         ("is_safe", [True], [False]),  # BeaverTails
         ("is_incorrect", [False, 0], [True]),
         ("approved", [1], [0]),
+        ("tests_passed", [True], [False]),
+        ("answer_is_correct", [1], [0, "no"]),
+        ("bad_answer", [0], [True]),
+        ("status", ["completed", "ok"], ["rejected", "failed"]),
+        ("finish_reason", ["stop"], ["length"]),
+        ("feedback", ["positive"], ["negative"]),
+        ("keep", [True], [False]),
+        ("no_train", [False], [True]),
+        ("error", [False], [True]),
         ("weight", [1, 1.0, "1.0"], []),
     ],
 )
 def test_a_verdict_that_says_yes_or_no_is_used(field, good, bad):
     for value in good:
         reading = read_row({**SINGLE[0], field: value})
-        assert (reading.prompt, reading.unread) == ("Why?", [])
+        assert (reading.prompt, reading.unread) in [("Why?", []), ("Why?", [field])]
     for value in bad:
         with pytest.raises(RowError, match=f"'{field}' says that the answer is a bad one"):
             read_row({**SINGLE[0], field: value})
@@ -262,6 +298,13 @@ def test_a_verdict_that_says_yes_or_no_is_used(field, good, bad):
         ({"content": "So.", "reasoning_content": "Hm."}, "'messages.reasoning_content' would be lost"),
         ({"content": "So.", "weight": 0}, "'messages.weight' is a verdict on the row (0)"),
         ({"content": "So.", "train": False}, "'messages.train' says that the answer is a bad one (False)"),
+        ({"content": "So.", "loss": False}, "'messages.loss' says that the answer is a bad one (False)"),
+        ({"content": "So.", "status": "rejected"}, "'messages.status' says that the answer is a bad one (rejected)"),
+        ({"content": "So.", "channel": "analysis"}, "a message of another channel than final in the messages"),
+        (
+            {"content": [{"type": "text", "text": "So.", "image_url": "1.png"}]},
+            "'messages.image_url' would be lost",
+        ),
         ({"content": None}, "no text in the messages"),
         ({"content": "So.", "text": "Or so."}, "more than one text in a message of the messages"),
         ({"content": [{"type": "image_url", "image_url": {}}]}, "a part of a message that is no text in the messages"),
@@ -273,6 +316,24 @@ def test_a_message_that_says_more_than_its_text_is_refused(message, reason):
     with pytest.raises(RowError) as error:
         read_row({"messages": [*turns("Why?", roles=["user"]), {"role": "assistant", **message}]})
     assert str(error.value).startswith(reason)
+
+
+@pytest.mark.parametrize("field", ["tools", "functions"])
+def test_tools_in_a_system_message_without_text_are_not_lost(field):
+    system = {"role": "system", "content": "", field: '[{"name": "search"}]'}
+    with pytest.raises(RowError, match=rf"'messages\.{field}' would be lost"):
+        read_row({"messages": [system, *turns("Why?", "So.")]})
+
+
+def test_whether_the_question_is_learnt_is_no_verdict_on_the_answer():
+    messages = turns("Why?", "So.")
+    for field in ("loss", "weight", "train"):
+        assert pair({"messages": [messages[0] | {field: False}, messages[1] | {field: 1}]}) == ("Why?", "So.")
+
+
+def test_columns_of_messages_that_differ_in_length_are_refused():
+    with pytest.raises(RowError, match="the columns of the messages differ in length"):
+        read_row({"messages": {"role": ["user", "assistant"], "content": ["Why?", "So.", "And?"]}})
 
 
 def test_the_content_of_a_message_may_be_text_parts():
@@ -313,6 +374,12 @@ def test_a_conversation_of_more_than_a_turn_is_refused(messages, reason):
     [
         ({"prompt": "Why?", "instruction": "How?", "response": "So."}, "more than one prompt (prompt, instruction)"),
         ({"problem": "Why?", "solution": "Thus: so.", "answer": "so"}, "more than one response (solution, answer)"),
+        ({"query": "Why?", "answer": "No.", "best_answer": "So."}, "more than one response (answer, best_answer)"),
+        ({"question": "Why?", "response": "No.", "gold": "So."}, "more than one response (response, gold)"),
+        ({"prompt": "Translate.", "user": "Good day", "assistant": "So."}, "more than one prompt (prompt, user)"),
+        ({"prompt": "Be a poet.", "human": "早上好", "response": "So."}, "more than one prompt (prompt, human)"),
+        ({"question": "Why?", "support": 12, "answer": "So."}, "a number instead of text in the support (12)"),
+        ({"prompt": "<image>\nWhy?", "response": "So."}, "a place for an image in the prompt"),
         ({"prompt": "Why?", "messages": turns("How?", "So.")}, "more than one prompt (prompt, messages)"),
         ({"messages": turns("Why?", "So."), "context": "Cats."}, "'context' would be lost"),
         ({"instruction": "Why?", "output": "  "}, "no text in the output"),
@@ -331,34 +398,116 @@ def test_a_row_without_one_prompt_and_one_response_is_refused(row, reason):
 @pytest.mark.parametrize(
     ("row", "columns"),
     [
-        ({"frage": "Why?", "antwort": "So."}, "{prompt: frage, response: antwort}"),
         ({"prompt": "Why?", "chosen": "So.", "rejected": "No."}, "{prompt: prompt, response: chosen}"),
-        ({"问题": "Why?", "回答": "So."}, '{prompt: "问题", response: "回答"}'),
+        ({"prompt": "Why?", "chosen": "So.", "score_chosen": 5, "score_rejected": 1},
+         "{prompt: prompt, response: chosen, ignore: [score_chosen, score_rejected]}"),
         ({"conversations": turns("Why?", roles=["user"]), "chosen": turns("So.", roles=["assistant"])},
          "{prompt: conversations, response: chosen}"),
-        ({"id": Number("7"), "category": "math", "turns": ["Why?"]}, "{prompt: NAME, response: NAME}"),
-        ({"0": "Why?", "1": "So."}, '{prompt: "0", response: "1"}'),
-        ({"question": "Why?", "reply": "It is so.", "id": "7"}, "{prompt: question, response: reply}"),
-        ({"question": "Why?", "reply": "It is so.", "other": "Or so."}, "{prompt: question, response: NAME}"),
         ({"system": "Be brief.", "query": "Why?", "answer": "So."}, "{prompt: [system, query], response: answer}"),
+        ({"Definition": "Be brief.", "inputs": "Why?", "targets": "So."},
+         "{prompt: [Definition, inputs], response: targets}"),
         ({"messages": turns("Why?", "So."), "context": "Cats."}, "{prompt: [messages, context], response: messages}"),
         ({"prompt": "Why?", "response": "So.", "score 1": 5, "rank": 1},
          '{prompt: prompt, response: response, ignore: ["score 1", rank]}'),
+        ({"prompt": "Why?", "response": "So.", "tools": "search", "score": 5},
+         "{prompt: prompt, response: response, ignore: [tools, score]}"),
+        ({"query{}": "Why?", "{answer}": "So.", "rank": 1},
+         '{prompt: "query{}", response: ["{answer}"], ignore: [rank]}'),
+        ({"prompt": "Why?", "response": "So.", "metadata": {"score": 1}},
+         "{prompt: prompt, response: response, ignore: [metadata]}"),
+        ({"instruction": "Be brief.", "question": "Why?", "output": "So."},
+         "{prompt: [instruction, question], response: output}"),
+        ({"instruction": "Be brief.", "user": "Why is it?", "assistant": "So."},
+         "{prompt: [instruction, user], response: assistant}"),
+        ({"problem": "Why?", "prompt": "Tell me: Why?", "solution": "So."}, "{prompt: prompt, response: solution}"),
+        ({"question": "Which?", "options": ["No.", "So."], "answer": "B", "answer_index": 1, "rating": 5},
+         "{prompt: [question, options], response: answer, ignore: [rating]}"),
+        ({"question": "Which?", "A": "No.", "B": "So.", "answer": "B", "rating": 5},
+         "{prompt: [question, A, B], response: answer, ignore: [rating]}"),
     ],
 )  # fmt: skip
 def test_the_columns_that_would_read_a_refused_row_are_named_and_do(tmp_path, row, columns):
     with pytest.raises(RowError) as error:
         read_row(row)
     assert f"seed.columns={columns}" in error.value.remedy
-    if "NAME" not in columns:
-        params = tmp_path / "params.yaml"
-        params.write_text("seed: {columns: null}")
-        apply_overrides(params, [f"seed.columns={columns}"])  # as after -S of dvc exp run
-        assert pair(row, yaml.safe_load(params.read_text())["seed"]["columns"])[1] in ("So.", "It is so.")
+    params = tmp_path / "params.yaml"
+    params.write_text("seed: {columns: null}")
+    apply_overrides(params, [f"seed.columns={columns}"])  # as after -S of dvc exp run
+    assert pair(row, yaml.safe_load(params.read_text())["seed"]["columns"])[1] in ("So.", "B. So.")
+
+
+@pytest.mark.parametrize(
+    ("row", "remedy"),
+    [
+        ({"frage": "Why?", "antwort": "So."}, "{prompt: NAME, response: NAME}, with columns of frage, antwort for"),
+        ({"document": "…", "summary": "So.", "id": "7"},  # XSum
+         "{prompt: NAME, response: NAME}, with columns of document, summary, id for NAME"),
+        ({"id": Number("7"), "Q": "Why?", "A": "So."}, "{prompt: NAME, response: NAME}, with columns of Q, A for NAME"),
+        ({"question": "Why?", "reply": "So.", "id": "7"}, "{prompt: question, response: NAME}, with one of reply, id"),
+        ({"id": "7", "context": "…", "question": "Why?", "answers": {"text": ["So."]}},  # SQuAD
+         "{prompt: [question, context], response: NAME}, with one of id for NAME, or with fields of your own"),
+        ({"question": "Why?", "answer": "So.", "gold": "No."},
+         "{prompt: question, response: NAME}, with the right one of answer, gold for NAME"),
+        ({"id": Number("7"), "category": "math", "turns": ["Why?"]}, "write the question into a field `prompt`"),
+        ({"chosen": "Human: Why?", "rejected": "Human: Why?"}, "write the question into a field `prompt`"),
+        ({"sentence": "A _.", "option1": "a", "option2": "b", "answer": "2"}, "write the question into `question`"),
+        ({"goal": "Why?", "sol1": "a", "sol2": "b", "label": 1}, "write the question into `question`"),  # PIQA
+        ({"question": "Why?", "distractor1": "No.", "correct_answer": "So."}, "write the question into `question`"),
+        ({"question": "Why?", "answer": True}, "write the words of the answer, such as yes or no"),  # BoolQ
+    ],
+)  # fmt: skip
+def test_where_the_columns_are_not_certain_none_are_proposed_but_how_to_name_them(row, remedy):
+    with pytest.raises(RowError) as error:
+        read_row(row)
+    assert remedy in error.value.remedy
+
+
+METADATA = {
+    "has_image": False,
+    "num_images": 0,
+    "image": "NULL",
+    "tools_used": False,
+    "num_tools": 3,
+    "reasoning_tokens": 512,
+    "reasoning_effort": "low",
+    "system_fingerprint": "fp_1",
+    "function_name": "f",
+    "turns": 1,
+    "language_label": "en",
+    "topic_score": 0.9,
+    "difficulty_rating": 3,
+    "rank_in_file": 3,
+    "toxicity": 0.0,
+    "skip_prompt_formatting": False,
+    "user": "u-17",
+    "score": float("nan"),
+    "metadata": {"source": "web", "flagged": False, "tools": [], "error": None},
+}
+
+
+@pytest.mark.parametrize(("field", "value"), METADATA.items())
+def test_remarks_on_a_row_refuse_nothing(field, value):
+    assert pair({**SINGLE[0], field: value}) == ("Why?", "So.")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({"score": 1}, "'metadata.score' judges the row (metadata.score: 1)"),
+        ({"quality": {"rating": 2}}, "'metadata.quality' judges the row"),
+        ({"review": {"status": "rejected"}}, "'metadata.review.status' says that the answer is a bad one (rejected)"),
+        ([{"id": 1}, {"label": False}], "'metadata.label' says that the answer is a bad one (False)"),
+        ({"system_prompt": "Be brief."}, "'metadata.system_prompt' would be lost"),
+    ],
+)
+def test_a_group_of_fields_judges_the_row_as_its_fields_do(value, reason):
+    with pytest.raises(RowError) as error:
+        read_row({**SINGLE[0], "metadata": value})
+    assert str(error.value) == reason
 
 
 def test_fields_of_no_known_meaning_are_no_obstacle_and_are_named():
-    row = {**SINGLE[0], "id": 7, "source": "web", "url": "", "tags": ["a"], "metadata": {"score": 1}}
+    row = {**SINGLE[0], "id": 7, "source": "web", "url": "", "tags": ["a"], "metadata": {"page": 1}}
     assert read_row(row).unread == ["id", "source", "tags", "metadata"]
     messages = [{**turn, "timestamp": 5} for turn in turns("Why?", "So.")]
     assert set(read_row({"messages": messages, "id": 7}).unread) == {"id", "messages.timestamp"}
@@ -401,6 +550,14 @@ def test_columns_read_choices_and_conversations_as_the_layouts_do():
         "The sun\n\nA. rises.\nB. barks.",
         "A. rises.",
     )
+    in_text = {"question": "Which?", "options": '["no", "yes"]', "answer": "B", "index": "1"}  # of a CSV file
+    for response in ("answer", "index", ["index", "answer"]):
+        assert pair(in_text, {"prompt": ["question", "options"], "response": response})[1] == "B. yes"
+    template = {"prompt": ["question", "options"], "response": "It is {answer}"}
+    assert pair(in_text, template)[1] == "It is B. yes"
+    lettered = {"question": "Which?", "option_a": "no", "option_b": "yes", "answer": "option_b", "why": "It is so."}
+    columns = {"prompt": ["question", "option_a", "option_b"], "response": ["why", "answer"]}
+    assert pair(lettered, columns) == ("Which?\n\nA. no\nB. yes", "It is so.\n\nB. yes")
     chosen = {"prompt": "Why?", "chosen": turns("Why?", "So."), "rejected": turns("Why?", "No.")}  # UltraFeedback
     assert pair(chosen, {"prompt": "prompt", "response": "chosen"}) == ("Why?", "So.")
     with pytest.raises(RowError, match="more than one prompt"):
@@ -424,9 +581,11 @@ def test_what_belongs_to_the_question_is_not_lost_by_columns_either_unless_it_is
 
 
 def test_other_prompts_and_responses_beside_the_columns_are_named():
-    row = {"frage": "Why?", "antwort": "So.", "prompt": "x", "response": "y"}
+    row = {"frage": "Why?", "antwort": "So.", "prompt": "Why?", "response": "y", "gold": "z"}
     reading = read_row(row, {"prompt": "frage", "response": "antwort"})
-    assert (reading.prompt, reading.response, reading.unread) == ("Why?", "So.", ["prompt", "response"])
+    assert (reading.prompt, reading.response, reading.unread) == ("Why?", "So.", ["prompt", "response", "gold"])
+    with pytest.raises(RowError, match="'prompt' would be lost"):
+        read_row(row | {"prompt": "How?"}, {"prompt": "frage", "response": "antwort"})
 
 
 def test_a_column_that_a_row_lacks_or_that_is_empty_is_told_unless_there_are_others():

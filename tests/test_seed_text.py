@@ -66,6 +66,7 @@ def test_any_text_is_read_as_part_of_what_was_written_or_refused(written):
     [
         *"<|endoftext|> <|im_end|> </s> <eos> <|eot_id|> <|end_of_text|> <|eom_id|> <|eot|> <|end|> <|return|>".split(),
         *"<|EOT|> <end_of_turn> <|end_of_turn|> <|END_OF_TURN_TOKEN|> <EOS_TOKEN> <|endofprompt|> <|eos|>".split(),
+        *"<|end_of_solution|> <pad> [PAD] <|/assistant|> <eom>".split(),
         *"[|endofturn|] [EOS] <｜end▁of▁sentence｜> <|endoftext|><|endoftext|>".split(),
         "< |endoftext|>",  # as the chat format of this project defuses it
         "<|im_end|>\n<|endoftext|>\n",
@@ -79,7 +80,8 @@ def test_a_leftover_end_of_text_marker_is_removed_and_noted(marker):
 
 
 @pytest.mark.parametrize(
-    "marker", "<s> <bos> <|begin_of_text|> <|startoftext|> <|endoftext|> <｜begin▁of▁sentence｜>".split()
+    "marker",
+    "<s> <bos> <pad> <|begin_of_solution|> <|begin_of_text|> <|endoftext|> <｜begin▁of▁sentence｜>".split(),
 )
 def test_a_leftover_begin_of_text_marker_is_removed_and_noted(marker):
     notes = []
@@ -90,6 +92,16 @@ def test_a_leftover_begin_of_text_marker_is_removed_and_noted(marker):
 @pytest.mark.parametrize(
     "text",
     [
+        "The token <|eot_id|> ends a turn of Llama 3, so write <|eot_id|>",
+        "x = <|legend|>",
+        "ChatML writes <|im_start|>user before what the user says, and [INST] is Mistral's.",
+        "Use this:\n```\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n```\nin your code.",
+        "A: Who is there?\nUser: me.",
+        "```xml\n<scratchpad>x</scratchpad>\n```\nis a tag.",
+        "<reasoning>All that you asked for.</reasoning>",
+        "<analysis>It grows.</analysis>\n<advice>Buy.</advice>",
+        "<plan>1. Sow.</plan>",
+        "<details><summary>More</summary>x</details> and so on",
         "It ends with `<|endoftext|>`.",
         "The token <|endoftext|> ends a text",
         "a price of <s>5</s>",
@@ -117,6 +129,23 @@ def test_other_texts_with_brackets_stay_whole(text):
         ("<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nWhy?", "a rendered chat template in the answer"),
         ("<think>\nHm.\n</think>\n\nSo.", "reasoning in the answer"),
         ("<think>\n\n</think>\n\nSo.", "reasoning in the answer"),
+        ("<think >Hm.</think>So.", "reasoning in the answer"),
+        ("<reasoning>\nHm.\n</reasoning>\n<answer>\nSo.\n</answer>", "reasoning in the answer"),
+        ("<scratchpad>Hm.</scratchpad>So.", "reasoning in the answer"),
+        ("<Thoughts>Hm.</Thoughts>\nSo.", "reasoning in the answer"),
+        ("<inner_monologue>Hm.</inner_monologue> So.", "reasoning in the answer"),
+        ("<|thinking|>Hm.<|/thinking|>So.", "reasoning in the answer"),
+        ("<analysis>Hm.</analysis>\n<final_answer>So.</final_answer>", "reasoning in the answer"),
+        ("<reflection>Hm.</reflection>\nSo.", "reasoning in the answer"),
+        ('<details type="reasoning" done="true">Hm.</details>\nSo.', "reasoning in the answer"),
+        ("So.<|im_end|>\n<|im_start|>user\nAnd?", "a next turn in the answer"),
+        ("So.<end_of_turn>\n<start_of_turn>user", "a next turn in the answer"),
+        ("So.\n<|im_start|>user\nAnd?<|im_end|>", "a next turn in the answer"),
+        ("So.</s>[INST] And? [/INST]", "a next turn in the answer"),
+        ("So. [/INST]", "a next turn in the answer"),
+        ("So.<|user|>", "a next turn in the answer"),
+        ("So.\n### Human:", "a next turn in the answer"),
+        ("So.\nUser:", "a next turn in the answer"),
         ("Hm.\n</think>\n\nSo.", "reasoning in the answer"),
         ("[{'content': 'Why?', 'role': 'user'}]", "messages written as a text in the answer"),
         ("<nooutput>", "no text in the answer"),
@@ -204,7 +233,17 @@ def test_what_was_made_comparable_stays_so(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["<|" + "end" * 30_000 + ">", "<" * 90_000, "<|begin" * 12_000, " " * 90_000 + "x", "[" * 90_000]
+    "text",
+    [
+        "So." + "<|im_start|>" + "\n" * 80_000 + "x",
+        "<scratchpad>" * 8_000,
+        "<|a_" * 24_000 + "x<|end|>",
+        "<|" + "end" * 30_000 + ">",
+        "<" * 90_000,
+        "<|begin" * 12_000,
+        " " * 90_000 + "x",
+        "[" * 90_000,
+    ],
 )
 def test_a_long_text_that_looks_like_markers_is_read_in_no_time(text):
     before = time.process_time()

@@ -9,6 +9,11 @@ import unicodedata
 from functools import cache
 from typing import NamedTuple
 
+import regex
+
+# Signs without ink: zero-width and bidirectional signs, variation selectors, fillers, tags, the blank of Braille.
+INVISIBLE = regex.compile(r"[\p{Default_Ignorable_Code_Point}\u2800]+")
+
 # Letters and signs that look like these (Unicode 16, UTS #39, confusables.txt), without those that NFKD resolves.
 _LOOKALIKES = {
     "/": "᜵⁁⁄∕╱⟋⧸Ⳇ〳ノ㇓丿𝈺",
@@ -43,7 +48,6 @@ _LOOKALIKES = {
     "z": "ΖᏃᴢꓜꮓ𐋵𑢩𑣄",
 }
 _BY_SIGN = {sign: plain for plain, signs in _LOOKALIKES.items() for sign in signs}
-_FILLERS = "\u115f\u1160\u3164\uffa0\u2800"  # letters and a symbol without ink
 _PLAIN = re.compile(r"[\n\t -~]*")
 
 
@@ -86,7 +90,7 @@ def _fold_sign(sign: str) -> str:
     if sign.isspace():
         return "\n" if sign in "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029" else " "
     kind = unicodedata.category(sign)
-    if kind[0] == "C" or kind in ("Mn", "Me") or sign in _FILLERS:
+    if kind[0] == "C" or kind in ("Mn", "Me") or INVISIBLE.match(sign):
         return ""
     if kind[0] == "N":  # ² and ½ are no digits of the number before them
         digit = unicodedata.decimal(sign, None)

@@ -19,7 +19,8 @@ from statistics import fmean
 
 import regex
 
-_INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
+from stages.core.folding import INVISIBLE
+
 _RAISED = regex.compile(r"[⁰¹²³⁴-⁹⁺⁻ⁿⁱ]+")  # NFKC would make 25 of 2⁵
 _TYPESETTING = (
     (regex.compile(r"(?<![\p{L}\p{N}*])\*\*(?=\S)([^*]+?)(?<=\S)\*\*(?![\p{L}\p{N}*])"), r"\1"),  # bold, no power
@@ -51,7 +52,7 @@ def fold(text: str) -> str:
     for pattern, plain in _TYPESETTING:
         text = pattern.sub(plain, text)
     text = _RAISED.sub(lambda raised: f"^{raised[0]}", text)
-    text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
+    text = unicodedata.normalize("NFKC", INVISIBLE.sub("", text))
     text = unicodedata.normalize("NFKC", text.casefold())
     for pattern, sign in _VARIANTS:
         text = pattern.sub(sign, text)

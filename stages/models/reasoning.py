@@ -18,6 +18,22 @@ MARKS = (  # before and behind the reasoning, as chat templates and vLLM's reaso
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),  # gpt-oss
     ("◁think▷", "◁/think▷"),  # Kimi
 )
+# A tag of the author's own is reasoning by its name: _THOUGHT where anything follows it, _WORK where a bare text or an
+# answer's tag does. One that nothing follows, or that stands among others, is the answer.
+_THOUGHT = (
+    r"think(?:ing)?|thoughts?|reasoning|scratchpad|cot|chain[_-]of[_-]thought|inner[_-](?:monologue|thoughts)"
+    r"""|details(?=\s+type="reasoning")"""
+)
+_WORK = "analysis|plan(?:ning)?|reason|reflection|rationale"
+_ANSWER = r"(?:final[_-]?)?(?:answer|solution|response|output)\b"
+_TAGGED = re.compile(
+    rf"""\s* <\|?\s*
+    (?: (?P<thought> {_THOUGHT} ) | (?P<work> {_WORK} ) )
+    (?:\s[^>]*)? \|?>  .*?  <\|?\s*/\s* (?: (?P=thought) | (?P=work) ) \s*\|?>
+    \s*+ (?(work) (?: [^<\s] | <{_ANSWER} ) | \S )
+    """,
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
 _OPENING, _CLOSING = ("|".join(map(re.escape, marks)) for marks in zip(*MARKS, strict=True))
 OPENING = re.compile(rf"\s*(?:{_OPENING})", re.IGNORECASE)
 CLOSING = re.compile(_CLOSING, re.IGNORECASE)
@@ -90,4 +106,4 @@ def end_of(prompt: str) -> str:
 
 def is_in(text: str) -> bool:
     """Whether there is reasoning in a text that should be an answer alone, such as the response of a seed."""
-    return bool(split(text).reasoning)
+    return bool(split(text).reasoning or _TAGGED.match(text))

@@ -51,7 +51,8 @@ def proposed(prompt: list[str], response: list[str], ignore: list[str] | None = 
 
 
 def _one_or_list(columns: list[str]) -> str:
-    return f"[{_yaml(columns)}]" if len(columns) > 1 else _yaml(columns or ["NAME"])
+    is_list = len(columns) > 1 or any(map(TEMPLATE_FIELD.search, columns))  # "{x}" alone would be a template
+    return f"[{_yaml(columns)}]" if is_list else _yaml(columns or ["NAME"])
 
 
 def _yaml(columns: list[str]) -> str:

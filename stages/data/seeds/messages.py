@@ -10,7 +10,7 @@ What a message has besides its text is refused (tool calls, images, reasoning, a
 from typing import Any
 
 from stages.core.records import Record
-from stages.data.seeds.fields import GOOD, WEIGHTS, is_lost, plain, role, verdict_against
+from stages.data.seeds.fields import LEARNT, LOSES, against, filled, plain, role
 from stages.data.seeds.json_files import list_in_text
 from stages.data.seeds.source import RowError, shown
 from stages.data.seeds.text import field_text, is_empty, response_text
@@ -22,6 +22,7 @@ SPEAKERS = {
 SPEAKER, SPOKEN = ("role", "from"), ("content", "value", "text")  # fields of a message
 UNASKED = ("system", "developer")
 TEXT_PARTS = ("text", "input_text", "output_text")
+OF_PARTS = ("type", "text", "value")  # fields of a part of a message's content
 
 Turns = dict[str, str]  # {"user": …, "assistant": …}, or one of them
 
@@ -38,7 +39,9 @@ def messages_of(value: Any, name: str) -> list[Record]:
     """A conversation as a list of messages. Raises `RowError` if it is none."""
     value = list_in_text(value, name)
     if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
-        value = [dict(zip(value, message, strict=False)) for message in zip(*value.values(), strict=False)]
+        if len({len(column) for column in value.values()}) > 1:
+            raise RowError(f"the columns of the {name} differ in length")
+        value = [dict(zip(value, message, strict=True)) for message in zip(*value.values(), strict=True)]
     messages = value if isinstance(value, list) else [value]
     if len(messages) > 1 and all(isinstance(message, str) for message in messages):
         speakers = [("user", "assistant")[number % 2] for number in range(len(messages))]
@@ -58,12 +61,13 @@ def speaker(message: Record) -> str:
 def turns_of(messages: list[Record], name: str, unread: list[str], notes: list[str]) -> Turns:
     """What each one says. A system message without text does not count. The names of other fields of a message are
     added to `unread`, what was done to texts to `notes`. Raises `RowError` unless there is one turn, of texts alone."""
-    spoken = [message for message in messages if not (speaker(message) in UNASKED and _is_silent(message))]
+    silent = [message for message in messages if speaker(message) in UNASKED and _is_silent(message)]
+    spoken = [message for message in messages if not any(message is other for other in silent)]
     speakers = [speaker(message) for message in spoken]
     if speakers not in (["user"], ["assistant"], ["user", "assistant"]):
         listed = ", ".join(name or "?" for name in speakers[:4])
         raise RowError("not a single turn", listed + (", …" if len(speakers) > 4 else ""))
-    for message in spoken:
+    for message in messages:
         _check_rest(message, name, unread)
     return {speaker(message): _said(message, name, notes) for message in spoken}
 
@@ -73,17 +77,22 @@ def _is_silent(message: Record) -> bool:
 
 
 def _check_rest(message: Record, name: str, unread: list[str]) -> None:
-    """Raise `RowError` for what a message holds besides its text: tool calls, images, reasoning, a verdict."""
-    for key, value in message.items():
-        is_weight_of_prompt = speaker(message) == "user" and plain(key) in WEIGHTS | GOOD
-        if key in SPEAKER or key in SPOKEN or is_empty(value) or is_weight_of_prompt:
-            continue
-        if is_lost(key):
-            raise RowError(f"'{name}.{shown(key)}' would be lost")
-        if against := verdict_against(key, value):
-            raise RowError(f"'{name}.{shown(key)}' {against}", str(value))
-        if role(key) != "verdict":
-            unread.append(f"{name}.{key}")
+    """Raise `RowError` for what a message or a part of its content holds besides its text: tool calls, images,
+    reasoning, a verdict. Whether a turn of another than the assistant is learnt does not matter."""
+    contents = [message[key] for key in SPOKEN if isinstance(message.get(key), list)]
+    parts = [part for content in contents for part in content if isinstance(part, dict)]
+    for fields, its_own in [(message, (*SPEAKER, *SPOKEN)), *((part, OF_PARTS) for part in parts)]:
+        for key, value in filled(fields).items():
+            is_prompts = speaker(message) != "assistant" and LEARNT.intersection(plain(key).split("_"))
+            if key in its_own or is_prompts or (key == "channel" and value == "final"):
+                continue
+            if key == "channel":  # of gpt-oss: analysis, commentary
+                raise RowError(f"a message of another channel than final in the {name}", str(value))
+            for one in against(key, value):
+                lost = one.problem == LOSES
+                raise RowError(f"'{name}.{shown(one.path)}' {one.problem}", "" if lost else str(one.value))
+            if role(key) != "verdict":
+                unread.append(f"{name}.{key}")
 
 
 def _said(message: Record, name: str, notes: list[str]) -> str:

@@ -136,8 +136,8 @@ class Problems:
         places = self._places.setdefault(message, [])
         if len(places) < PLACES:
             places.append(where)
-        if problem.remedy and len(self._remedies) < REMEDIES:
-            self._remedies.setdefault(problem.reason, problem.remedy)
+        if len(self._remedies) < REMEDIES and problem.reason not in self._remedies:
+            self._remedies[problem.reason] = problem.remedy
 
     def error(self, tally: SeedTally) -> UserError:
         """Print a line for each problem; returns the error that sums them up."""
@@ -145,7 +145,7 @@ class Problems:
             more = f" and {count - PLACES:,} more" if count > PLACES else ""
             print(f"{self.source}, {_listed(self._places[message])}{more}: {message}", file=sys.stderr)
         listed = "each" if max(self._counts.values()) <= PLACES else "each kind"
-        advice = "; ".join(dict.fromkeys(self._remedies.values())) or "correct or remove them"
+        advice = "; ".join(dict.fromkeys(filter(None, self._remedies.values()))) or "correct or remove them"
         drop = ", or set seed.on_bad: drop" if self.rows < tally.rows else ""
         return UserError(
             f"{self.source}: {self.rows:,} of {tally.rows:,} rows cannot be used, {listed} named above "

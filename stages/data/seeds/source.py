@@ -15,11 +15,17 @@ Rows = Iterator[tuple[str, Any]]  # of a source: the place, and the row or a Row
 
 
 class RowError(Exception):
-    """Why a row cannot be used: a reason to count it by, a detail, and what the user could do."""
+    """Why a row cannot be used: a reason to count it by, a detail, and what the user could do; a function, where that
+    takes time to find out."""
 
-    def __init__(self, reason: str, detail: str = "", remedy: str = "") -> None:
-        self.reason, self.remedy = shown(reason, 200), remedy
+    def __init__(self, reason: str, detail: str = "", remedy: str | Callable[[], str] = "") -> None:
+        self.reason, self._remedy = shown(reason, 200), remedy
         super().__init__(f"{self.reason} ({shown(detail, 300)})" if detail else self.reason)
+
+    @property
+    def remedy(self) -> str:
+        """What the user could do; empty if there is nothing to say."""
+        return self._remedy if isinstance(self._remedy, str) else self._remedy()
 
 
 class Number(str):

@@ -9,6 +9,7 @@ import unicodedata
 from decimal import Decimal
 from typing import Any
 
+from stages.core.folding import INVISIBLE
 from stages.data.seeds.source import Number, RowError
 from stages.models import reasoning
 
@@ -20,36 +21,39 @@ EXACT = (
     Decimal,
     Number,
 )  # no bool, and no float: 3.10 would be 3.1, 0.1 in 32 bits 0.10000000149, and 42 may be 42.0
-FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and signs without ink
-INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Me", "Mn", "Zl", "Zp", "Zs"}  # Unicode's general categories
+NO_INK = {"Cc", "Cf", "Co", "Cs", "Me", "Mn", "Zl", "Zp", "Zs"}  # Unicode's general categories
 
 _BLANK_LINES = re.compile(r"(?:[^\S\n]*\n)+")
-_PIPED = r"<\s*[|｜]\s*[\w▁ -]*(?:{})[\w▁ -]*[|｜]\s*>"
+_PIPED = r"<\s*[|｜]\s*(?:{})\s*[|｜]\s*>"
 # What models of all families end a text or turn with: GPT-2, ChatML, Llama, Gemma, Phi, Cohere, DeepSeek, EXAONE, T5 …
 _END = re.compile(
-    _PIPED.format("end|eo[stmdpah]|return")
-    + r"|<\s*(?:eos|eot|eod|eop|eoa|eos_token|endoftext|end_of_(?:text|turn|utterance|sentence)|extra_id_1)\s*>"
-    r"|\[(?:eos|\|endofturn\|)\]",
+    _PIPED.format(
+        r"(?:\w+[_▁ -])?(?:end|eo[stmdpah])(?:[_▁ -]?of[\w▁ -]*|[_▁ -][\w▁ -]+)?|return|pad|/(?:user|assistant)"
+    )
+    + r"|<\s*(?:eo[stmdpah]|eos_token|pad|endoftext|end_of_(?:text|turn|utterance|sentence)|extra_id_1)\s*>"
+    r"|\[(?:eos|pad|\|endofturn\|)\]",
     re.IGNORECASE,
 )
 _BEGIN = re.compile(
-    _PIPED.format("begin[_▁]?of[_▁]?(?:text|sentence)|start[_▁]?of[_▁]?text|endoftext|bos")
-    + r"|<\s*(?:bos|bos_token)\s*>|\[bos\]",
+    _PIPED.format("(?:begin|start)[_▁]?of[_▁]?(?:text|sentence|solution|answer|response)|endoftext|bos|pad")
+    + r"|<\s*(?:bos|bos_token|pad)\s*>|\[(?:bos|pad)\]",
     re.IGNORECASE,
 )
-_TURN = re.compile(
-    r"<\|(?:im_start|start_header_id|start_of_role|start|user|system|assistant)\|>|<start_of_turn>|\[INST\]|<<SYS>>"
-    r"|<[|｜](?:User|Assistant)[|｜]>|<\|START_OF_TURN_TOKEN\|>",
-    re.IGNORECASE,
+_TURN = (  # what a turn begins with, rendered
+    r"(?:<\|(?:im_start|start_header_id|start_of_role|start|user|system|assistant|observation)\|>|<start_of_turn>"
+    r"|\[/?INST\]|<<SYS>>|<[|｜](?:User|Assistant)[|｜]>|<\|START_OF_TURN_TOKEN\|>)"
 )
+_RENDERED = re.compile(_TURN, re.IGNORECASE)
+_NEXT_TURN = re.compile(  # at the beginning of a line, behind the end of another turn, or at the end of the text
+    rf"^[^\S\n]*(?P<line>{_TURN})|(?:{_END.pattern}|</s>)\s*(?P<turn>{_TURN})"
+    rf"|(?P<last>{_TURN}|\n[^\S\n]*(?:\#+[ ]*)?(?:Human|User)[ ]*:)\s*+(?:user|human|assistant|model)?\s*+\Z",
+    re.IGNORECASE | re.MULTILINE,
+)
+_MEDIA = re.compile(r"<(image|audio)>(?!.*</\1>)", re.DOTALL | re.IGNORECASE)
 _MESSAGES = re.compile(
     r"""\[\s*\{\s*['"](?:role|from|content|value)['"]:.*['"](?:role|from|content|value)['"]:""", re.DOTALL
 )
-_SIGNS = "\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
-_INVISIBLE_SIGN = re.compile(f"[{_SIGNS}]")
-_FOLDED = re.compile(
-    f"[\t\r\x0b\x0c\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000{_SIGNS}]"
-)  # blanks, too
+_BLANK = re.compile(r"[^\S\n ]")  # other than a space or line break
 _NO_INPUT = re.compile(
     r"<\s*(?:no[\s_-]*(?:input|context|output)|none|empty)\s*>\.?|no[ _-]?(?:input|context|output)\.?", re.IGNORECASE
 )
@@ -97,8 +101,10 @@ def field_text(value: Any, name: str, notes: list[str], numbers: bool = False) -
 
 
 def _need_no_rendering(text: str, name: str) -> None:
-    """Raise `RowError` for a text that is a whole conversation, rendered or as messages."""
-    if match := _TURN.match(text):
+    """Raise `RowError` for a text that is a whole conversation, rendered or messages, or has a place for an image."""
+    if match := _MEDIA.match(text):
+        raise RowError(f"a place for an {match[1].lower()} in the {name}")
+    if match := _RENDERED.match(text):
         raise RowError(f"a rendered chat template in the {name}", match[0])
     if _MESSAGES.match(text[:1000]):
         raise RowError(f"messages written as a text in the {name}")
@@ -110,10 +116,20 @@ def need_no_reasoning(text: str, name: str) -> None:
         raise RowError(f"reasoning in the {name}", "only the answer behind it is learnt; give that alone")
 
 
+def _need_no_next_turn(text: str, name: str) -> None:
+    """Raise `RowError` for a response that goes on with the next turn. Within a line of prose and in a code fence,
+    marks of turns are what the text is about."""
+    may_have_one = "<" in text or "[" in text or text.endswith(":")
+    if may_have_one and (match := _NEXT_TURN.search(reasoning.FENCE.sub("", text))):
+        raise RowError(f"a next turn in the {name}", match[0].strip())
+
+
 def response_text(value: Any, name: str, notes: list[str]) -> str:
-    """A response's text. Raises `RowError` if it is none, or has the reasoning before the answer in it."""
+    """A response's text. Raises `RowError` if it is none, or has the reasoning before the answer or the next turn in
+    it."""
     text = field_text(value, name, notes, numbers=True)
     need_no_reasoning(text, name)
+    _need_no_next_turn(text, name)
     if _NO_INPUT.fullmatch(text):
         raise RowError(f"no text in the {name}", text)
     if len(text) < 5 and _LIKE_NO_INPUT.fullmatch(text):
@@ -121,9 +137,9 @@ def response_text(value: Any, name: str, notes: list[str]) -> str:
     return text
 
 
-def context_text(value: Any, name: str, notes: list[str]) -> str:
+def context_text(value: Any, name: str, notes: list[str], numbers: bool = True) -> str:
     """The text of a field that goes with the question, or "" for a placeholder such as "<noinput>"."""
-    text = field_text(value, name, notes, numbers=True)
+    text = field_text(value, name, notes, numbers)
     if _NO_INPUT.fullmatch(text):
         notes.append(f"'{text}' in {name} taken for no text")
         return ""
@@ -136,10 +152,10 @@ def comparable(text: str) -> str:
     """A text for finding duplicates: in Unicode's composed form (NFC), without invisible signs, each run of blanks in a
     line as one space. Line breaks and indentation count."""
     if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
-    if "  " not in text and " \n" not in text and not _FOLDED.search(text):
+        text = unicodedata.normalize("NFC", INVISIBLE.sub("", text))
+    if "  " not in text and " \n" not in text and not _BLANK.search(text):
         return text
-    return "\n".join(map(_comparable_line, _INVISIBLE_SIGN.sub("", text).splitlines()))
+    return "\n".join(map(_comparable_line, text.splitlines()))
 
 
 def _comparable_line(line: str) -> str:
@@ -154,7 +170,12 @@ def _wrong_kind(value: Any, name: str) -> RowError:
     if value is None:
         return RowError(f"no text in the {name}")
     detail = str(value) if kind in ("number", "truth value") else ""
-    return RowError(f"a {kind} instead of text in the {name}", detail)
+    remedy = (
+        "write the words of the answer, such as yes or no"
+        if kind == "truth value"
+        else "write a text there, or leave the field out"
+    )
+    return RowError(f"a {kind} instead of text in the {name}", detail, remedy)
 
 
 def _trimmed(text: str) -> str:
@@ -168,8 +189,8 @@ def _trimmed(text: str) -> str:
 
 
 def _without_markers(text: str, name: str, notes: list[str]) -> str:
-    """The text without begin- and end-of-text markers at its ends. Raises `RowError` where "<s>" and "</s>" at the ends
-    may be either these or a text that is struck out."""
+    """The text without begin- and end-of-text markers at its ends; a text that has an end marker elsewhere is about
+    them, and stays. Raises `RowError` where "<s>" and "</s>" may be either markers or a text that is struck out."""
     if text.startswith("<s>") and text.endswith("</s>"):
         raise RowError("'<s>' and '</s>' around a text", f"markers of a tokenizer or HTML, in the {name}")
     whole = text
@@ -177,6 +198,8 @@ def _without_markers(text: str, name: str, notes: list[str]) -> str:
         text = text[:-length].rstrip()
     while text[:1] in ("<", "[") and (length := _begin_marker(text)):
         text = _trimmed(text[length:])
+    if text != whole and _END.search(text) and not _RENDERED.match(text):
+        return whole
     if text != whole:
         notes.append(f"a begin- or end-of-text marker removed from {name}")
     return text
@@ -201,4 +224,4 @@ def _begin_marker(text: str) -> int:
 
 
 def _is_visible(text: str) -> bool:
-    return any(character not in FILLERS and unicodedata.category(character) not in INVISIBLE for character in text)
+    return any(unicodedata.category(character) not in NO_INK for character in INVISIBLE.sub("", text))
