@@ -151,13 +151,48 @@ def test_one_bad_row_of_json_leaves_the_others(tmp_path, reason, bad):
     assert rows(tmp_path / "list.json") == [reason, PAIR, reason, OTHER]
 
 
-@pytest.mark.parametrize(
-    "broken", ['[{"prompt": "Why?"', '[{"prompt": "Why?"}, 7:', "[1, 2", "not JSON", '[{}] "more"']
-)
-def test_a_json_document_that_breaks_off_is_told(tmp_path, broken):
+@pytest.mark.parametrize("broken", ['[{"prompt": "Why?"', "[7:", "[1, 2", "not JSON", '[{}] "more"'])
+def test_a_json_document_without_a_row_is_told(tmp_path, broken):
     (tmp_path / "rows.json").write_text(broken)
     with pytest.raises(UserError, match=r"rows\.json is not a json file: .+; save it again"):
         rows(tmp_path / "rows.json")
+
+
+THIRD = {"prompt": 'Is it {"prompt": "Why?", "response": "so"} or ]}?', "response": "yes"}
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("sign", "other"),
+    [("{", ""), ("}", ""), ('": ', ": "), (": ", " "), ('"prompt', "prompt"), ("}", "}]"), ("{", "{{"), ("{", '"{')],
+)
+def test_a_sign_lost_or_too_many_in_a_json_list_loses_its_row_and_invents_none(tmp_path, indent, number, sign, other):
+    rows_before = [PAIR, THIRD, OTHER]
+    parts = [json.dumps(row, indent=indent) for row in rows_before]
+    parts[number] = parts[number].replace(sign, other, 1) if sign != "}" else parts[number].removesuffix("}") + other
+    (tmp_path / "rows.json").write_text("[" + ", ".join(parts) + "]")
+    read_rows = [row for row in rows(tmp_path / "rows.json") if isinstance(row, dict)]
+    assert read_rows == [row for row in rows_before if row in read_rows]
+    assert len(read_rows) >= (1 if number == 0 else 2)
+
+
+def test_a_list_that_breaks_off_keeps_the_rows_before(tmp_path):
+    (tmp_path / "rows.json").write_text(json.dumps([PAIR, OTHER])[:-15])
+    assert rows(tmp_path / "rows.json") == [PAIR, "not JSON", "the list of rows breaks off"]
+    (tmp_path / "rows.json").write_text(json.dumps([PAIR, OTHER])[:-1])
+    assert rows(tmp_path / "rows.json") == [PAIR, OTHER, "the list of rows breaks off"]
+
+
+@pytest.mark.parametrize("name", ["examples", "items", "data", "test"])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_a_row_is_no_container_of_what_it_lists(tmp_path, name, suffix):
+    row = PAIR | {name: [{"input": "1", "output": "2"}]}
+    (tmp_path / f"rows{suffix}").write_text(json.dumps(row))
+    assert rows(tmp_path / f"rows{suffix}") == [row]
+    shared = {"Definition": "Translate it.", name: [{"input": "1", "output": "2"}]}  # Natural Instructions
+    (tmp_path / f"rows{suffix}").write_text(json.dumps(shared))
+    assert rows(tmp_path / f"rows{suffix}") == [shared]
 
 
 HEAD, FIRST, LAST = "prompt,response\n", "Where?,here\n", '"When, then?",now\n'

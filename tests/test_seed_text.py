@@ -81,7 +81,11 @@ def test_a_leftover_end_of_text_marker_is_removed_and_noted(marker):
 
 @pytest.mark.parametrize(
     "marker",
-    "<s> <bos> <pad> <|begin_of_solution|> <|begin_of_text|> <|endoftext|> <｜begin▁of▁sentence｜>".split(),
+    [
+        *"<s> <bos> <pad> <|begin_of_solution|> <|begin_of_text|> <|endoftext|>".split(),
+        "<｜begin▁of▁sentence｜>",
+        "<|startoftext|>",
+    ],
 )
 def test_a_leftover_begin_of_text_marker_is_removed_and_noted(marker):
     notes = []

@@ -17,6 +17,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
+from stages.data.seeds.fields import role
 from stages.data.seeds.source import Number, RowError, Rows, encoding_of, format_of, open_file, open_text, shown
 
 SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
@@ -34,6 +35,7 @@ def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _DECODER = json.JSONDecoder(parse_float=Number, parse_int=Number, object_pairs_hook=_fields)
 _BLANKS, _BLANKS_AND_COMMAS = re.compile(r"[ \t\n\r]*"), re.compile(r"[ \t\n\r,]*")
+_BEGIN = re.compile(r'\{\s*("(?:[^"\\]|\\.)*+")\s*:')  # of an object, with its first name
 _BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)  # or a string, whose brackets do not count
 
 
@@ -132,44 +134,88 @@ def _document(text: str) -> Iterator[Any]:
 
 
 def _values(text: str, position: int, end: str) -> Iterator[Any]:
-    """The values from a position up to the list's end, or to that of the text; one that is not JSON is a `RowError` if
-    its brackets show where it ends."""
+    """The values from a position up to the list's end, or to that of the text. One that is not JSON is a `RowError`, up
+    to the next object with the fields of the first, or where its brackets end it. Raises `ValueError` if neither
+    shows."""
+    first: dict[str, Any] = {}  # the first row
+    name = ""  # of its first field, as it is written
     while True:
         position = _BLANKS_AND_COMMAS.match(text, position).end()  # type: ignore[union-attr]
         if position == len(text):
-            if end:
+            if end and not first:
                 raise ValueError("it breaks off before the end of its list")
+            if end:
+                yield RowError("the list of rows breaks off")
             return
         if end and text.startswith(end, position):
-            if _BLANKS.match(text, position + 1).end() < len(text):  # type: ignore[union-attr]
+            if _BLANKS.match(text, position + 1).end() == len(text):  # type: ignore[union-attr]
+                return
+            if not first:
                 raise ValueError("something follows the end of its list")
-            return
-        value, position = _value(text, position)
+        begin = None if first else _BEGIN.match(text, position)
+        name = begin[1] if begin else name
+        value, position = _value(text, position, name, first)
+        first = first or (value if isinstance(value, dict) else {})
         yield value
 
 
-def _value(text: str, position: int) -> tuple[Any, int]:
-    """The value at a position, or a `RowError`, and where it ends. Raises `ValueError` if that cannot be found."""
+def _value(text: str, position: int, name: str, first: dict[str, Any]) -> tuple[Any, int]:
+    """The value at a position, or a `RowError`, and where it ends: `name` is the first field of the `first` row, if
+    there was one, or of this one. Raises `ValueError` if the end cannot be found."""
     try:
-        return _DECODER.raw_decode(text, position)
+        value, end = _DECODER.raw_decode(text, position)
+        if isinstance(value, dict) or not first:
+            return value, end
+        problem, reason = RowError("not a row of named fields"), ""
     except json.JSONDecodeError as error:
         problem, reason = RowError("not JSON", error.msg), f"line {error.lineno:,}: {error.msg}"
     except RecursionError:
         problem, reason = RowError("nested too deeply"), "its brackets do not match"
     except RowError as error:
         problem, reason = error, "its brackets do not match"
+    stop = _next_object(text, position, re.escape(name), first) if name else None
+    if stop is None and not first:
+        stop = _end_by_brackets(text, position)
+        if stop is None or not text[stop:].strip(" \t\r\n]"):  # they match nowhere, or at the end of the list
+            stop = _next_object(text, position, r'"[^"\\]*"', first) or stop
+        if stop is None:
+            raise ValueError(reason)
+    return problem, _end_of_list(text, position) if stop is None else stop
+
+
+def _end_by_brackets(text: str, position: int) -> int | None:
+    """Where a value ends by its brackets; None if they do not match."""
     depth = 0
     for match in _BRACKET.finditer(text, position) if text[position] in "[{" else ():
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match[0], 0)
         if depth == 0:
-            return problem, match.end()
-    raise ValueError(reason)
+            return match.end()
+    return None
+
+
+def _next_object(text: str, position: int, name: str, first: dict[str, Any]) -> int | None:
+    """Where the next object begins whose first field is `name`, and that has two fields of the first row, if there was
+    one; None if there is none. What stands within a text cannot look like it: its quotes have backslashes."""
+    for match in re.compile(rf"\{{\s*{name}\s*:").finditer(text, position + 1):
+        try:
+            value = _DECODER.raw_decode(text, match.start())[0]
+        except (json.JSONDecodeError, RecursionError, RowError):
+            continue
+        if len(value.keys() & (first or value).keys()) >= min(2, len(first or value)):
+            return match.start()
+    return None
+
+
+def _end_of_list(text: str, position: int) -> int:
+    """Where the list's last bracket stands, or the end of the text."""
+    last = text.rfind("]", position + 1)
+    return last if last >= 0 and not text[last + 1 :].strip() else len(text)
 
 
 def _rows_of(document: Any) -> list[Any]:
     """The rows that a JSON object holds: in its list of rows, as columns, or itself. Raises `ValueError` if it has
     several lists of rows, or columns of different lengths."""
-    if not isinstance(document, dict):
+    if not isinstance(document, dict) or _is_row(document):
         return [document]
     lists = {name: value for name, value in document.items() if _is_row_list(value)}
     named = [name for name in lists if name.lower() in ROW_LISTS]
@@ -188,6 +234,12 @@ def _rows_of(document: Any) -> list[Any]:
     if len({len(column) for column in columns}) > 1:
         raise ValueError(f"its columns {', '.join(map(shown, document))} differ in length")
     return [dict(zip(document, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _is_row(document: dict[str, Any]) -> bool:
+    """Whether a JSON object has a part of a question or a response itself, whatever lists it has besides."""
+    single = [name for name, value in document.items() if isinstance(value, str) and not isinstance(value, Number)]
+    return any(role(name) not in (None, "verdict") for name in single)
 
 
 def _is_row_list(value: Any) -> bool:
