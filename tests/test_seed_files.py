@@ -221,13 +221,48 @@ def test_a_wrong_quote_in_a_csv_file_loses_its_row_and_no_other(tmp_path, bad):
     assert (first, wrong, last) == (WHOLE[0], "a wrong quote", WHOLE[1])
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        '"Where is it?\nTell me, please,"It is here, there"\n',  # the quote behind "please" is lost
+        '"Where is it?\n\nTell me, please,"It is here, there"\n',
+        'Where is it?\nTell me","It is here"\n',  # the first one is
+        'Where, is it?\nTell me",It is here\n',
+        'Where?\nTell me\nmore, please\nand soon",Here\n',
+        '"Where",is it?\nTell me",It is here\n',  # one too many
+        '"Where is it?\n"Tell me",It is here\n',
+        '"Where is it?","It is here\nor there, I think\n',  # the last one
+    ],
+)
+def test_the_rest_of_a_text_with_a_wrong_quote_is_no_row(tmp_path, bad):
+    (tmp_path / "rows.csv").write_text(HEAD + LAST + LAST + bad + LAST)
+    read_rows = [row for row in rows(tmp_path / "rows.csv") if isinstance(row, dict)]
+    assert read_rows in ([WHOLE[1]] * 3, [WHOLE[1]] * 2)
+    (tmp_path / "rows.csv").write_text(HEAD + LAST + LAST + bad)
+    read_rows = [row for row in rows(tmp_path / "rows.csv") if isinstance(row, dict)]
+    assert read_rows in ([WHOLE[1]] * 2, [WHOLE[1]])
+
+
+def test_blanks_behind_the_commas_of_the_header_are_no_part_of_any_field(tmp_path):
+    (tmp_path / "rows.csv").write_text('"prompt", "response"\n"Why, then?", "so"\n')
+    assert rows(tmp_path / "rows.csv") == [{"prompt": "Why, then?", "response": "so"}]
+    (tmp_path / "rows.csv").write_text(HEAD + '"Why?", "so"\n' + FIRST + '"Why?"," ""so"" "\n')
+    quoted = {"prompt": "Why?", "response": ' "so" '}
+    assert rows(tmp_path / "rows.csv") == ["blanks before a quote", WHOLE[0], quoted]
+
+
+def test_files_put_together_repeat_their_header_which_is_no_row(tmp_path):
+    (tmp_path / "rows.csv").write_text(HEAD + FIRST + "\ufeff" + HEAD + LAST)
+    assert rows(tmp_path / "rows.csv") == [WHOLE[0], "the header again", WHOLE[1]]
+
+
 @pytest.mark.parametrize("bad", ['Why?,"so "it" is', 'Why?,"so" it "is"'])
 @pytest.mark.parametrize("size", ['5"', '5" wide', '"5""\nand more"'])
 def test_quotes_in_later_rows_do_not_take_these_for_the_rest_of_a_wrong_one(tmp_path, bad, size):
     (tmp_path / "rows.csv").write_text(f"{HEAD}{bad}\n{FIRST}Size?,{size}\n")
     last = {"prompt": "Size?", "response": '5"\nand more' if "more" in size else size}
     expected = ["a wrong quote", WHOLE[0], last]
-    if size == '5"' and bad.count('"') % 2:  # it may close what the wrong one opened
+    if size == '5"':  # it may close what the wrong one opened
         expected = ["a wrong quote"]
     assert rows(tmp_path / "rows.csv") == expected
 
@@ -251,7 +286,7 @@ def test_of_an_answer_over_several_lines_with_a_wrong_quote_no_line_is_taken_for
 
 
 def test_many_wrong_quotes_are_read_past(tmp_path):
-    (tmp_path / "rows.csv").write_text(HEAD + ('"Why?,so\n' + FIRST) * 2000)
+    (tmp_path / "rows.csv").write_text(HEAD + ('"Why?,so\n' + FIRST) * 2000 + "When?,now\n")
     assert rows(tmp_path / "rows.csv").count(WHOLE[0]) == 2000
 
 

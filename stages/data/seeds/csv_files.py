@@ -10,6 +10,9 @@ from stages.data.seeds.source import RowError, Rows, open_text, shown
 LARGEST_FIELD = 10_000_000  # characters of a CSV field; more is a quote that is not closed
 LONGEST_NAME = 80  # characters of a column's name
 LOOKAHEAD = 1000  # lines of a CSV file to look on for the quote that closes another
+KEPT_BACK = 3  # rows before a quote that closes a text which none has begun: they may be its lines
+NEAR = 10  # lines behind a wrong quote that are its text's if one of them is no row
+MANY = 5  # rows behind a quote that is not closed: more than a text has lines that look like rows
 SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'", ",": "commas"}
 
 
@@ -33,16 +36,24 @@ def _separated(path: Path, separator: str) -> Rows:
         if separator not in header and others and (separator == "," or others == ["commas"]):
             raise ValueError(f"its header looks separated by {others[0]} where {SEPARATORS[separator]} should be")
         lines.push_back([header])
-        records = _records(lines, separator)
+        records = _records(lines, separator, skip_blanks=f"{separator} " in header)
         names = checked_names(next(records)[1])
         for number, fields in records:
-            if isinstance(fields, RowError):
-                yield f"line {number:,}", fields
-            elif len(fields) == len(names):
-                yield f"line {number:,}", dict(zip(names, fields, strict=True))
-            elif fields:
-                more = "more" if len(fields) > len(names) else "fewer"
-                yield f"line {number:,}", RowError(f"{more} fields than the header names")
+            if row := _row(names, fields):
+                yield f"line {number:,}", row
+
+
+def _row(names: list[str], fields: list[str] | RowError) -> dict[str, str] | RowError | None:
+    """A record as a row; None for an empty line."""
+    if isinstance(fields, RowError):
+        return fields
+    if not fields:
+        return None
+    if len(fields) != len(names):
+        return RowError(f"{'more' if len(fields) > len(names) else 'fewer'} fields than the header names")
+    if [field.strip("\ufeff \t") for field in fields] == names:
+        return RowError("the header again", "files one after the other")
+    return dict(zip(names, fields, strict=True))
 
 
 class _Lines:
@@ -80,24 +91,47 @@ def checked_names(header: list[str] | RowError) -> list[str]:
     return names
 
 
-def _records(lines: _Lines, separator: str) -> Iterator[tuple[int, list[str] | RowError]]:
+def _records(lines: _Lines, separator: str, skip_blanks: bool) -> Iterator[tuple[int, list[str] | RowError]]:
     """Each record with the number of its first line; after one with a wrong quote, reading goes on where a record
-    surely begins."""
+    surely begins. The last rows are kept back: they may be lines of a text whose quote is lost, or end too early."""
     width = 0
+    doubtful: deque[tuple[int, list[str] | RowError]] = deque()
     while True:
         used: list[str] = []  # the lines of the record being read
-        reader = csv.reader(_kept(lines, used), delimiter=separator, strict=True)
+        reader = csv.reader(_kept(lines, used), delimiter=separator, strict=True, skipinitialspace=skip_blanks)
         try:
             for fields in reader:
-                yield lines.number - len(used) + 1, fields
+                if _is_odd(used) and _closes(used[0], separator):
+                    raise csv.Error("a quote that closes no text")
+                record: list[str] | RowError = fields
+                if any('"' in line for line in used):
+                    yield from doubtful
+                    doubtful.clear()
+                    if _keeps_quotes(fields, "".join(used)):
+                        record = RowError("blanks before a quote", "", "remove the blanks behind the separators")
+                doubtful.append((lines.number - len(used) + 1, record))
+                if not width or len(doubtful) > KEPT_BACK:
+                    yield doubtful.popleft()
                 width = width or len(fields)
                 used.clear()
+            yield from doubtful
             return
         except csv.Error as error:
             number = lines.number - len(used) + 1
-            bad = _wrong_lines(used, lines, separator, width)
+            bad = _wrong_lines(used, lines, separator, width, str(error).startswith("unexpected end"))
+            if _closes(used[0], separator):
+                yield from ((place, RowError("a wrong quote", f"up to line {number:,}")) for place, _ in doubtful)
+            else:
+                yield from doubtful
+            doubtful.clear()
             lines.push_back(used[bad:])
             yield number, RowError("a wrong quote", f"{error}" + (f"; up to line {lines.number:,}" if bad > 1 else ""))
+
+
+def _keeps_quotes(fields: list[str], record: str) -> bool:
+    """Whether a field has its quotes since blanks stand before them, rather than in its text."""
+    spaced = [field for field in fields if field[:1] == " " and field.strip(" ")[:1] == field.strip(" ")[-1:] == '"']
+    return any('"{}"'.format(field.replace('"', '""')) not in record for field in spaced)
 
 
 def _kept(lines: Iterator[str], used: list[str]) -> Iterator[str]:
@@ -106,33 +140,54 @@ def _kept(lines: Iterator[str], used: list[str]) -> Iterator[str]:
         yield line
 
 
-def _wrong_lines(used: list[str], lines: Iterator[str], separator: str, width: int) -> int:
-    """How many lines a record with a wrong quote takes: `used` are those it was read from, more are added to it.
+def _wrong_lines(used: list[str], lines: Iterator[str], separator: str, width: int, is_end: bool) -> int:
+    """How many lines a record with a wrong quote takes: `used` are those it was read from, the last one the error's, or
+    with `is_end` all of the file; more are added to it.
 
-    What follows may be rows, or the rest of a text that the record has over several lines. It is such a rest, up to the
-    next line with an odd number of quotes, if that line closes a quote, or if not all lines before it are whole rows.
+    What follows may be rows, or the rest of a text that the record has over several lines; where both may be, it goes.
+    Lines within a quote that is not closed are rows if the first line is one without its quotes, and the quote is not
+    that of its last field, which may go on; or if there are many.
     """
-    opens, read = used[0].count('"') % 2 == 1, len(used)
-    start = 1 if opens else read
-    end = next((index for index in range(start, read) if used[index].count('"') % 2), None)
-    while end is None and len(used) < LOOKAHEAD + read and (line := next(lines, None)) is not None:
-        used.append(line)
-        end = len(used) - 1 if line.count('"') % 2 else None
-    are_rows = all(_is_whole(line, separator, width) for line in used[start:end])
-    if end is not None and _is_rest(used[end], separator, ends=end >= read):
-        may_be_row = not opens and end > start and are_rows and _is_whole(used[end], separator, width)
-        return start if may_be_row else end + 1
-    return start if are_rows or not opens or end is None else end
+    between = used[1:] if is_end else used[1:-1]
+    in_last_field = len(next(csv.reader([used[0]], delimiter=separator), [])) >= width
+    are_rows = all('"' not in line and _width(line, separator) == width for line in between)
+    is_row = not in_last_field and _width(used[0].replace('"', ""), separator) == width
+    if between and are_rows and ((is_row and len(between) > is_end) or len(between) >= MANY):
+        return 1
+    if is_end:
+        return len(used)
+    may_end = in_last_field or (used[0].count(separator) >= width - 1 and _width(used[-1], separator) == width)
+    if len(used) > 1 and used[-1].startswith('"') and may_end:  # it ended the text before, and begins a row
+        return len(used) - 1
+    return _end_of_rest(used, lines, separator, width)
 
 
-def _is_rest(line: str, separator: str, ends: bool) -> bool:
-    """Whether the one quote too many of a line closes a field that an earlier line began; `ends`: at the line's end."""
-    return _width(line, separator) is not None and (line.rstrip().endswith('"') or not ends)
+def _end_of_rest(used: list[str], lines: Iterator[str], separator: str, width: int) -> int:
+    """Where the rest of a text with a wrong quote ends: behind the next line with an odd number of quotes, if that
+    closes a quote and opens none, or else behind the last of the next lines that is no row."""
+    end = len(used)
+    while True:
+        odd = next((index for index in range(end, len(used)) if _is_odd(used[index : index + 1])), None)
+        while odd is None and len(used) < LOOKAHEAD + end and (line := next(lines, None)) is not None:
+            used.append(line)
+            odd = len(used) - 1 if _is_odd([line]) else None
+        if odd is None:
+            return end
+        if not _closes(used[odd], separator):
+            others = [index for index in range(end, min(odd, end + NEAR)) if _width(used[index], separator) != width]
+            return end if not others else odd if odd <= end + NEAR else others[-1] + 1
+        end = odd + 1
 
 
-def _is_whole(line: str, separator: str, width: int) -> bool:
-    """Whether a line by itself is a row of `width` fields."""
-    return _width(line, separator) == width
+def _is_odd(lines: list[str]) -> bool:
+    return sum(line.count('"') for line in lines) % 2 == 1
+
+
+def _closes(line: str, separator: str) -> bool:
+    """Whether the first quote of a line may close a text that an earlier line began."""
+    before, quote, behind = line.replace('""', "").partition('"')
+    ends = behind.lstrip(" ").startswith((separator, "\n", "\r")) or (before and not behind)
+    return bool(quote and ends and not before.endswith(separator))
 
 
 def _width(line: str, separator: str) -> int | None:
