@@ -368,7 +368,7 @@ def test_values_of_a_parquet_file_that_are_no_texts_are_refused_only_where_they_
 def test_the_files_of_a_folder_are_read_by_name_each_row_with_its_file(tmp_path):
     written(tmp_path, "b.csv", [OTHER])
     written(tmp_path, "a.jsonl", [PAIR])
-    for name in ("README.md", ".hidden.jsonl", "LICENSE", "dataset_infos.json"):
+    for name in "README.md .hidden.jsonl LICENSE dataset_infos.json state.json _SUCCESS a.jsonl.dvc b.csv~".split():
         (tmp_path / name).write_text("{}")
     (tmp_path / "notes.txt").write_text("")
     placed = list(of_file(tmp_path, "seed.path"))
@@ -379,12 +379,20 @@ def test_the_files_of_a_folder_are_read_by_name_each_row_with_its_file(tmp_path)
 def test_a_folder_with_several_splits_or_without_rows_is_told(tmp_path):
     with pytest.raises(UserError, match=r"is a folder without any \.jsonl, .*; name a file"):
         rows(tmp_path)
-    for name in ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"):
-        written(tmp_path, name, [PAIR])
-    with pytest.raises(
-        UserError, match=r"is a folder with several splits, test, train; name the file or the folder of"
-    ):
-        rows(tmp_path)
+    written(tmp_path, "train-00000-of-00001.parquet", [PAIR])
+    assert rows(tmp_path) == [PAIR]
+    for other, split in [
+        ("test-00000-of-00001.parquet", "test"),
+        ("myTestset.jsonl", "test"),
+        ("testing.json", "test"),
+        ("holdout.jsonl", "test"),
+        ("dev2.csv", "validation"),
+    ]:
+        path = written(tmp_path, other, [OTHER])
+        listed = sorted(["train (train-00000-of-00001.parquet)", f"{split} ({other})"])
+        with pytest.raises(UserError, match=re.escape(f"with several splits, {', '.join(listed)}; name the file or")):
+            rows(tmp_path)
+        path.unlink()
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ BEGUN = re.compile(rf"(?P<mark>{_OPENING})(?P<blank>\s*)\Z")
 # An answer's own marks stand within a line or a code fence; others begin or end a line.
 LINE = re.compile(rf"^[^\S\n]*(?:{_OPENING}|{_CLOSING})|(?:{_CLOSING})(?=[^\S\n]*$)", re.IGNORECASE | re.MULTILINE)
 FENCE = re.compile(r"^[^\S\n]*(```|~~~).*?(?:^[^\S\n]*\1|\Z)", re.DOTALL | re.MULTILINE)
+_FIRST_SIGNS = {mark[0] for marks in MARKS for mark in marks}  # a text without these has no mark
 BLANK = re.compile(r"\s*\n|[^\S\n]*")  # between reasoning and answer; the answer keeps its indentation
 
 
@@ -106,4 +107,6 @@ def end_of(prompt: str) -> str:
 
 def is_in(text: str) -> bool:
     """Whether there is reasoning in a text that should be an answer alone, such as the response of a seed."""
+    if not any(sign in text for sign in _FIRST_SIGNS):
+        return False
     return bool(split(text).reasoning or _TAGGED.match(text))

@@ -163,14 +163,22 @@ def by_role(fields: tuple[str, ...]) -> dict[Role | None, list[str]]:
     return groups
 
 
-def speakers(groups: dict[Role | None, list[str]], fields: dict[str, Any]) -> list[str]:
+def speakers(fields: dict[str, Any]) -> list[str]:
     """The fields such as `user` that name who said it: an identifier, beside another task or response."""
-    names: list[str] = []
-    for what in ("task", "response"):
-        second = [name for name in groups.get(what, ()) if plain(name) in SECOND]
-        if second and ("conversation" in groups or len(second) < len(groups[what])):
-            names += [name for name in second if _IDENTIFIER.fullmatch(str(fields[name]))]
-    return names
+    return [name for name in _second(tuple(fields)) if _IDENTIFIER.fullmatch(str(fields[name]))]
+
+
+@lru_cache(1000)
+def _second(fields: tuple[str, ...]) -> list[str]:
+    """The fields that are in SECOND, beside others of their kind."""
+    groups = by_role(fields)
+    return [
+        name
+        for what in ("task", "response")
+        for name in groups.get(what, ())
+        if plain(name) in SECOND
+        and ("conversation" in groups or any(plain(other) not in SECOND for other in groups[what]))
+    ]
 
 
 def names(fields: Iterable[str]) -> str:

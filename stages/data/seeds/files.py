@@ -14,12 +14,20 @@ from typing import Any
 
 from stages.core.errors import UserError
 from stages.data.seeds.csv_files import checked_names, csv_rows, tsv_rows
-from stages.data.seeds.json_files import SPLITS, json_rows
+from stages.data.seeds.fields import plain
+from stages.data.seeds.json_files import json_rows
 from stages.data.seeds.source import OPENERS, RowError, Rows, format_of, open_file, shown
 from stages.models import hub
 
 BATCH = 1000  # rows of a Parquet file at once
-ABOUT = {"readme", "license", "licence", "dataset_info", "dataset_infos"}  # files about a data set
+# Files about a data set, and what tools leave beside one.
+ABOUT = {"readme", "license", "licence", "dataset_info", "dataset_infos", "dataset_dict", "config", "state", "metadata"}
+ABOUT_SUFFIXES = {".md", ".dvc", ".lock", ".crc", ".yaml", ".yml", ".py", ".pyc"}
+SPLITS = {
+    **dict.fromkeys(("train", "training", "trainset", "traindata"), "train"),
+    **dict.fromkeys(("test", "testing", "testset", "testdata", "holdout", "heldout"), "test"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "devset", "valset", "eval", "evaluation"), "validation"),
+}
 ADVICE = {
     **dict.fromkeys((".zip", ".tar", ".zst", ".7z"), "unpack it"),
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "export the sheet as CSV"),
@@ -58,11 +66,11 @@ def _of_folder(folder: Path, what: str) -> Rows:
     names = [str(path.relative_to(folder)) for path in files]
     if not any(format_of(path) in READERS for path in files):
         raise UserError(f"{what} {folder} is a folder without any {', '.join(READERS)}; name a file")
-    splits = {part for name in names for part in re.split(r"[\W_\d]+", name.lower()) if part in SPLITS}
+    splits = {split: name for name in names if format_of(Path(name)) in READERS for split in _splits(name)}
     if len(splits) > 1:
+        listed = ", ".join(f"{split} ({shown(splits[split], 80)})" for split in sorted(splits))
         raise UserError(
-            f"{what} {folder} is a folder with several splits, {', '.join(sorted(splits))}; name the file or the "
-            "folder of one of them"
+            f"{what} {folder} is a folder with several splits, {listed}; name the file or the folder of one of them"
         )
     for path, name in zip(files, names, strict=True):
         if format_of(path) in READERS:
@@ -71,9 +79,14 @@ def _of_folder(folder: Path, what: str) -> Rows:
             yield name, RowError("a file of another kind in the folder")
 
 
+def _splits(name: str) -> set[str]:
+    """The splits that a file's name speaks of: train-00000-of-00001, my_testset, validTrain2."""
+    return {SPLITS[part] for part in re.split(r"[_\d]+", plain(name)) if part in SPLITS}
+
+
 def _may_hold_rows(path: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.parts)
-    return not hidden and path.suffix.lower() != ".md" and path.stem.lower() not in ABOUT
+    hidden = any(part.startswith((".", "_")) for part in path.parts) or path.name.endswith("~")
+    return not hidden and path.suffix.lower() not in ABOUT_SUFFIXES and path.stem.lower() not in ABOUT
 
 
 def of_hub(settings: dict[str, Any]) -> Rows:

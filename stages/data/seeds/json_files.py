@@ -20,8 +20,9 @@ from typing import IO, Any
 from stages.data.seeds.fields import role
 from stages.data.seeds.source import Number, RowError, Rows, encoding_of, format_of, open_file, open_text, shown
 
-SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
-ROW_LISTS = {"data", "dataset", "examples", "instances", "items", "records", "rows", "samples", *SPLITS}
+ROW_LISTS = set(
+    "data dataset examples instances items records rows samples train test validation valid val dev eval".split()
+)
 
 
 def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class _Row:
         self._in_messages: list[str] = []  # unread fields of messages
         self._by_role = by_role(tuple(self.fields))
         self._has_columns, self._left_out = bool(columns), ignored(columns)
-        self._speakers = speakers(self._by_role, self.fields)
+        self._speakers = speakers(self.fields)
 
     def by_layout(self) -> tuple[str, str]:
         """The prompt and the response by the row's layout."""
