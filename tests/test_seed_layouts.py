@@ -401,6 +401,8 @@ def test_a_row_without_one_prompt_and_one_response_is_refused(row, reason):
         ({"prompt": "Why?", "chosen": "So.", "rejected": "No."}, "{prompt: prompt, response: chosen}"),
         ({"prompt": "Why?", "chosen": "So.", "score_chosen": 5, "score_rejected": 1},
          "{prompt: prompt, response: chosen, ignore: [score_chosen, score_rejected]}"),
+        ({"chosen_messages": turns("Why?", "So."), "rejected_messages": turns("Why?", "No.")},
+         "{prompt: chosen_messages, response: chosen_messages}"),
         ({"conversations": turns("Why?", roles=["user"]), "chosen": turns("So.", roles=["assistant"])},
          "{prompt: conversations, response: chosen}"),
         ({"system": "Be brief.", "query": "Why?", "answer": "So."}, "{prompt: [system, query], response: answer}"),
@@ -454,6 +456,9 @@ def test_the_columns_that_would_read_a_refused_row_are_named_and_do(tmp_path, ro
         ({"goal": "Why?", "sol1": "a", "sol2": "b", "label": 1}, "write the question into `question`"),  # PIQA
         ({"question": "Why?", "distractor1": "No.", "correct_answer": "So."}, "write the question into `question`"),
         ({"question": "Why?", "answer": True}, "write the words of the answer, such as yes or no"),  # BoolQ
+        ({"messages": turns("Be brief.", "Why?", "So.", roles=("system", "user", "assistant"))},
+         "write the system's text into the user's message, before the question"),
+        ({"conversations": ["Why?", "So.", "And?", "No."]}, "give one question of the user and its answer a row"),
     ],
 )  # fmt: skip
 def test_where_the_columns_are_not_certain_none_are_proposed_but_how_to_name_them(row, remedy):
@@ -478,7 +483,8 @@ METADATA = {
     "difficulty_rating": 3,
     "rank_in_file": 3,
     "toxicity": 0.0,
-    "skip_prompt_formatting": False,
+    "skip_prompt_formatting": True,
+    "best_of": 4,
     "user": "u-17",
     "score": float("nan"),
     "metadata": {"source": "web", "flagged": False, "tools": [], "error": None},

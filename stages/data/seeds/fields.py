@@ -68,6 +68,7 @@ SURE = set(  # of these, the words that judge the row whatever is in the field; 
     "harmful offensive hateful flagged unsafe deleted refusal refused spam nsfw reject discarded removed excluded "
     "redacted truncated hallucination hallucinated disliked".split()
 )
+ALONE = {"keep", "drop", "skip", "hide", "include", "exclude", "use", "flag", "pass"}  # skip_formatting is no verdict
 STATES = {"status", "outcome", "review", "annotation", "result", "finish", "stop"}  # with one of the words below
 TOPICS = set(  # a label or score with one of these words in its name is about the subject, not the answer
     "language lang topic domain category split subject dataset difficulty level intent name type file id".split()
@@ -219,6 +220,8 @@ def _verdict(name: str, value: Any) -> str | None:
     """What a field says against the row if it judges it."""
     bare = plain(name).removeprefix("is_")
     words = set(bare.split("_"))
+    if len(words) > 1 and not words & LEARNT:
+        words -= ALONE
     judges = role(name) == "verdict"
     if judges or (words & (GOOD | BAD | STATES) and not words & TOPICS):
         speaks_for = _truth(value, numbers=bare != "label")  # a label of 1 may be anything

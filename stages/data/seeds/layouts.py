@@ -34,7 +34,7 @@ from stages.data.seeds.fields import (
 )
 from stages.data.seeds.messages import Turns, are_messages, messages_of, speaker, turns_of
 from stages.data.seeds.source import Number, RowError, shown
-from stages.data.seeds.text import context_text, field_text, need_no_reasoning, response_text
+from stages.data.seeds.text import EXACT, context_text, field_text, need_no_reasoning, response_text
 
 SYSTEM = {"system", "sys", "systemprompt", "sysprompt", "persona", "definition", "preamble"}  # before the question
 TEXTS: set[Role | None] = {"task", "context", "response", None}  # the kinds of fields in most rows
@@ -213,13 +213,11 @@ class _Row:
         question."""
         prompt = self._read_for("user") if missing == "response" else []
         response = self._read_for("assistant") if missing == "prompt" else []
-        chosen = [name for name in self.fields if plain(name) == "chosen"]
-        if prompt or response:
-            prompt, response = prompt or chosen, response or chosen
-        if prompt and response:
+        chosen = [name for name in self.fields if name not in self.used and _is_preferred(name, "chosen")]
+        if len(chosen) == 1:
             judging = [name for name, value in self.fields.items() if _judges(name, value)]
-            others = [name for name in judging if plain(name) not in ("chosen", "rejected")]
-            if columns := self._if_it_reads(prompt, response, others):
+            others = [name for name in judging if name not in chosen and not _is_preferred(name, "rejected")]
+            if columns := self._if_it_reads(prompt or chosen, response or chosen, others):  # messages may have both
                 return f"name them: {columns}"
         if sum(1 for name in self.fields if is_choice(name) and role(name) != "choices") > 1:
             return AS_TEXT
@@ -235,14 +233,17 @@ class _Row:
     def _may_be_named(self, name: str, value: Any) -> bool:
         """Whether a field that was not read may be the prompt or the response."""
         is_text = (isinstance(value, str) and not isinstance(value, Number)) or are_messages(value)
-        return (is_text or role(name) in ("choices", "verdict")) and plain(name) != "rejected"
+        is_choice_or_label = role(name) == "choices" or (plain(name) == "label" and isinstance(value, EXACT))
+        return (is_text or is_choice_or_label) and not _is_preferred(name, "rejected")
 
     def _if_it_reads(self, prompt: list[str], response: list[str], ignore: list[str] | None = None) -> str:
         """A `seed.columns` to propose if it reads this row, and nothing if it does not."""
         columns = {"prompt": prompt, "response": response, "ignore": ignore or []}
         try:
-            read_row(self.all_fields, columns)
+            reading = read_row(self.all_fields, columns)
         except RowError:
+            return ""
+        if reading.prompt == reading.response:  # a text, named for both
             return ""
         return proposed(prompt, response, ignore)
 
@@ -320,14 +321,14 @@ class _Row:
         the row."""
         if len(self.used) == len(self.fields):
             return
-        has_chosen = any(plain(name) == "chosen" for name in self.used)
+        has_chosen = any(_is_preferred(name, "chosen") for name in self.used)
         rest = {
             name: value
             for name, value in self.fields.items()
             if name not in self.used
             and name not in self._left_out
             and name not in self._speakers
-            and not (has_chosen and plain(name) == "rejected")
+            and not (has_chosen and _is_preferred(name, "rejected"))
         }
         if self._has_columns:  # another answer was not named, and what else is asked may be within the prompt
             rest = {
@@ -380,6 +381,11 @@ class _Row:
 
 def _quoted(fields: Iterable[Against]) -> str:
     return ", ".join(f"'{shown(field.path)}'" for field in fields)
+
+
+def _is_preferred(name: str, which: str) -> bool:
+    """Whether a field is the chosen or the rejected answer, and no score of it."""
+    return plain(name) in (which, f"{which}_messages", f"{which}_response", f"{which}_answer", f"{which}_conversation")
 
 
 def _judges(name: str, value: Any) -> bool:

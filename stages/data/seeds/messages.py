@@ -66,10 +66,16 @@ def turns_of(messages: list[Record], name: str, unread: list[str], notes: list[s
     speakers = [speaker(message) for message in spoken]
     if speakers not in (["user"], ["assistant"], ["user", "assistant"]):
         listed = ", ".join(name or "?" for name in speakers[:4])
-        raise RowError("not a single turn", listed + (", …" if len(speakers) > 4 else ""))
+        raise RowError("not a single turn", listed + (", …" if len(speakers) > 4 else ""), _how_to_mend(speakers))
     for message in messages:
         _check_rest(message, name, unread)
     return {speaker(message): _said(message, name, notes) for message in spoken}
+
+
+def _how_to_mend(speakers: list[str]) -> str:
+    if len(speakers) == 3 and speakers[0] in UNASKED:
+        return "write the system's text into the user's message, before the question"
+    return "give one question of the user and its answer a row"
 
 
 def _is_silent(message: Record) -> bool:
