@@ -138,9 +138,9 @@ def test_a_prompt_may_be_made_of_several_columns(with_benchmark):
 
 
 @pytest.mark.parametrize("on_bad", ["fail", "drop"])
-def test_seeds_in_an_unknown_layout_are_told_the_columns_that_would_read_them(with_benchmark, on_bad):
+def test_seeds_in_an_unknown_layout_are_told_how_to_name_their_columns(with_benchmark, on_bad):
     project = with_benchmark
     (project.folder / "seeds.csv").write_text("frage,antwort\nWhy?,so\n")
     project.change({"seed": {"path": "seeds.csv", "on_bad": on_bad}})
-    said = "name them, such as seed.columns={prompt: frage, response: antwort}"
-    assert error_line(project.stage("stages.prepare")).endswith(said)
+    remedy = "write seed.columns={prompt: NAME, response: NAME}, with columns of frage, antwort for NAME"
+    assert remedy in error_line(project.stage("stages.prepare"))

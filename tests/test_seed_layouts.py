@@ -1,11 +1,12 @@
 """The layouts that instruction data has: each is read whole, or refused with the name of the field."""
 
 import json
+import re
 
 import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stages.data.seeds.layouts import read_row
@@ -621,6 +622,20 @@ records = st.dictionaries(
     fields | st.text(max_size=5), values | st.lists(st.dictionaries(fields, values), max_size=3), max_size=6
 )
 specs = fields | st.lists(fields, min_size=1, max_size=3) | st.just("{prompt} {question}")
+
+
+@given(row=records)
+@settings(max_examples=300, deadline=None)
+@example(row={"prompt": "Why?", "score": 1, "tools": "search", "response": "So."})
+@example(row={"chosen": "So.", "rejected": "No."})
+@example(row={"question": "Why?", "choices": ["a", "b"], "label": 1, "answer": "B", "system": "Be brief.", "score": 0})
+def test_every_columns_that_an_error_proposes_read_the_row(row):
+    try:
+        read_row(row)
+    except RowError as problem:
+        for columns in re.findall(r"seed\.columns=(\{.*?\})(?=;|$)", problem.remedy):
+            reading = read_row(row, yaml.safe_load(columns))
+            assert reading.prompt != reading.response
 
 
 @given(
