@@ -177,6 +177,12 @@ def test_a_sign_lost_or_too_many_in_a_json_list_loses_its_row_and_invents_none(t
     assert len(read_rows) >= (1 if number == 0 else 2)
 
 
+def test_what_is_nested_in_a_broken_row_of_a_json_list_is_no_row(tmp_path):
+    broken = '{"prompt": "Why?" "response": "so", "meta": [{"prompt": "Was it so?", "id": 1}]}'
+    (tmp_path / "rows.json").write_text(f"[{json.dumps(PAIR)}, {broken}, {json.dumps(OTHER)}]")
+    assert rows(tmp_path / "rows.json") == [PAIR, "not JSON", OTHER]
+
+
 def test_a_list_that_breaks_off_keeps_the_rows_before(tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps([PAIR, OTHER])[:-15])
     assert rows(tmp_path / "rows.json") == [PAIR, "not JSON", "the list of rows breaks off"]

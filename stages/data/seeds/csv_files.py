@@ -120,7 +120,7 @@ def _records(lines: _Lines, separator: str, skip_blanks: bool) -> Iterator[tuple
             number = lines.number - len(used) + 1
             bad = _wrong_lines(used, lines, separator, width, str(error).startswith("unexpected end"))
             if _closes(used[0], separator):
-                yield from ((place, RowError("a wrong quote", f"up to line {number:,}")) for place, _ in doubtful)
+                yield from ((row, RowError("a wrong quote", f"up to line {number:,}")) for row, _ in doubtful)
             else:
                 yield from doubtful
             doubtful.clear()

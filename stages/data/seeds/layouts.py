@@ -288,11 +288,11 @@ class _Row:
         return text if whose == "user" else response_text(text, listed[0], [])
 
     def _part(
-        self, name: str, columns: str | list[str], whose: str, said: tuple[Turns, Turns], choices: list[Choice]
+        self, name: str, columns: str | list[str], whose: str, turns: tuple[Turns, Turns], choices: list[Choice]
     ) -> str:
         """The text of one of the columns of a prompt or response; the choices in it are added to `choices`."""
         value, listed = self.fields[name], names_in(columns)
-        mine = said[0] if whose == "user" else said[1]
+        mine = turns[0] if whose == "user" else turns[1]
         if whose == "user" and option_label(name) and sum(1 for other in listed if option_label(other)) > 1:
             choices += labelled({str(option_label(name)): self._context(name)})
             return choices[-1].line
@@ -303,7 +303,7 @@ class _Row:
             read = right_answer if columns in (name, [name]) else line_of
             return read(self._use(name, whose), name, choices, self.notes)
         if len(listed) == 1 or role(name) == "conversation" or are_messages(value):
-            self._add_part(name, whose, *said)
+            self._add_part(name, whose, *turns)
             if name not in mine:
                 raise RowError(f"no message of the {whose} in the {name}")
             return mine[name]
