@@ -1,12 +1,13 @@
 """What a word is, in every script."""
 
 import unicodedata
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.data.words import count_words, fold, mean_words, ngrams, words
+from stages.data.words import count_words, fold, mean_words, ngrams, sentence_bounds, words
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,25 @@ def test_length_counts_words_and_no_signs():
     assert count_words("?!") == 0
     assert mean_words(["one two", "three four five six"]) == 3.0
     assert mean_words([]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("Hi, Jo. Why so? It is 1.5.", ["hi jo", "why so", "it is 1.5"]),
+        ('He says "Come in" : go', ["he says", "come in", "go"]),
+        ("是什么？请解释。", ["是 什 么", "请 解 释"]),
+        ("One\ntwo; three", ["one", "two", "three"]),
+        ("- 3 is\n* **more** `than`\n2) two", ["-", "3 is", "*", "more", "than", "2", ")", "two"]),
+        ("say (why so) to <b>me</b>", ["say", "(", "why so", ")", "to", "<", "b", ">", "me", "<", "/ b", ">"]),
+        ("a - b", ["a - b"]),
+        ("", [""]),
+    ],
+)
+def test_sentences_end_at_their_marks_at_quotations_brackets_and_lines(text, parts):
+    bounds = sorted(sentence_bounds(text))
+    assert [" ".join(words(text)[start:end]) for start, end in pairwise(bounds)] == [part for part in parts if part]
+    assert [bounds[0], bounds[-1]] == [0, len(words(text))]
 
 
 def test_ngrams_overlap_and_a_shorter_text_has_none():

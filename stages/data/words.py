@@ -56,6 +56,8 @@ _WORD = regex.compile(
     """,
     regex.WORD | regex.VERBOSE | regex.DOTALL | regex.V1,
 )
+_SENTENCE_MARK = regex.compile(r"[^\s,،、]|\n")  # of what is no word
+_BRACKETS = "()[]{}<>"
 _LETTER_OR_DIGIT = regex.compile(r"[\p{L}\p{N}]")
 _UNSPACED = regex.compile(r"[\p{Ideographic}\p{Hiragana}\p{Line_Break=Complex_Context}]\p{M}*")
 SIGNS_PER_WORD = 2  # of the unspaced scripts, for lengths: a word has 1.5 signs on average in Chinese, more in Thai
@@ -84,6 +86,20 @@ def _plain(text: str) -> str:
 def words(text: str) -> tuple[str, ...]:
     """The words and signs of the folded text, in order. Remembered, since a text is compared with several others."""
     return tuple(_WORD.findall(fold(text)))
+
+
+def sentence_bounds(text: str) -> set[int]:
+    """Where sentences may begin or end, as numbers of words: where a sentence mark, quotation mark, bracket or new line
+    stands between two, behind the signs at a line's beginning, and at both ends."""
+    folded, end, before, lead = fold(text), 0, "", True
+    bounds = {0, len(words(text))}
+    for number, match in enumerate(_WORD.finditer(folded)):
+        apart = bool(_SENTENCE_MARK.search(folded, end, match.start()))
+        if apart or lead or match[0] in _BRACKETS or before in _BRACKETS:
+            bounds.add(number)
+        end, before = match.end(), match[0]
+        lead = (apart or lead) and not _LETTER_OR_DIGIT.search(match[0])
+    return bounds
 
 
 def ngrams(sequence: Sequence[str], size: int) -> list[tuple[str, ...]]:
