@@ -74,6 +74,11 @@ def test_a_question_moved_before_its_context_does_not_hide_it():
     assert not HeldOut([f"{context} {question}"], 1.0).is_in(f"{question} {context}")
 
 
+@pytest.mark.parametrize(("end", "is_in"), [(14, True), (13, False)])
+def test_the_two_pieces_must_have_the_share_of_the_words(end, is_in):
+    assert HeldOut([numbered(0, 30)], 0.9).is_in(f"{numbered(17, 30)} x {numbered(0, end)}") == is_in
+
+
 def test_an_item_in_three_pieces_is_another_text():
     """Formulas of the same notation share many n-grams."""
     pieces = [numbered(0, 10), numbered(10, 20), numbered(20, 30)]
@@ -87,7 +92,8 @@ def test_as_many_words_again_may_stand_within_an_item(added, is_in):
     groups = [numbered(start, start + 3) for start in range(12, 24, 3)]
     between = f" {' '.join(['x'] * added)} "
     behind = HeldOut([f"{numbered(0, 12)} {' '.join(groups)}"], 0.9)
-    assert behind.is_in(between.join([numbered(0, 12), *groups])) == is_in
+    assert behind.is_in(f"So it is: {between.join([numbered(0, 12), *groups])}") == is_in
+    assert behind.is_in(f"{numbered(4, 9)} {'y ' * 50} {between.join([numbered(0, 12), *groups])}") == is_in
     before = HeldOut([f"{' '.join(groups)} {numbered(0, 12)}"], 0.9)
     assert before.is_in(f"So it is: {between.join([*groups, numbered(0, 12)])}") == is_in
 
@@ -105,7 +111,8 @@ def test_but_they_must_leave_a_third_of_the_ngrams(whole, is_in):
 
 
 def test_a_short_question_with_one_word_changed_is_another_question():
-    assert not HeldOut([SHORT], 0.5).is_in("What is the capital of Sweden?")
+    for capital in ("Denmark", "Sweden"):
+        assert not HeldOut([SHORT], 0.5).is_in(f"What is the capital of {capital}?")
 
 
 def test_a_sign_is_a_word_and_an_overlap_of_1_finds_whole_items_only():
@@ -139,6 +146,21 @@ def test_a_question_is_found_whatever_stands_before_its_choices(layout):
     assert HeldOut([item], 0.9).is_in("\n".join([question, *lines]))
 
 
+@pytest.mark.parametrize(("end", "is_in"), [(20, True), (19, False)])
+def test_half_of_the_words_are_enough_for_an_overlap_of_a_half(end, is_in):
+    assert HeldOut([numbered(0, 40)], 0.5).is_in(numbered(0, end)) == is_in
+
+
+@pytest.mark.parametrize("overlap", [0.9, 0.95, 0.99])
+def test_one_word_of_ten_may_differ_unless_the_overlap_is_1(overlap):
+    item = numbered(0, 10)
+    for other in ("a", "z"):
+        changed = item.replace("w4", other)
+        assert HeldOut([item], overlap).is_in(f"So {changed} it is")
+        assert not HeldOut([item], 1.0).is_in(f"So {item.replace('w8', other)} it is")
+        assert not HeldOut([numbered(0, 9)], overlap).is_in(item.replace("w4", other))
+
+
 def test_a_text_of_the_same_template_is_another():
     other = "A bus leaves Bonn at 7 o'clock and is in Mainz after 3 hours; how far is it if it goes 60 km in each hour?"
     assert not HeldOut([LONG], 0.9).is_in(other)
@@ -148,10 +170,13 @@ def test_an_item_of_two_or_three_words_counts_only_as_the_whole_text():
     held_out = HeldOut(["Find x.", "Are you conscious?"], 0.9)
     assert held_out.is_in("find X")
     assert not held_out.is_in("Find x if 2x = 6.")
+    assert not held_out.is_in("Tell me. Are you conscious? Find x. Thanks.")
+    assert HeldOut(["Can pigs really fly?"], 0.9).is_in("Tell me. Can pigs really fly?")
 
 
 def test_an_item_without_words_is_in_no_text():
     assert not HeldOut(["", "…"], 0.9).is_in("")
+    assert not HeldOut([SHORT], 0.9).is_in("")
 
 
 WORDS = st.lists(st.sampled_from("the cat sat on a mat and 3 + 4 日 本".split()), min_size=4, max_size=30).map(" ".join)
@@ -177,7 +202,7 @@ def row(text: str, **question: str) -> BenchmarkItem:
 
 
 def test_a_long_question_is_held_out_without_its_choices_too():
-    question = "Which of these gases do plants take in for their photosynthesis?"
+    question = "Which of these gases do plants take in for photosynthesis?"
     items = held_out([row(f"{question} oxygen CO2 neon helium", question=question), row(SHORT)], 0.9)
     assert items.is_in(f"Hello. {question}")
     assert items.is_in(SHORT)

@@ -74,14 +74,13 @@ class HeldOut:
 
         size = len(item)
         if self._overlap == 1:
-            whole = {position - offset for position, offset in places if position >= offset}
-            return any(sequence[start : start + size] == item for start in whole)
+            return any(sequence[start : start + size] == item for start, offset in places if offset == 0)
         if 3 * len(places) < size - LONG:
             return False
         least = size - max(1, floor(size * (1 - self._overlap) + 1e-9))  # 0.3 is stored as a little less than 0.3
-        starts = [start for start, _ in Counter(position - offset for position, offset in places).most_common(2)]
-        pieces = {offset + word for position, offset in places if position - offset in starts for word in range(NGRAM)}
-        stretch = sequence[max(0, starts[0] - size) : starts[0] + 2 * size]
+        start, *another = (most for most, _ in Counter(there - here for there, here in places).most_common(2))
+        pieces = {here + word for there, here in places if there - here in (start, *another) for word in range(NGRAM)}
+        stretch = sequence[max(0, start - size) : start + 2 * size]
         return len(pieces) >= least or LCSseq.similarity(item, stretch) >= least
 
 
