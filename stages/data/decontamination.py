@@ -64,7 +64,8 @@ class HeldOut:
         for position, gram in enumerate(ngrams(sequence, NGRAM)):
             for number, offset in self._places.get(gram, ()):
                 shared[number].append((position, offset))
-        return any(self._contains(sequence, self._items[number], places) for number, places in shared.items())
+        likeliest = sorted(shared, key=lambda number: len(shared[number]), reverse=True)
+        return any(self._contains(sequence, self._items[number], shared[number]) for number in likeliest)
 
     def _contains(self, sequence: Words, item: Words, places: list[tuple[int, int]]) -> bool:
         """Whether the text has enough of an item's words: in order, about where most of their shared n-grams put it, or
