@@ -1,7 +1,7 @@
 """Held-out texts are found in any text that contains them, whole or nearly so."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.core.rows import BenchmarkItem
@@ -182,6 +182,7 @@ def test_an_item_without_words_is_in_no_text():
 WORDS = st.lists(st.sampled_from("the cat sat on a mat and 3 + 4 日 本".split()), min_size=4, max_size=30).map(" ".join)
 
 
+@settings(deadline=None)  # the first one imports rapidfuzz
 @given(st.lists(WORDS, min_size=1, max_size=5), WORDS, WORDS, st.sampled_from([0.5, 0.9, 1.0]))
 def test_every_item_is_found_whatever_stands_around_it(items, before, after, overlap):
     held_out = HeldOut(items, overlap)
