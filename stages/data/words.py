@@ -54,7 +54,7 @@ _WORD = regex.compile(
       (?<! (?<! [\p{L}\p{M}\p{N})\]'] ) ' [^'\n]{1,99} ) '+
     | [^\s\p{Cc}\p{Terminal_Punctuation}\p{Quotation_Mark}`…]
     """,
-    regex.WORD | regex.VERBOSE | regex.DOTALL | regex.V1,
+    regex.WORD | regex.VERBOSE | regex.V1,
 )
 _SENTENCE_MARK = regex.compile(r"[^\s,،、]|\n")  # of what is no word
 _BRACKETS = "()[]{}<>"
