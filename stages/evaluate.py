@@ -67,9 +67,13 @@ def main(
     samples = select_samples(items, params["evaluate.limit"])
 
     name = f"evaluate@{iteration}"
-    results, answers = harness.evaluate_model(name, model, list(tasks.values()), samples, system_prompt, runtime)
+    results, answers, reasoning = harness.evaluate_model(
+        name, model, list(tasks.values()), samples, system_prompt, runtime
+    )
     scores = item_scores(items, results, {key: benchmark.metric for key, benchmark in settings.all.items()})
     summary = summarise_suite(scores, other_scores(items, results, settings), settings)
+    if reasoning["completions"]:
+        summary["reasoning"] = reasoning
     validation = [row for row in scores if row["part"] == "validation" and row["benchmark"] in settings.tasks]
     stops = update_best(folder, parent, validation, params["evaluate.stop_on"], params["evaluate.stop_confidence"])
 

@@ -22,7 +22,7 @@ from stages.core.prompts import ReviewPrompt, generation_templates
 from stages.core.records import Tally, counts_file, read, write, write_json
 from stages.core.rows import BenchmarkItem, Candidate, DroppedCandidate, SeedRow
 from stages.data import lineage
-from stages.data.decontamination import HeldOut
+from stages.data.decontamination import HeldOut, held_out
 from stages.data.similarity import distinct, duplicates, embed, mean_distance, rouge_l
 from stages.data.words import count_words, mean_words, words
 
@@ -181,7 +181,7 @@ def main(
     settings, review = params["filter"], ReviewPrompt(params["prompts"])
     candidates = read(rows, Candidate)
     overlap = settings["benchmark_overlap"]
-    benchmark = HeldOut((item["text"] for item in read(BENCHMARK, BenchmarkItem)), overlap)
+    benchmark = held_out(read(BENCHMARK, BenchmarkItem), overlap)
     template, _ = generation_templates(params["prompts"])
     examples = HeldOut(template.text.splitlines(), overlap)
     instructions = new_instructions(candidates)

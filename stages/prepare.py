@@ -19,7 +19,7 @@ from stages.core.progress import say
 from stages.core.prompts import ReviewPrompt
 from stages.core.records import Tally, content_id, counts_file, read, write, write_json
 from stages.core.rows import BenchmarkItem, JudgeTrainingPair, Pair, SeedRow, SftRow
-from stages.data.decontamination import HeldOut
+from stages.data.decontamination import HeldOut, held_out
 from stages.data.seeds.files import of_file, of_hub
 from stages.data.seeds.pairs import SeedTally, chosen, judge_training_pairs, pairs, reasons
 from stages.data.words import mean_words
@@ -89,8 +89,7 @@ def main() -> None:
     reviews = Path(settings["reviews"])
     if not BENCHMARK.is_file():
         raise UserError(f"{BENCHMARK} is missing; run dvc repro to make it")
-    items = (item["text"] for item in read(BENCHMARK, BenchmarkItem))
-    benchmark = HeldOut(items, params["filter.benchmark_overlap"])
+    benchmark = held_out(read(BENCHMARK, BenchmarkItem), params["filter.benchmark_overlap"])
 
     tally, judge_tally = SeedTally(), SeedTally()
     rows = of_hub(settings["hub"]) if settings["hub"] else of_file(Path(settings["path"]), "seed.path")

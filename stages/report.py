@@ -21,17 +21,15 @@ WIDTH = 180  # of the table where there is no terminal
 
 
 def summarise(params: Params) -> Summary:
-    """report/summary.json: {"best", "iterations", "rules", "alarms", "unmeasured", "warnings", "verdict"}. `rules` are
-    those that could be checked."""
+    """report/summary.json: {"best", "iterations", "rules", "alarms", "unmeasured", "warnings", "verdict"}."""
     summary, scores = collect(params["iterations"])
     raised = alarms.detect(summary["iterations"], scores, params["alarms"])
-    unknown = alarms.BY_INTERVAL if scores.of_one_group("validation") else ()
     declined = [alarm["iteration"] for alarm in raised if alarm["name"] == "decline"]
     return {
         **summary,
-        "rules": {name: rule for name, rule in alarms.rules(params["alarms"]).items() if name not in unknown},
+        "rules": alarms.rules(params["alarms"]),
         "alarms": raised,
-        "unmeasured": alarms.unmeasured(summary["iterations"]),
+        "unmeasured": alarms.unmeasured(summary["iterations"], scores),
         "warnings": warnings(summary["iterations"]) + interval_warnings(scores),
         "verdict": verdict(summary, declined),
     }

@@ -64,6 +64,8 @@ def test_without_an_interval_nothing_counts_as_a_decline(monkeypatch):
     for items_of in scores._rows.values():
         items_of[:] = [{**item, "group": "g"} for item in items_of]
     assert not {"decline", "oscillation"} & {name for _, name in names(rows, scores)}
+    every = "in iteration 1, 2, 3"
+    assert alarms.unmeasured(rows, scores) == [f"decline {every}", f"oscillation {every}"]
 
 
 def test_a_healthy_run_raises_no_alarm(healthy):
@@ -121,12 +123,12 @@ def test_a_failure_in_the_counts_raises_only_its_own_alarm(healthy, change, name
 
 
 def test_what_was_not_measured_is_named_and_not_among_what_found_nothing(healthy):
-    rows, _ = healthy
-    assert alarms.unmeasured(rows) == []
+    rows, scores = healthy
+    assert alarms.unmeasured(rows, scores) == []
     for key in ("1", "3"):
         rows[key]["filter"] = rows[key]["filter"] | {"diversity": {"near_duplicates": None}}
     rows["2"]["assess"] = rows["2"]["assess"] | {"scores": None}
-    assert alarms.unmeasured(rows) == ["judge collapse in iteration 2", "duplicates in iteration 1, 3"]
+    assert alarms.unmeasured(rows, scores) == ["judge collapse in iteration 2", "duplicates in iteration 1, 3"]
 
 
 def test_a_high_but_falling_share_of_duplicates_is_no_alarm(healthy):

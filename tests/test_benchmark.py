@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, error_line
 
 from stages.commands.benchmark import command, filtering, loop, measurement, pipeline, texts
-from stages.data.decontamination import HeldOut
+from stages.data.decontamination import HeldOut, held_out
 
 
 def test_a_target_decides_on_the_ratio_to_the_baseline():
@@ -27,9 +27,24 @@ def test_the_filter_drops_the_copies_among_the_synthetic_records(monkeypatch):
 ITEM = "Tom has 12 apples and gives a third of them to his sister Ann; how many are left?"
 
 
-def test_items_are_looked_for_within_other_text_as_they_are_and_with_one_word_changed():
-    rows = list(texts.detection([ITEM, "Can pigs fly?"], HeldOut([ITEM], 0.9)))
-    assert [(row.measured, row.met) for row in rows] == [(50.0, False), (50.0, False), (100.0, True)]
+def test_items_are_looked_for_within_other_text_as_they_are_changed_and_with_the_question_first():
+    several = "Tom has twelve red apples and gives a third of them to Ann. How many apples does he have left now?"
+    rows = list(texts.detection([ITEM, several, "Can pigs fly?", "Can he?"], HeldOut([ITEM, several], 0.9)))
+    assert [(row.measured, row.met) for row in rows] == [(50.0, False), (50.0, False), (100.0, True), (100.0, True)]
+    assert texts.question_first("It is so. Why? Tell me.") == "Tell me. It is so. Why?"
+
+
+def test_long_questions_are_looked_for_without_their_choices():
+    question = "Which of these gases do plants take in for their photosynthesis?"
+    rows = [
+        {"text": f"{question} CO2 neon", "question": question},
+        {"text": "Why? no yes", "question": "Why?"},
+        {"text": "So"},
+    ]
+    measured = texts.questions(rows, held_out(rows, 0.9))
+    assert (measured.measured, measured.met) == (100.0, True)
+    assert measured.against == "the 1 of 2 questions of at least 10 words"
+    assert not texts.questions(rows, HeldOut([], 0.9)).met
 
 
 def test_a_change_is_of_one_word_or_number():

@@ -122,6 +122,9 @@ ANSWERS = {
     "quoted at a line's beginning": 'I write it after\n"Final Answer:" as told.\n\nFinal Answer: What is 2 + 2?',
     "within the reasons": "The words Final Answer: come first.\nFinal Answer: What is 2 + 2?",
     "in a think block that the prompt began": "Final Answer: What? No.\n</think>\n\nFinal Answer: What is 2 + 2?",
+    "the words twice": "Final Answer:\n\n**Final Answer:** What is 2 + 2?",
+    "the answer twice": "Final Answer: What is 2 + 2?\n\n**Final Answer:** What is 2 + 2?",
+    "the words again at the end": "Final Answer: What is 2 + 2?\n\nFinal Answer:",
     "in a think block": "<think>\nFinal Answer: What is 1 + 1? No.\n</think>\n\nFinal Answer: What is 2 + 2?",
 }
 
@@ -158,10 +161,27 @@ WHOLE = [
     "Explain **bold** type in Markdown, and __dunder__ names.",
     "* one\n* two",
     "Which tag does <question> stand for in <question>…</question> of this form?",
-    "Final Answer: 42",
     "What do <think> and </think> mean?",
     "    if x:\n        return 1\n    return 0",
 ]
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "Final Answer: What is 1 + 1?\nToo easy.\nFinal Answer: What is 2 + 2?",
+        "Final Answer: What is 2 + 2?\nFinal Answer: 4",
+        "**Final Answer:** First, 2 * 3 = 6.\n\n### Final Answer\n6",
+    ],
+)
+def test_different_texts_behind_the_words_are_no_answer_since_one_may_be_a_draft(completion):
+    for kind in ("instruction", "flawed"):
+        assert read_answer(completion, kind) is None
+
+
+def test_the_words_in_quotation_marks_or_within_a_sentence_stay_in_an_answer():
+    for text in ('Explain what "Final Answer:" is for.', "Which prompt ends in the words Final Answer: and why?"):
+        assert read_answer(f"Final Answer: {text}") == text
 
 
 @pytest.mark.parametrize("text", WHOLE)

@@ -254,3 +254,9 @@ def test_evaluation_reads_an_answer_behind_its_reasoning_and_stores_both(monkeyp
     lm = harness.load_lm(tiny_model, RUNTIME, lambda _: None)
     assert lm.generate_until(requests) == ["8", "8"]
     assert [json.loads(completion.text) for completion in lm.used] == list(written.values())
+    assert lm.reasoning == {"completions": 2, "answers": 2}
+    for prompt, text in {"Why?": "<think>It is", "How?": "So."}.items():
+        other = Instance("generate_until", {}, (prompt, {"until": []}), 0, ("t", 0, 1))
+        store.put(answer_key(digest(tiny_model), other, 0), Completion(json.dumps(text), "stop"))
+        lm.generate_until([other])
+    assert lm.reasoning == {"completions": 3, "answers": 2}

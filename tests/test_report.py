@@ -133,11 +133,13 @@ def test_what_a_group_of_items_alone_cannot_tell_is_not_said_to_be_well(monkeypa
     monkeypatch.setattr("stages.report.alarms.detect", lambda *_: [])
     thresholds = yaml.safe_load((ROOT / "params.yaml").read_text())["alarms"]
     content = summarise({"iterations": {"1": {"parent": "0"}}, "alarms": thresholds})
-    assert not {"decline", "oscillation"} & set(content["rules"])
-    assert "few pairs" in content["rules"]
+    assert content["unmeasured"][:2] == ["decline in iteration 1", "oscillation in iteration 1"]
+    assert not any("few pairs" in line for line in content["unmeasured"])
+    assert "none of decline, oscillation, " in markdown(content)
+    assert "that were measured\n- not measured: decline in iteration 1\n" in markdown(content)
     assert [line.partition(":")[0] for line in content["warnings"][-2:]] == [
         "gains have no interval",
-        "changes of validation (decline, oscillation) have no interval",
+        "changes of validation have no interval",
     ]
 
 
@@ -194,6 +196,18 @@ def test_a_healthy_iteration_has_no_warning():
             {"review": {"rows": tally(9, 6, **{"no readable verdict": 3})}},
             "iteration 1: 3 of 9 rows in review have no score: no readable verdict 3",
         ),
+        (
+            {"assess": iteration()["assess"] | {"claims": 2}},
+            "iteration 1: 2 rows of assess were judged without something that could be taken for a verdict",
+        ),
+        (
+            {"prepare": {"seed": tally(), "judge": tally(), "noted": {"id not read": 1234}}},
+            "iteration 1: 1,234 rows of prepare: id not read",
+        ),
+        (
+            {"evaluate": {"reasoning": {"completions": 5, "answers": 3}}},
+            "iteration 1: 5 completions of evaluate had reasoning before their answer",
+        ),
     ],
 )
 def test_what_was_lost_is_a_warning(changes, warning):
@@ -219,7 +233,7 @@ def test_the_summary_shows_scores_errors_and_every_reason():
     assert "| 70.0 ± 3.0 | +10.0 [+4.0, +16.0] |" in text
     assert "| filter | 12 | 9 | response too short 3 |" in text
     assert text.startswith("# It is better.")
-    assert "- none of decline, few pairs\n- not measured: duplicates in iteration 1\n" in text
+    assert "- none of decline, few pairs that were measured\n- not measured: duplicates in iteration 1\n" in text
 
 
 def test_the_funnel_has_every_step_of_the_pipeline():
@@ -383,7 +397,7 @@ def test_what_costs_little_does_not_cost_nothing():
 
 
 def test_the_page_and_the_summary_name_every_alarm_that_was_looked_for(written):
-    assert "- none of decline, few pairs\n" in markdown(summary())
+    assert "- none of decline, few pairs that were measured\n" in markdown(summary())
     text = written.read_text(encoding="utf-8")
     assert "None of those that were measured: no iteration meets any of the rules below." in text
     assert "Not measured: duplicates in iteration 1." in text

@@ -125,6 +125,14 @@ def test_items_of_one_split_key_are_in_one_part():
         items(described, load_tasks("safety", described))
 
 
+def test_a_question_without_its_choices_is_an_item_too_where_the_suite_says_so():
+    described = principle(item="{{question}} {{safe}}", question="{{question}}")
+    rows = items(described, load_tasks("safety", described))
+    assert all(row["text"].startswith(f"{row['question']} ") for row in rows)
+    assert not any("question" in row for row in items(principle(), load_tasks("safety", principle())))
+    assert suite.load("leaderboard").tasks["mmlu"].question == "{{question}}"
+
+
 def test_the_safety_principles_choices_are_its_two_responses():
     (task,) = load_tasks("safety", principle())["safety_principle"]["tasks"].values()
     document = task.eval_docs[0]

@@ -30,15 +30,23 @@ class AnswerRule:
 
     def read(self, completion: str) -> str | None:
         """The answer without what was written around it: what comes before the marker, its markup, the prompt's tags,
-        blank lines. None if it is not there. A marker in a quotation begins no answer."""
+        blank lines. None if it is not there. A marker in a quotation begins no answer.
+
+        Behind several markers must stand the same text, or nothing; else one may be a draft of another, or a part of
+        it, and there is no answer.
+        """
         if not self.marker:
             return trim(completion) or None
-        marker = self._marker.search(completion)
-        if not marker:
-            return None
+        markers = list(self._marker.finditer(completion))
+        ends = [marker.start() for marker in markers[1:]] + [len(completion)]
+        answers = {self._behind(marker, completion[:end]) for marker, end in zip(markers, ends, strict=False)} - {""}
+        return answers.pop() if len(answers) == 1 else None
+
+    def _behind(self, marker: re.Match[str], completion: str) -> str:
+        """The text behind a marker, to the end of the completion; empty if there is none."""
         answer = completion[marker.end() :].lstrip(" \t")
         unclosed = "" if marker["mid"] or marker["close"] else marker["open"]
-        return self._unwrapped(_without_style(answer, unclosed)) or None
+        return self._unwrapped(_without_style(answer, unclosed))
 
     def _unwrapped(self, answer: str) -> str:
         """The answer out of the prompt's tag, if it stands in one."""

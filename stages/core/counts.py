@@ -197,6 +197,7 @@ class EvaluationCounts(TypedDict):
     test: SuiteScore
     judging: SuiteScore | None  # how well the model judges; None: the suite has no such benchmark
     apart: SuiteScore | None  # benchmarks outside the suite's score; None: there are none
+    reasoning: NotRequired[ReasoningCounts]  # missing where no text has any
 
 
 class Share(TypedDict):

@@ -153,6 +153,7 @@ class BenchmarkItem(Identified):
     index: int  # of lm-eval's document in the task
     part: Part
     text: str  # kept out of the training data
+    question: NotRequired[str]  # the same without its choices, where the text has some
 
 
 class ItemScore(Identified):

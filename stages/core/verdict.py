@@ -36,14 +36,27 @@ _HEADING = (
 _LINE_START = re.compile(rf"{_ENUMERATED}(?:{_HEADING}{_AHEAD})?")
 _SENTENCE_END = re.compile(rf"[.!?。]\s+{_AHEAD}\Z")
 _WORD_BEFORE = re.compile(r"[^\W_][\s*_]*\Z")
-_SAME_LINE = re.compile(rf"\s*(?:\([^()\n]*\))?[^\w\n{_QUOTES}]*(?:and)?[^\w\n{_QUOTES}]*")  # between two parts
+_SAME_LINE = re.compile(  # between two parts
+    rf"\s*(?:\([^()\n]*\))?[^\w\n{_QUOTES}]*(?:and)?[^\w\n{_QUOTES}]*(?:the |my )?"
+)
 _SEPARATOR = rf"(?:{_STYLE}|[ \t])*+(?:(?P<sign>[:=|→])|[–—-]+>?(?=\s)|is\b|)(?P<space>(?:{_STYLE}|[\s|])*+)"
-_NUMBER = rf"(?P<number>\d+(?:\.\d+)?|{'|'.join(_WORDS)})(?![^\W_])"
+_NAMES = "|".join(_WORDS)
+_NUMBER = rf"(?P<number>\d+(?:\.\d+)?|{_NAMES})(?![^\W_])"
+_OPENING = rf"(?:[\[({{$]|<(?=[\d\s./]{{1,12}}>)|\\\w+{{|{_STYLE})*+"  # "<4>" is 4, and "<4" is less than 4
 _GOES_ON = re.compile(r"[.,/:–—]\d|[−+°~^/-]|\s*%")  # behind a number: it is part of something else
+_LIMIT = re.compile(r"[ \t*_`]*[<>≤≥≈~]")  # in front of one: the score is not the number itself
 _MORE_ON_THE_LINE = re.compile(r"(?:[^\w\n]|_)*[^\W_]")
+# What a number word counts: "two errors". "Two or", "two points" and the like are scores.
+_COUNTS = r"[\s*_-]+(?!(?:or|to|at|if|and|but|is|for|instead|overall|points?|pts|stars?|out|of)\b)[^\W_]"
 _ALTERNATIVE = re.compile(
-    rf"[ \t]*(?!because|since|due)[^\W_]|\W*(?:or|half)\b|[ \t,/–—-]*(?:{'|'.join(_WORDS)})\b"
-)  # 4 or 5, four – five
+    rf"\A[ \t]*(?!because|since|due)[^\W_]|\A\W*(?:or|half)\b"  # 4 or 5
+    rf"|\b(?:{_NAMES.replace('one|', '')})\b(?!{_COUNTS})"  # "four – five", "actually three"
+    rf"|(?:\A\W*|\b(?:or|to|be|actually|rather|maybe|perhaps|only|just|no|wait)\W+)one\b(?!{_COUNTS}|\s+of\b)"
+)
+_TAKEN_BACK = re.compile(
+    r"\A\W*(?:no|wait|hmm+|oops|sorry)\b(?![ \t]+\w)|\bon (?:second thoughts?|reflection)\b|\bscratch that\b"
+    r"|\btake (?:that|it|this) back\b"
+)
 _QUOTED = re.compile(
     "|".join(
         [
@@ -75,19 +88,42 @@ class Part(BaseModel):
     def pattern(self) -> re.Pattern[str]:
         """The label, with the sentence before it as the group `after`, if there is one."""
         sentence = rf"(?:{'|'.join(map(_words, self.after))})[^.\d]{{0,80}}\.[\W_]{{0,12}}" if self.after else r"\b\B"
-        return re.compile(rf"(?<![^\W_])(?P<after>{sentence})?{_words(self.label)}(?![^\W_])")
+        scale = rf"(?:(?<!\w )(?<!\) ){self._scale},?[ \t]+(?:the\s+|my\s+)?)?"
+        return re.compile(rf"(?<![^\W_])(?P<after>{sentence})?{scale}{_words(self.label)}(?![^\W_])")
 
     @cached_property
     def number(self) -> re.Pattern[str]:
         """What follows a label: the separator, and then the score in any of its spellings."""
-        scale = rf"(?:0\s*(?:to|[–—/-])\s*)?{self.highest}"
-        basis = rf"[(\[]\s*(?:out of|of|from|/|max\.?)?\s*{scale}\s*(?:points?|scale)?\s*[)\]]"
-        whole = rf"\s*[(\[]?(?:/|\bout\s+of\b|\bof\b)\s*{_STYLE}*+{self.highest}(?:\.0+)?(?![^\W_]|[.,]\d)"
+        most = self._most
+        basis = rf"(?:scale|out of|of|from|/|max\.?)?\s*:?\s*{self._range}\s*(?:points?|scale)?"
+        basis = rf"(?:[(\[]\s*(?:{basis}|{self._scale})\s*[)\]]|,?\s*{self._scale})"
+        whole = rf"(?:/|\bout\s+of\b|\bof\b)\s*{_STYLE}*+{most}(?:\.0+)?(?![^\W_]|[.,]\d)"
         unit = rf"(?:\s*(?:points?|pts|stars?)\b{_CLOSING})?"
         return re.compile(
-            rf"(?:{_STYLE}|[ \t])*+(?:{basis})?{_SEPARATOR}(?:[\[({{<$]|\\\w+{{|{_STYLE})*+\s*{_NUMBER}{_CLOSING}"
-            rf"{unit}(?:{whole}{_CLOSING})?{unit}"
+            rf"(?:{_STYLE}|[ \t])*+{basis}?{_SEPARATOR}{_OPENING}\s*{_NUMBER}{_CLOSING}"
+            rf"{unit}(?:\s*[(\[]?(?:{whole}|{self._scale}){_CLOSING})?{unit}"
         )
+
+    @property
+    def _most(self) -> str:
+        return rf"(?:{self.highest}|{_WORDS[self.highest]})"
+
+    @property
+    def _range(self) -> str:
+        return rf"(?:(?:[01]|zero|one)\s*(?:to|[–—/-])\s*)?{self._most}"
+
+    @property
+    def _scale(self) -> str:
+        """The words "on a scale of 1 to 5", with this part's highest score."""
+        return rf"on\s+an?\s+(?:scale\s+(?:of|from)\s+{self._range}|{self._range}(?:[\s-]+point)?\s+scale)\b"
+
+    def restated(self, text: str, end: int, value: float) -> int:
+        """Where a score that ends at `end` and is said again in brackets, "4 (80%)" or "four (4)", ends."""
+        name = f"|{_WORDS[int(value)]}" if value in range(HIGHEST + 1) else ""
+        number = rf"(?:{re.escape(f'{value:g}')}(?:\.0+)?{name})(?:\s*(?:/|out of)\s*{self._most})?"
+        percent = rf"{round(100 * value / self.highest)}(?:\.0+)?\s*(?:%|percent)"
+        again = re.compile(rf"\s*[(\[]\s*(?:{number}|{percent})\s*[)\]]{_CLOSING}").match(text, end)
+        return again.end() if again else end
 
 
 def _words(text: str) -> str:
@@ -124,8 +160,10 @@ class Verdict:
         (missing, never 0) if there is none.
 
         The last number of each label counts, if it stands at the beginning of a line or sentence, in no quotation, and
-        nothing follows but a short remark without another number. A placeholder, a number out of range, and one that
-        goes on ("4 or 5", "4-5", "8/10" of 5) make the verdict missing.
+        nothing follows but a short remark without another number. A placeholder, a number out of range, one that goes
+        on ("4 or 5", "4-5", "8/10" of 5), a limit ("<4"), and one that is taken back in the same breath ("4. Actually
+        three.", "4. No, wait.") make the verdict missing. A number word that counts something, as in "4 - two errors",
+        is no other number.
         """
         folded = fold(review)
         text = _QUOTED.sub(lambda quoted: re.sub(r"[^\n]", _MASK, quoted[0]), folded.text)
@@ -200,9 +238,11 @@ class Verdict:
             written = match["number"]
             value = float(_WORDS.index(written) if written in _WORDS else written)
             colon = match["sign"] == ":"
-            return Score(part, label.start(), match.end(), whole, False, colon, match.start("number"), value)
+            end = self.parts[part].restated(text, match.end(), value)
+            return Score(part, label.start(), end, whole, False, colon, match.start("number"), value)
         sign = re.compile(_SEPARATOR).match(text, label.end())
-        return Score(part, label.start(), label.end(), whole) if sign and sign["sign"] else None
+        promised = (sign and sign["sign"]) or _LIMIT.match(text, label.end())
+        return Score(part, label.start(), label.end(), whole) if promised else None
 
 
 def _begins(text: str, start: int, before: int) -> bool:
@@ -224,7 +264,10 @@ def _goes_on(text: str, match: re.Match[str]) -> bool:
 def _remarks(text: str, scores: list[Score]) -> Iterator[str]:
     """What stands on the line of each score after it, and all that follows the last one but a total that is right."""
     for score, following in pairwise(scores):
-        yield text[score.end : following.start].partition("\n")[0]
+        line, _, below = text[score.end : following.start].partition("\n")
+        yield line
+        if _TAKEN_BACK.search(below.strip().partition("\n")[0]):
+            yield below
     total = rf"{re.escape(f'{_sum(scores):g}')}(?:\.0+)?(?:\s*(?:/|out of)\s*{HIGHEST})?(?!\d)"
     total = rf"(?:total|overall|sum|final|combined)[^\d\n]*{total}"
     yield re.sub(total, "", text[scores[-1].end :])
@@ -232,9 +275,10 @@ def _remarks(text: str, scores: list[Score]) -> Iterator[str]:
 
 def _is_remark(text: str) -> bool:
     """Whether a text after a score leaves it as it is."""
-    if text.strip(" \t\n,;&*_|") in ("", "and"):
+    if text.strip(" \t\n,;&*_|") in ("", "and", "and the"):
         return True
-    return len(text) <= MAX_REMARK and not re.search(r"\d", text) and not _ALTERNATIVE.match(text)
+    another = re.search(r"\d", text) or _ALTERNATIVE.search(text) or _TAKEN_BACK.search(text)
+    return len(text) <= MAX_REMARK and not another
 
 
 def _sum(scores: list[Score]) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from stages.core.counts import ReasoningCounts
 from stages.evaluation.generation import settings_of
 from stages.inference.engines import Completion, Sampling, seed_of
 from stages.inference.store import Store
@@ -41,6 +42,7 @@ class StoredLM:
     ) -> None:
         """`digest`: the model's. `advance`: called with the number of requests that were answered."""
         self.used: list[Completion] = []  # every answer given to lm-eval, once
+        self.reasoning: ReasoningCounts = {"completions": 0, "answers": 0}  # of the texts given to it
         self._lm, self._with_draw, self._digest = lm, with_draw, digest
         self._store, self._advance = store, advance
 
@@ -49,10 +51,13 @@ class StoredLM:
 
     def generate_until(self, requests: "list[Instance]") -> list[str]:
         """Texts, generated greedily or sampled, without reasoning; the store keeps it."""
-        return [
-            reasoning.split(answer, begun=reasoning.is_begun(request.args[0])).answer
+        texts = [
+            reasoning.split(answer, begun=reasoning.is_begun(request.args[0]))
             for request, answer in zip(requests, self._answers(requests), strict=True)
         ]
+        self.reasoning["completions"] += sum(bool(text.reasoning) for text in texts)
+        self.reasoning["answers"] += sum(bool(text.reasoning and text.answer) for text in texts)
+        return [text.answer for text in texts]
 
     def loglikelihood(self, requests: "list[Instance]") -> list[tuple[float, bool]]:
         """The likelihood of a continuation."""

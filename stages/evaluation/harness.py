@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.core.counts import ReasoningCounts
 from stages.core.progress import prepare_transformers, progress
 from stages.core.records import Record
 from stages.core.schema import Runtime, Vllm
@@ -28,14 +29,15 @@ BATCH_ROWS = 64  # if `runtime.batch_rows` is not set
 
 def evaluate_model(
     name: str, model: Path, benchmarks: list[Any], samples: dict[str, list[int]], system_prompt: str, runtime: Runtime
-) -> tuple[Record, list[Completion]]:
+) -> tuple[Record, list[Completion], ReasoningCounts]:
     """Evaluate a model folder on samples of the benchmarks' tasks ({task: indices of its items}). `name`: what the
-    progress bar says. Returns lm-eval's results, and every answer that they rest on, stored or new."""
+    progress bar says. Returns lm-eval's results, every answer that they rest on, stored or new, and how many texts had
+    reasoning."""
     tasks = merge_tasks(benchmarks, samples)
     with progress(name, count_calls(tasks["tasks"], samples)) as advance:
         lm = load_lm(model, runtime, advance)
         results = run_lm_eval(lm, tasks, samples, system_prompt)
-    return results, lm.used
+    return results, lm.used, lm.reasoning
 
 
 def merge_tasks(benchmarks: list[Any], samples: dict[str, list[int]]) -> Any:

@@ -39,12 +39,13 @@ class Section(BaseModel):
 
 
 class Benchmark(Section):
-    """An lm-eval task, group or tag, and how it is used. `item` and `split` are templates over lm-eval's documents."""
+    """An lm-eval task, group or tag, and how it is used. `item`, `question` and `split` fill in a document."""
 
     shots: Annotated[int, Field(ge=0)]
     metric: Metric  # the benchmark's score
     also: list[Metric] = []  # reported beside it
     item: Annotated[str, Field(min_length=1)]  # the text that must not be in the training data
+    question: str | None = None  # the item without its choices, if it lists them; kept out of the training data too
     split: str | None = None  # items with the same value are in the same part; null: the same as `item`
 
 
@@ -161,17 +162,18 @@ def items(suite: Suite, loaded: "dict[str, TaskDict]") -> list[BenchmarkItem]:
                 key = _render(settings.split, document, benchmark) if settings.split else text
                 part = part_of(key, suite.validation)
                 sizes[part] += 1
-                rows.append(
-                    {
-                        "id": content_id(name, str(index), text),
-                        "group": content_id(key),
-                        "benchmark": benchmark,
-                        "task": name,
-                        "index": index,
-                        "part": part,
-                        "text": text,
-                    }
-                )
+                row: BenchmarkItem = {
+                    "id": content_id(name, str(index), text),
+                    "group": content_id(key),
+                    "benchmark": benchmark,
+                    "task": name,
+                    "index": index,
+                    "part": part,
+                    "text": text,
+                }
+                if settings.question:
+                    row["question"] = _render(settings.question, document, benchmark)
+                rows.append(row)
         if min(sizes.values()) < MIN_ITEMS:
             raise UserError(
                 f"evaluate.suite: {benchmark} has {sizes}, and a standard error needs {MIN_ITEMS} of each part"

@@ -48,9 +48,6 @@ ADVICE = {
 }
 
 
-BY_INTERVAL = ("decline", "oscillation")  # need the interval of a difference
-
-
 def rules(thresholds: dict[str, Any]) -> dict[str, str]:
     """{alarm: its rule, with the thresholds filled in}."""
     return {name: rule.format_map(thresholds) for name, rule in RULES.items()}
@@ -75,9 +72,12 @@ def detect(rows: dict[str, IterationRow], scores: Scores, thresholds: dict[str, 
     return alarms
 
 
-def unmeasured(rows: dict[str, IterationRow]) -> list[str]:
+def unmeasured(rows: dict[str, IterationRow], scores: Scores) -> list[str]:
     """The alarms that could not fire in an iteration that ran, since what they look at was not measured there."""
+    has_intervals = None if scores.of_one_group("validation") else True
     measures: dict[str, Callable[[IterationRow], object]] = {
+        "decline": lambda _: has_intervals,
+        "oscillation": lambda _: has_intervals,
         "judge collapse": lambda row: row["assess"]["scores"],
         "duplicates": lambda row: row["filter"]["diversity"]["near_duplicates"],
         "length drift": lambda row: row["filter"]["words"]["response"],

@@ -49,6 +49,7 @@ class IterationRow(TypedDict):
     test: SuiteScore
     validation: SuiteScore
     judging: SuiteScore | None
+    evaluate: NotRequired[Record]  # its counts of reasoning, if there was some
     gain: Gain | None
     prepare: NotRequired[PrepareCounts]
     review: NotRequired[ReviewCounts]
@@ -130,6 +131,7 @@ def iteration_row(iteration: str, parent: str | None, scores: Scores) -> Iterati
     row = {
         "parent": parent,
         **{name: evaluation[name] for name in ("test", "validation", "judging")},
+        **({"evaluate": {"reasoning": evaluation["reasoning"]}} if "reasoning" in evaluation else {}),
         "gain": None if parent is None else vars(scores.difference(iteration, "0", "test")),
         **{stage: load(RESULTS / iteration / f"{stage}.json") for stage in stages},
     }
@@ -210,7 +212,7 @@ def warnings(rows: dict[str, IterationRow]) -> list[str]:
 
 def interval_warnings(scores: Scores) -> list[str]:
     """What cannot be told from chance, since a benchmark has a single group of items."""
-    unknown = {"test": "gains", "validation": "changes of validation (decline, oscillation)"}
+    unknown = {"test": "gains", "validation": "changes of validation"}
     of_part = {part: scores.of_one_group(part) for part in PARTS}
     return [
         f"{unknown[part]} have no interval: the {part} items of {', '.join(names)} are all of one group; raise "
@@ -223,7 +225,7 @@ def interval_warnings(scores: Scores) -> list[str]:
 def _warnings(row: IterationRow) -> list[str]:
     if is_stopped(row):
         return ["did not run, since the chain was stopped (evaluate.stop_on)"]
-    lines = [*_training_warnings(row), *_judge_warnings(row), *_reasoning_warnings(row)]
+    lines = [*_training_warnings(row), *_text_warnings(row), *_judge_warnings(row), *_reasoning_warnings(row)]
     if "filter" in row and not row["filter"]["rows"]["out"]:
         lines.append("the filter kept no rows")
     return lines
@@ -237,6 +239,20 @@ def _training_warnings(row: IterationRow) -> list[str]:
         elif lost := counts["rows"]["dropped"].get("does not fit the context"):
             lines.append(f"{lost:,} rows of {phase} did not fit the context")
     return lines
+
+
+def _text_warnings(row: IterationRow) -> list[str]:
+    """What was not read of a text, or was cut from it."""
+    noted = row["prepare"].get("noted", {}) if "prepare" in row else {}
+    claims = {stage: row[stage].get("claims", 0) for stage in ("review", "assess") if stage in row}
+    return [
+        *(f"{rows:,} rows of prepare: {remark}" for remark, rows in noted.items()),
+        *(
+            f"{rows:,} rows of {stage} were judged without something that could be taken for a verdict"
+            for stage, rows in claims.items()
+            if rows
+        ),
+    ]
 
 
 def _judge_warnings(row: IterationRow) -> list[str]:
@@ -253,7 +269,9 @@ def _judge_warnings(row: IterationRow) -> list[str]:
 
 def _reasoning_warnings(row: IterationRow) -> list[str]:
     counts = cast(dict[str, Record], row)
-    reasoning = {stage: counts.get(stage, {}).get("reasoning") for stage in ("review", "generate", "assess")}
+    reasoning = {
+        stage: counts.get(stage, {}).get("reasoning") for stage in ("review", "generate", "assess", "evaluate")
+    }
     return [
         f"{counted['completions']:,} completions of {stage} had reasoning before their answer, which is kept apart; "
         f"{counted['completions'] - counted['answers']:,} of them had no answer"

@@ -75,7 +75,8 @@ def markdown(summary: Summary) -> str:
     """report/summary.md."""
     lines = [f"# {summary['verdict']}", "", "| " + " | ".join(COLUMNS) + " |", "|" + " ---: |" * len(COLUMNS)]
     lines += ["| " + " | ".join(cells(key, row)) + " |" for key, row in summary["iterations"].items()]
-    alarms = [alarm_line(alarm) for alarm in summary["alarms"]] or [f"none of {', '.join(summary['rules'])}"]
+    but = " that were measured" if summary["unmeasured"] else ""
+    alarms = [alarm_line(alarm) for alarm in summary["alarms"]] or [f"none of {', '.join(summary['rules'])}{but}"]
     alarms += [f"not measured: {line}" for line in summary["unmeasured"]]
     lines += [
         "",

@@ -15,8 +15,8 @@ from stages.commands import preset
 from stages.commands.benchmark.measurement import Measurement, timed
 from stages.core.errors import UserError
 from stages.core.prompts import ReviewPrompt
-from stages.core.rows import Pair
-from stages.data.decontamination import NGRAM, HeldOut
+from stages.core.rows import BenchmarkItem, Pair
+from stages.data.decontamination import LONG, HeldOut, held_out
 from stages.data.words import words
 from stages.evaluation import suite
 from stages.filter import own_fault
@@ -44,40 +44,60 @@ BEFORE, AFTER = "Here is a problem that a friend gave me yesterday. ", " Explain
 def texts(base: Path) -> Iterator[Measurement]:
     """Shares found, false alarms, seconds, and what the length limits keep. `base` is not used."""
     settings = preset.read(PRESET)["filter"]
-    items = suite_items()
-    held_out = HeldOut(items, settings["benchmark_overlap"])
-    yield from detection(items, held_out)
-    rows = {"GSM8K": prompts(*GSM8K), "Alpaca": prompts(ALPACA)[:ALPACA_ROWS]}
-    for name, other in rows.items():
-        yield dropped(f"{len(other):,} rows of {name}'s training data", other, held_out, 0.5)
+    rows = suite_items()
+    items = list(dict.fromkeys(row["text"] for row in rows))
+    benchmark = held_out(rows, settings["benchmark_overlap"])
+    yield from detection(items, benchmark)
+    yield questions(rows, benchmark)
+    others = {"GSM8K": prompts(*GSM8K), "Alpaca": prompts(ALPACA)[:ALPACA_ROWS]}
+    for name, other in others.items():
+        yield dropped(f"{len(other):,} rows of {name}'s training data", other, benchmark, 0.5)
     problems = [problem for subject in MATH_SUBJECTS for problem in prompts(MATH, subject)]
-    yield dropped(f"{len(problems):,} rows of MATH's training data", problems, held_out)
-    yield throughput([*rows["GSM8K"], *rows["Alpaca"]], held_out, len(items))
+    yield dropped(f"{len(problems):,} rows of MATH's training data", problems, benchmark)
+    yield throughput([*others["GSM8K"], *others["Alpaca"]], benchmark, len(items))
     yield lengths(settings)
 
 
-def suite_items() -> list[str]:
-    """The text of every item of the suites, each once."""
-    found = (suite.items(loaded, suite.load_tasks(name, loaded)) for name in SUITES for loaded in [suite.load(name)])
-    return list(dict.fromkeys(item["text"] for rows in found for item in rows))
+def suite_items() -> list[BenchmarkItem]:
+    """Every item of the suites."""
+    suites = ((name, suite.load(name)) for name in SUITES)
+    return [item for name, loaded in suites for item in suite.items(loaded, suite.load_tasks(name, loaded))]
 
 
-def detection(items: list[str], held_out: HeldOut) -> Iterator[Measurement]:
-    """How many items are found within other text: as they are, and with one word or number changed."""
+def detection(items: list[str], benchmark: HeldOut) -> Iterator[Measurement]:
+    """How many items are found within other text: as they are, with one word or number changed, and with their last
+    sentence moved to the front."""
     against = f"{len(items):,} items of {' and '.join(SUITES)}, within other text"
-    yield at_least("benchmark items found, word for word", against, items, held_out, lambda item: item, 99.5)
+    yield at_least("benchmark items found, word for word", against, items, benchmark, lambda item: item, 99.5)
     change = word_changer(random.Random(0))
-    yield at_least("the same, one word or number changed", against, items, held_out, change, 90)
-    long = [item for item in items if len(words(item)) >= 2 * NGRAM]
-    against = f"the {len(long):,} items of at least {2 * NGRAM} words"
-    yield at_least("the same, one word or number changed", against, long, held_out, change, 99)
+    yield at_least("the same, one word or number changed", against, items, benchmark, change, 90)
+    long = [item for item in items if len(words(item)) >= LONG]
+    against = f"the {len(long):,} items of at least {LONG} words"
+    yield at_least("the same, one word or number changed", against, long, benchmark, change, 99)
+    several = [item for item in items if question_first(item) != item]
+    against = f"{len(several):,} items of several sentences"
+    yield at_least("the same, the last sentence moved to the front", against, several, benchmark, question_first, 90)
+
+
+def question_first(item: str) -> str:
+    """The item with its last sentence before the others."""
+    *context, question = re.split(r"(?<=[.?!])\s+", item.strip())
+    return " ".join([question, *context])
+
+
+def questions(rows: list[BenchmarkItem], benchmark: HeldOut) -> Measurement:
+    """The share of long questions, in percent, that are found without their choices."""
+    alone = [row["question"] for row in rows if "question" in row]
+    long = list(dict.fromkeys(question for question in alone if len(words(question)) >= LONG))
+    against = f"the {len(long):,} of {len(alone):,} questions of at least {LONG} words"
+    return at_least("found without choices", against, long, benchmark, lambda question: question, 99.5)
 
 
 def at_least(
-    what: str, against: str, items: list[str], held_out: HeldOut, change: Callable[[str], str], least: float
+    what: str, against: str, items: list[str], benchmark: HeldOut, change: Callable[[str], str], least: float
 ) -> Measurement:
     """The share of items, in percent, that are found after a change and within other text."""
-    found = sum(held_out.is_in(BEFORE + change(item) + AFTER) for item in items)
+    found = sum(benchmark.is_in(BEFORE + change(item) + AFTER) for item in items)
     percent = 100 * found / len(items)
     return Measurement(what, against, percent, "%", None, f"≥ {least:g} %", percent >= least)
 
@@ -97,19 +117,19 @@ def word_changer(source: random.Random) -> Callable[[str], str]:
     return change
 
 
-def dropped(against: str, rows: list[str], held_out: HeldOut, most: float | None = None) -> Measurement:
+def dropped(against: str, rows: list[str], benchmark: HeldOut, most: float | None = None) -> Measurement:
     """The share of training rows, in percent, that are dropped. At most `most` where they are false alarms; MATH has
     near copies of its own test problems."""
-    percent = 100 * sum(map(held_out.is_in, rows)) / len(rows)
+    percent = 100 * sum(map(benchmark.is_in, rows)) / len(rows)
     target = "" if most is None else f"≤ {most:g} %"
     met = most is None or percent <= most
     return Measurement("dropped as in the benchmark", against, percent, "%", None, target, met)
 
 
-def throughput(rows: list[str], held_out: HeldOut, items: int) -> Measurement:
+def throughput(rows: list[str], benchmark: HeldOut, items: int) -> Measurement:
     """Seconds for `ROWS` different rows."""
     many = [f"{rows[number % len(rows)]} {number}" for number in range(ROWS)]
-    seconds = timed(lambda: [held_out.is_in(row) for row in many])
+    seconds = timed(lambda: [benchmark.is_in(row) for row in many])
     what, against = f"decontamination of {ROWS:,} rows", f"{items:,} items"
     return Measurement(what, against, seconds, "s", None, f"≤ {MAX_SECONDS} s", seconds <= MAX_SECONDS)
 
