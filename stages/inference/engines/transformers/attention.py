@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from transformers import AttentionInterface
 
 NAME = "lance_pages"
-PAGE = 128  # tokens
+PAGE = 64  # tokens
 QUERIES = 4  # a matrix product of another number of rows is summed in another order
 MASKED = -1e30  # added to a score: its weight is 0, and even where all are masked there is no NaN
 
@@ -96,13 +96,22 @@ def attend(
     """Attention to one stretch of keys. `query`: (batch, key heads, queries, head size), where the queries of the heads
     that share a key stand side by side; `keys` and `values`: (batch, key heads, keys, head size); `mask`: fp32, added
     to the scores, and broadcast to (batch, 1, queries, keys)."""
-    queries = query.shape[2]
-    if queries % QUERIES:
-        query = pad(query, (0, 0, 0, -queries % QUERIES))
-        mask = pad(mask, (0, 0, 0, -queries % QUERIES)) if mask is not None and mask.shape[2] > 1 else mask
     flash = query.device.type == "cpu" and scoring.softcap is None and keys.shape[-1] == values.shape[-1]
     out, lse = (_attend_on_cpu if flash else _attend_by_products)(query, keys, values, scoring, mask)
-    return Attended(out[:, :, :queries].float(), lse[:, :, :queries])
+    return Attended(out.float(), lse)
+
+
+def attend_together(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scoring: Scoring, mask: torch.Tensor | None
+) -> Attended:
+    """The same for queries of several rows, filled up to a number at which their sums do not depend on it."""
+    queries = query.shape[2]
+    missing = -queries % QUERIES
+    if missing:
+        query = pad(query, (0, 0, 0, missing))
+        mask = pad(mask, (0, 0, 0, missing)) if mask is not None and mask.shape[2] > 1 else mask
+    attended = attend(query, keys, values, scoring, mask)
+    return Attended(attended.out[:, :, :queries], attended.lse[:, :, :queries])
 
 
 def _attend_on_cpu(

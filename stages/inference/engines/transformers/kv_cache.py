@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from stages.inference.engines.transformers.attention import MASKED, PAGE, Attended, Scoring, attend
+from stages.inference.engines.transformers.attention import MASKED, PAGE, Attended, Scoring, attend, attend_together
 
 Keys = tuple[torch.Tensor, torch.Tensor]  # with their values
 
@@ -172,7 +172,7 @@ class Decode:
         for first in range(0, len(prefix), PAGE):
             page = slice(first, first + PAGE)
             mask = self._prefix_mask(prefix, caches, page, groups, scoring.window)
-            part = attend(folded, keys[:, :, page], values[:, :, page], scoring, mask)
+            part = attend_together(folded, keys[:, :, page], values[:, :, page], scoring, mask)
             attended.merge(Attended(
                 part.out.view(key_heads, rows, groups, -1).transpose(0, 1),
                 part.lse.reshape(key_heads, rows, groups).transpose(0, 1).contiguous(),
@@ -193,7 +193,7 @@ class Decode:
             longer = sum(length > first for length in cache.lengths)  # they come first
             rows = slots[: int((slots < longer * draws).sum())]
             mask = self._own_mask(cache, page, longer, scoring.window)
-            part = attend(folded[:longer], keys[:longer, :, page], values[:longer, :, page], scoring, mask)
+            part = attend_together(folded[:longer], keys[:longer, :, page], values[:longer, :, page], scoring, mask)
             attended.rows(0, len(rows)).merge(Attended(
                 part.out.view(longer, key_heads, draws, groups, -1).transpose(1, 2).flatten(0, 1)[rows],
                 part.lse.reshape(longer, key_heads, draws, groups).transpose(1, 2).flatten(0, 1)[rows],
