@@ -9,6 +9,7 @@ from math import inf, log
 
 import pytest
 import torch
+import transformers
 from conftest import RUNTIME
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -420,6 +421,31 @@ def test_a_model_that_cannot_be_loaded_is_an_error_that_names_the_folder(tiny_mo
         (broken / path.name).write_bytes(path.read_bytes()[: 1000 if path.suffix == ".safetensors" else None])
     with pytest.raises(UserError, match=r"model folder .*broken cannot be loaded.*dvc checkout"):
         TransformersEngine(broken, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "reason"),
+    [
+        ("Llama4Text", {"num_local_experts": 2, "head_dim": 16, "attention_chunk_size": 8}, "chunked_attention"),
+        ("Bloom", {"n_layer": 2, "n_head": 2}, "attention of their own"),
+        ("Lfm2", {"layer_types": ["conv", "full_attention"]}, "conv"),
+    ],
+)
+def test_an_architecture_with_attention_of_its_own_is_refused(name, settings, reason, tiny_model, tmp_path):
+    config = getattr(transformers, f"{name}Config")(**{
+        "vocab_size": 600, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, **settings,
+    })  # fmt: skip
+    folder = shutil.copytree(tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors", "config*"))
+    getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")(config).save_pretrained(folder)
+    with pytest.raises(UserError, match=rf"cannot run the architecture of model folder .*({reason}).*vllm"):
+        TransformersEngine(folder, 8)
+
+
+def test_a_model_that_reads_otherwise_than_before_is_refused(tiny_model, monkeypatch):
+    monkeypatch.setattr(kv_cache, "_hidden", lambda queries, keys, window: keys != queries)  # each token sees itself
+    with pytest.raises(UserError, match=r"its logits differ by \d+%.*runtime.engine: vllm"):
+        TransformersEngine(tiny_model, 8)
 
 
 def test_auto_is_transformers_without_a_gpu():

@@ -20,6 +20,9 @@ from stages.models.fingerprint import has_custom_code
 
 REFILL_AT = 0.75  # share of the rows still running at which waiting requests join
 PREFILL_TOKENS = 32_768  # prompt tokens in one forward pass
+LAYERS = {"full_attention", "sliding_attention"}  # the kinds that attention.py knows
+PROBE_TOKENS = 16
+MAX_DIFFERENCE = 0.1  # between the logits of two attentions, relative; bfloat16 makes one of about 0.01
 
 
 class TransformersEngine:
@@ -42,13 +45,37 @@ class TransformersEngine:
             raise UserError(
                 f"model folder {model} cannot be loaded ({error}); remove it and run dvc checkout, or dvc repro -f"
             ) from error
-        self.model.set_attn_implementation(NAME)
         self.config = self.model.config.get_text_config()
         self.batch_rows, self.max_batchable_length = batch_rows, _max_batchable_length(self.config)
+        self._replace_attention(model)
         ends = self.model.generation_config.eos_token_id
         self.ends = set(ends) if isinstance(ends, list) else {ends}  # tokens that end a completion
         self._prefix: tuple[tuple[int, ...], KVCache | None] = (), None
         self._token_texts: list[str] = []  # of the whole vocabulary, filled when first needed
+
+    @torch.inference_mode()
+    def _replace_attention(self, folder: Path) -> None:
+        """Let the model's layers attend by attention.py. Raises `UserError` if the model then reads a text otherwise
+        than before, which is so if it has attention of a kind of its own."""
+        kinds = set(getattr(self.config, "layer_types", None) or ()) - LAYERS
+        tokens = [index % self.config.vocab_size for index in range(PROBE_TOKENS)]
+        try:
+            if kinds:
+                raise ValueError(f"it has layers with {', '.join(sorted(kinds))}")
+            self.model.set_attn_implementation("eager")
+            expected = self.model(torch.tensor([tokens], device=self.device), use_cache=False).logits[0, -1].float()
+            self.model.set_attn_implementation(NAME)
+            cache = KVCache([2 * PROBE_TOKENS, PROBE_TOKENS])
+            difference = (self._read([tokens * 2, tokens], cache)[1] - expected).norm() / expected.norm()
+            if len(cache.prompts) < self.config.num_hidden_layers:
+                raise ValueError("it has layers with an attention of their own")
+            if not difference < MAX_DIFFERENCE:
+                raise ValueError(f"its logits differ by {difference:.0%}")
+        except (ValueError, TypeError, AttributeError, KeyError) as error:  # as transformers refuses an attention
+            raise UserError(
+                f"the transformers engine cannot run the architecture of model folder {folder} ({error}); use "
+                "runtime.engine: vllm"
+            ) from error
 
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
         """Each request's completion, in the order in which they finish; `requests` has at least one. Out of memory, it
