@@ -455,7 +455,7 @@ def test_auto_is_transformers_without_a_gpu():
 def test_how_many_gpus_an_engine_uses(monkeypatch):
     vllm = RUNTIME.vllm.model_copy(update={"tensor_parallel_size": 4, "pipeline_parallel_size": 2})
     assert [engines.gpus(engine, vllm) for engine in ("transformers", "server")] == [0, None]
-    monkeypatch.setattr("stages.inference.engines._has_gpu", lambda: True)
+    monkeypatch.setattr("stages.inference.engines.has_gpu", lambda: True)
     assert [engines.gpus(engine, vllm) for engine in ("transformers", "vllm", "server")] == [1, 8, None]
 
 
