@@ -5,12 +5,13 @@
     lance plan --gpu h100   hours and memory on another machine
 
 Where a stage's inputs are here, its model calls are looked up in the completion store by their real keys. All else is
-estimated, by the shares and rates of the last run if there was one.
+estimated, by the shares and rates of the last run if there was one, else by a probe of seconds with the model.
 """
 
 import json
 from dataclasses import asdict
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated
 
 from typer import Option
@@ -19,11 +20,14 @@ from stages.check import read_valid_params
 from stages.core.errors import UserError
 from stages.core.progress import say
 from stages.core.records import Record
+from stages.core.schema import parse_runtime
 from stages.planning.changes import Planned, changes
 from stages.planning.forecast import Forecast, LastRun, Texts
 from stages.planning.lookup import look_up
 from stages.planning.pricing import CHECKPOINTS, GPUS, ROW, Pricing, this_machine
+from stages.planning.probe import measure
 
+BASE = Path("iterations/0/base")
 SHOWN = 2  # reasons in a row of the table
 COLUMNS = ("stage", "why", "calls", "in store", "read", "written", "trained", "time", "memory")
 BOUND = (
@@ -31,17 +35,30 @@ BOUND = (
 )
 
 
-def plan(params: Record, gpu: str | None = None) -> tuple[list[Planned], Record]:
-    """The stages that would run, and their total."""
-    planned, last, texts = changes(), LastRun(), Texts(params)
+def plan(params: Record, gpu: str | None = None, last: LastRun | None = None) -> tuple[list[Planned], Record]:
+    """The stages that would run, and their total, by the rates of the run `last`."""
+    planned, last, texts = changes(), last or LastRun.read(), Texts(params)
     stages = list(planned.values())
     for stage in (stage for stage in stages if stage.ready):
         look_up(stage, params["iterations"])
     Forecast(params, planned, last, texts).walk()
     pricing = Pricing(params, texts, GPUS[gpu] if gpu else this_machine(), None if gpu or "base" in planned else last)
+    has_rates = gpu or (pricing.last and pricing.last.costs)
+    if not has_rates and any(map(computes, stages)) and (folder := model_folder(params["model"])):
+        pricing.speed = measure(folder, parse_runtime(params))
     for stage in stages:
         pricing.price(stage)
     return stages, totals(stages, pricing)
+
+
+def computes(stage: Planned) -> bool:
+    """Whether a planned stage runs the model."""
+    return bool(stage.read or stage.trained)
+
+
+def model_folder(model: Record) -> Path | None:
+    """The folder of the run's model, if its weights are here."""
+    return next((folder for folder in (BASE, Path(model["name"])) if any(folder.glob("*.safetensors"))), None)
 
 
 def totals(stages: list[Planned], pricing: Pricing) -> Record:
