@@ -2,23 +2,24 @@
 
 import random
 import shutil
-from collections import deque
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
-from math import log
+from math import inf, log
 
 import pytest
 import torch
+import transformers
 from conftest import RUNTIME
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from stages.core.errors import UserError
 from stages.inference import engines
 from stages.inference.engines import ALTERNATIVES, Completion, Request, Sampling, by_text, holds_digit, seed_of
-from stages.inference.engines.transformers import TransformersEngine
-from stages.inference.engines.transformers.batch import Row, take
-from stages.inference.engines.transformers.kv_cache import SPARE_COLUMNS, KVCacheLayer
-from stages.inference.engines.transformers.memory import MEMORY_SHARE, SAMPLING_BYTES, free_memory, rows_that_fit
+from stages.inference.engines.transformers import TransformersEngine, attention, batch, kv_cache
+from stages.inference.engines.transformers.batch import Group, Row, queue, take
+from stages.inference.engines.transformers.kv_cache import KVCache
+from stages.inference.engines.transformers.memory import MEMORY_SHARE, SAMPLING_BYTES, Room, free_memory
 from stages.inference.engines.transformers.sampling import sample_next_token
 from stages.models import chat
 
@@ -37,6 +38,16 @@ def requests(engine: TransformersEngine, prompts=PROMPTS, draws=2) -> list[Reque
     ]
 
 
+@cache
+def load_reference(folder: str) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+def reference(engine: TransformersEngine) -> PreTrainedModel:
+    """The engine's model as transformers runs it; with its own attention, since sdpa leaves out Gemma 2's softcap."""
+    return load_reference(engine.model.name_or_path)
+
+
 @pytest.fixture
 def ending(tiny_model) -> TransformersEngine:
     """An engine whose completions end at different lengths: every eighth token ends one."""
@@ -45,31 +56,38 @@ def ending(tiny_model) -> TransformersEngine:
     return engine
 
 
-@pytest.mark.parametrize("spare_columns", [0, SPARE_COLUMNS])
+@pytest.fixture
+def small_pages(monkeypatch) -> None:
+    """Pages of 16 tokens, so that prompts and prefixes have several."""
+    for module in (attention, batch, kv_cache):
+        monkeypatch.setattr(module, "PAGE", 16)
+
+
+SHOTS = "Which is larger, 3 or 5? 5. Which is larger, 4 or 2? 4. Which is larger, 8 or 9? 9. "
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, [SHOTS + prompt for prompt in PROMPTS]])
 @pytest.mark.parametrize("sampling", [replace(SAMPLED, max_tokens=40), GREEDY])
-def test_neither_the_batch_nor_the_order_changes_a_completion(ending, sampling, spare_columns, monkeypatch):
-    monkeypatch.setattr("stages.inference.engines.transformers.kv_cache.SPARE_COLUMNS", spare_columns)
-    engine, pending = ending, requests(ending)
-    engine.batch_rows = 1
-    expected = dict(engine.complete(pending, sampling))
-    assert set(expected) == set(pending)
+def test_neither_the_batch_nor_the_order_changes_a_bit(ending, sampling, prompts, small_pages, monkeypatch):
+    """Not even the last one of the log-probabilities, whether a prefix is read once for all prompts or with each."""
+    append, bits = ending._append_next_tokens, {}
+
+    def recorded(rows, logits, sampling):
+        for row, row_logits in zip(rows, logits, strict=True):
+            key = row.request, len(row.generated)
+            assert bits.setdefault(key, row_logits).equal(row_logits)
+        append(rows, logits, sampling)
+
+    monkeypatch.setattr(ending, "_append_next_tokens", recorded)
+    pending = requests(ending, prompts)
+    ending.batch_rows = 1
+    expected = {request: completion for one in pending for request, completion in ending.complete([one], sampling)}
     assert not sampling.temperature or len({completion.tokens for completion in expected.values()}) > 5
-    for engine.batch_rows in (2, 5, 16, 64):
-        shuffled = random.Random(engine.batch_rows).sample(pending, len(pending))
-        completions = list(engine.complete(shuffled, sampling))
+    for ending.batch_rows in (2, 5, 16, 64):
+        shuffled = random.Random(ending.batch_rows).sample(pending, len(pending))
+        completions = list(ending.complete(shuffled, sampling))
         assert len(completions) == len(pending)
         assert dict(completions) == expected
-
-
-def test_finished_rows_leave_a_full_cache_before_its_columns_shift(tiny_model, monkeypatch):
-    """Without spare columns, and with few rows finished, so that nothing else makes them leave."""
-    monkeypatch.setattr("stages.inference.engines.transformers.kv_cache.SPARE_COLUMNS", 0)
-    engine = TransformersEngine(tiny_model, 1)
-    engine.ends = set(range(0, engine.model.config.vocab_size, 32))
-    pending, sampling = requests(engine, draws=4), replace(SAMPLED, max_tokens=40)
-    expected = dict(engine.complete(pending, sampling))
-    engine.batch_rows = 8
-    assert dict(engine.complete(pending, sampling)) == expected
 
 
 def test_sampled_tokens_are_those_of_a_loop_without_cache_and_batch(tiny_model):
@@ -81,22 +99,10 @@ def test_sampled_tokens_are_those_of_a_loop_without_cache_and_batch(tiny_model):
         tokens: list[int] = []
         while len(tokens) < SAMPLED.max_tokens and not engine.ends & set(tokens):
             with torch.inference_mode():
-                logits = engine.model(torch.tensor([[*request.tokens, *tokens]])).logits[:, -1]
+                logits = reference(engine)(torch.tensor([[*request.tokens, *tokens]])).logits[:, -1]
             tokens += sample_next_token(logits, SAMPLED, uniforms[len(tokens), None]).tolist()
         assert completion.text == engine.tokenizer.decode(tokens, skip_special_tokens=True)
         assert completion.tokens == len(tokens)
-
-
-def test_positions_count_from_the_first_token_of_a_prompt(ending, monkeypatch):
-    forward = ending._forward
-
-    def checked(tokens, mask, positions, cache):
-        last = mask.sum(1) - 1
-        assert positions[:, -1].tolist() == last.tolist()
-        return forward(tokens, mask, positions, cache)
-
-    monkeypatch.setattr(ending, "_forward", checked)
-    assert list(ending.complete(requests(ending), SAMPLED))
 
 
 def test_completions_end_at_the_end_token_of_the_generation_config(tiny_model, tmp_path):
@@ -106,21 +112,27 @@ def test_completions_end_at_the_end_token_of_the_generation_config(tiny_model, t
     assert TransformersEngine(folder, 8).ends == {3, 5}
 
 
-def test_completions_come_as_they_finish_and_their_rows_are_refilled(ending, monkeypatch):
-    step, steps = ending._decode_step, []
+def running_rows(engine: TransformersEngine, monkeypatch) -> list[int]:
+    """A list that the number of rows is appended to at each step."""
+    step, rows = engine._step, []
     monkeypatch.setattr(
-        ending, "_decode_step", lambda batch, *rest: (step(batch, *rest), steps.append(len(batch.rows)))[0]
+        engine, "_step", lambda groups, *rest: (step(groups, *rest), rows.append(sum(len(g.rows) for g in groups)))[0]
     )
+    return rows
+
+
+def test_completions_come_as_they_finish_and_their_rows_are_refilled(ending, monkeypatch):
+    rows = running_rows(ending, monkeypatch)
     ending.batch_rows = 4
     pending = requests(ending, draws=1)
     completions = ending.complete(pending, replace(SAMPLED, max_tokens=40))
     next(completions)
-    steps_to_first = len(steps)
+    steps_to_first = len(rows)
     assert sum(1 for _ in completions) == len(pending) - 1
-    assert steps_to_first < len(steps) / 3
-    assert max(steps) == 4
-    assert sum(rows == 4 for rows in steps) > len(steps) / 2  # rows are refilled, not left empty until the batch ends
-    assert steps[-1] < 4  # with nothing left to refill them, finished rows leave
+    assert steps_to_first < len(rows) / 3
+    assert max(rows) == 4
+    assert sum(running == 4 for running in rows) > len(rows) / 4  # refilled, not left empty until the batch ends
+    assert rows[-1] < 4  # with nothing left to refill them, finished rows leave
 
 
 def test_draws_differ_and_more_draws_keep_the_first(tiny_model):
@@ -133,75 +145,83 @@ def test_draws_differ_and_more_draws_keep_the_first(tiny_model):
 def test_greedy_agrees_with_generate_of_transformers(tiny_model):
     engine = TransformersEngine(tiny_model, 64)
     (first,) = requests(engine, PROMPTS[:1], 1)
-    out = engine.model.generate(torch.tensor([first.tokens]), max_new_tokens=12, do_sample=False)
+    out = reference(engine).generate(torch.tensor([first.tokens]), max_new_tokens=12, do_sample=False)
     expected = engine.tokenizer.decode(out[0, len(first.tokens) :], skip_special_tokens=True)
     completions = dict(engine.complete(requests(engine), GREEDY))
     assert completions[first].text == expected
 
 
-def test_prompts_are_prefilled_once_for_all_their_draws_in_passes_of_bounded_size(ending, monkeypatch):
-    engine, pending = ending, requests(ending, draws=3)
-    expected = dict(engine.complete(pending, SAMPLED))
-    forward, passes = engine._forward, []
+def passes(engine: TransformersEngine, monkeypatch) -> list[int]:
+    """A list that the number of tokens is appended to at each forward pass."""
+    forward, sizes = engine._forward, []
+    monkeypatch.setattr(
+        engine, "_forward", lambda tokens, *rest: (sizes.append(len(tokens)), forward(tokens, *rest))[1]
+    )
+    return sizes
 
-    def recorded(tokens, *arguments):
-        passes.append(tokens.shape)
-        return forward(tokens, *arguments)
 
-    monkeypatch.setattr(engine, "_forward", recorded)
+def test_a_prompt_is_read_once_for_all_its_draws_in_passes_of_bounded_size(ending, monkeypatch):
+    pending = requests(ending, draws=3)
+    expected = dict(ending.complete(pending, SAMPLED))
+    sizes = passes(ending, monkeypatch)
     monkeypatch.setattr("stages.inference.engines.transformers.engine.PREFILL_TOKENS", 120)
-    assert dict(engine.complete(pending, SAMPLED)) == expected
-    prefills = [shape for shape in passes if shape[1] > 1]
-    assert sum(rows for rows, _ in prefills) == len(PROMPTS)
-    assert max(rows * length for rows, length in prefills) <= 120
-    assert max(rows for rows, _ in prefills) > 1
+    prompts = {request.prompt: len(request.tokens) for request in pending}
+    one_token = replace(SAMPLED, max_tokens=1)
+    list(ending.complete(pending, one_token))
+    assert sum(sizes) == sum(prompts.values())
+    assert len(sizes) >= sum(sizes) / 120
+    assert max(sizes) <= 120
+    assert dict(ending.complete(pending, SAMPLED)) == expected
 
 
-def test_the_memory_of_the_cache_starts_with_zeros():
-    """Attention multiplies padding by 0, and 0 times a NaN is a NaN. In deterministic mode, torch fills fresh memory
-    with NaN."""
-    states = torch.ones(1, 2, 3, 4)
-    torch.use_deterministic_algorithms(True)
-    try:
-        layer = KVCacheLayer(max_rows=2, columns=8)
-        layer.add_rows(states, states, torch.tensor([0]))
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert all(buffer.sum() == states.sum() for buffer in layer.buffers)
+def test_what_prompts_begin_with_in_common_is_read_once(tiny_model, small_pages, monkeypatch):
+    engine = TransformersEngine(tiny_model, 64)
+    sizes = passes(engine, monkeypatch)
+    pending = requests(engine, [SHOTS + prompt for prompt in PROMPTS], draws=2)
+    list(engine.complete(pending, replace(SAMPLED, max_tokens=1)))
+    lengths = {request.prompt: len(request.tokens) for request in pending}
+    shared = sizes[0]
+    assert shared == 32
+    assert sum(sizes) == sum(lengths.values()) - (len(lengths) - 1) * shared
 
 
-def test_the_cache_keeps_every_rows_tokens_while_rows_join_and_leave():
-    """One layer against lists: prompts of 1 to 6 tokens join, rows leave at 8 tokens, in 10 columns."""
-    choices, layer, rows, written = random.Random(0), KVCacheLayer(max_rows=4, columns=10), [], 0
-    for _ in range(500):
-        if len(rows) < 4 and (not rows or choices.random() < 0.3):
-            longest = min(6, layer.end - layer.start) if rows else 6
-            prompt = [float(written := written + 1) for _ in range(choices.randint(1, longest))]
-            states = torch.tensor(prompt)[None, None, :, None]
-            rows += [list(prompt) for _ in range(choices.randint(1, 4 - len(rows)))]
-            added = len(rows) - layer.rows
-            layer.add_rows(states, -states, torch.zeros(added, dtype=torch.long))
-        else:
-            states = torch.tensor([float(written := written + 1) for _ in rows])[:, None, None, None]
-            layer.update(states, -states)
-            rows = [[*row, state] for row, state in zip(rows, states.flatten().tolist(), strict=True)]
-        for row, keys, values in zip(rows, layer.keys, layer.values, strict=True):
-            assert keys[0, -len(row) :, 0].tolist() == (-values[0, -len(row) :, 0]).tolist() == row
-        running = [index for index, row in enumerate(rows) if len(row) < 8]
-        targets = [index for index in range(len(running)) if index not in running]
-        sources = [index for index in running if index >= len(running)]
-        for target, source in zip(targets, sources, strict=True):
-            rows[target] = rows[source]
-        rows = rows[: len(running)]
-        padding = layer.end - layer.start - max(map(len, rows), default=0)
-        layer.keep_rows(sources, targets, len(running), padding)
+def test_a_prefix_is_what_all_prompts_with_the_same_first_page_share(small_pages):
+    """In whole pages, and at least one token of each prompt is left."""
+    shots, other = tuple(range(40)), tuple(range(100, 120))
+    prompts = {"a": (*shots, 50), "b": (*shots, 51, 52), "c": shots[:33], "d": (*other, 1), "e": other, "f": (1, 2)}
+    waiting = queue([Request(prompt, tokens, 0) for prompt, tokens in prompts.items()])
+    assert [(prompt.requests[0].prompt, prompt.prefix) for prompt in waiting] == [
+        ("b", 32), ("a", 32), ("c", 32), ("d", 16), ("e", 16), ("f", 0),
+    ]  # fmt: skip
+
+
+def test_prompts_that_run_together_are_of_like_length(small_pages):
+    """At most a quarter of a group's pages is padding."""
+    lengths = [160, 150, 144, 100, 90, 80, 40, 16, 16, 10]
+    waiting = queue([Request(str(index), (index,) * length, 0) for index, length in enumerate(lengths)])
+    room, groups = Room(rows=100, capacity=1e9, per_row=1), []
+    while waiting:
+        groups.append([len(prompt.tokens) for prompt in take(waiting, room, [], 10**9)])
+    assert groups == [[160, 150, 144, 100, 90], [80, 40], [16, 16, 10]]
+
+
+def test_a_group_takes_what_fits_beside_those_that_run(small_pages):
+    waiting = queue([Request(str(index), (index,) * 16, draw) for index in range(4) for draw in range(3)])
+    running = Group(KVCache([32], draws=2, max_tokens=5), [])  # 32 tokens and 2 rows of 10: 52
+    room = Room(rows=100, capacity=52 + 2 * (16 + 3 * 10), per_row=10)
+    assert [len(prompt.requests) for prompt in take(waiting, room, [running], 10**9)] == [3, 3]
+    assert take(waiting, replace(room, capacity=90), [running], 10**9) == []
+    assert len(take(waiting, replace(room, capacity=1), [], 10**9)) == 1  # it is tried: there is nothing to wait for
 
 
 def test_a_prompts_draws_are_taken_together_where_they_fit():
-    waiting = deque(
-        Request(prompt, (1,), draw) for prompt, draws in (("a", 3), ("b", 3), ("c", 1)) for draw in range(draws)
+    waiting = queue(
+        [Request(prompt, (1,), draw) for prompt, draws in (("a", 3), ("b", 3), ("c", 1)) for draw in range(draws)]
     )
-    taken = [[(request.prompt, request.draw) for request in take(waiting, max_rows)] for max_rows in (5, 2, 9)]
+    taken = []
+    for rows in (5, 2, 9):
+        prompts = take(waiting, Room(rows, capacity=1e9, per_row=1), [], 10**9)
+        taken.append([(request.prompt, request.draw) for prompt in prompts for request in prompt.requests])
     assert taken == [[("a", 0), ("a", 1), ("a", 2)], [("b", 0), ("b", 1)], [("b", 2), ("c", 0)]]
 
 
@@ -211,11 +231,12 @@ def test_out_of_memory_half_as_many_rows_run_and_nothing_is_lost(ending, monkeyp
     expected = dict(engine.complete(pending, SAMPLED))
     forward, sizes = engine._forward, []
 
-    def short_of_memory(tokens, *arguments):
-        sizes.append(len(tokens))
-        if len(tokens) >= 8 and tokens.shape[1] == 1:
-            torch.empty(10**15)
-        return forward(tokens, *arguments)
+    def short_of_memory(tokens, positions, kv_pass, kept):
+        if isinstance(kv_pass, kv_cache.Decode):
+            sizes.append(len(tokens))
+            if len(tokens) >= 8:
+                torch.empty(10**15)
+        return forward(tokens, positions, kv_pass, kept)
 
     monkeypatch.setattr(engine, "_forward", short_of_memory)
     assert dict(engine.complete(pending, SAMPLED)) == expected
@@ -239,16 +260,14 @@ def test_out_of_memory_with_one_row_is_an_error_that_says_what_to_do(tiny_model,
 
 def test_the_batch_is_as_large_as_the_free_memory_allows(tiny_model, monkeypatch):
     engine = TransformersEngine(tiny_model, None)
-    assert rows_that_fit(engine.model, 112) == 384
     config = engine.model.config
-    keys_and_values = 2 * config.num_hidden_layers * config.hidden_size * 4
-    row = keys_and_values * (112 + SPARE_COLUMNS) + SAMPLING_BYTES * config.vocab_size
-    monkeypatch.setattr(
-        "stages.inference.engines.transformers.memory.free_memory", lambda device: 10 * row / MEMORY_SHARE
-    )
-    assert rows_that_fit(engine.model, 112) == 10
-    monkeypatch.setattr("stages.inference.engines.transformers.memory.free_memory", lambda device: 0)
-    assert rows_that_fit(engine.model, 112) == 1
+    token = 2 * config.num_hidden_layers * config.hidden_size * 4
+    monkeypatch.setattr("stages.inference.engines.transformers.memory.free_memory", lambda device: 1000 * token)
+    room = Room.for_model(engine.model, SAMPLED, None)
+    assert (room.rows, room.capacity) == (384, 1000 * MEMORY_SHARE)
+    row = SAMPLED.max_tokens + SAMPLING_BYTES * config.vocab_size / token
+    assert room.tokens(prompts=2, columns=128, rows=6) == 2 * 128 + 6 * row
+    assert Room.for_model(engine.model, SAMPLED, 7) == Room(7, inf, row)
 
 
 def test_in_a_container_the_free_memory_is_what_its_limit_leaves(monkeypatch, tmp_path):
@@ -268,7 +287,7 @@ def test_sampling_follows_the_models_distribution(tiny_model):
     one_token = Sampling(temperature=0.7, top_p=1.0, max_tokens=1, random_state=0)
     (request,) = requests(engine, PROMPTS[:1], 1)
     with torch.inference_mode():
-        expected = (engine.model(torch.tensor([request.tokens])).logits[0, -1] / 0.7).softmax(-1)
+        expected = (reference(engine)(torch.tensor([request.tokens])).logits[0, -1] / 0.7).softmax(-1)
     streams = (torch.Generator().manual_seed(seed_of(request.prompt, one_token, draw)) for draw in range(4000))
     uniforms = torch.cat([torch.rand(1, generator=stream, dtype=torch.float64) for stream in streams])
     counts = torch.bincount(
@@ -335,7 +354,7 @@ def test_numbers_have_the_models_own_log_probabilities(tiny_model, monkeypatch):
         for number in completion.numbers:
             before = completion.text[: number.start]
             tokens = engine.tokenizer(before, add_special_tokens=False)["input_ids"]
-            logprobs = engine.model(torch.tensor([[*request.tokens, *tokens]])).logits[0, -1].log_softmax(-1)
+            logprobs = reference(engine)(torch.tensor([[*request.tokens, *tokens]])).logits[0, -1].log_softmax(-1)
             likely = logprobs.topk(3)
             texts = engine.tokenizer.batch_decode([[token] for token in likely.indices.tolist()])
             (generated,) = (row.generated for row in rows if row.request == request)
@@ -404,6 +423,31 @@ def test_a_model_that_cannot_be_loaded_is_an_error_that_names_the_folder(tiny_mo
         TransformersEngine(broken, 8)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "reason"),
+    [
+        ("Llama4Text", {"num_local_experts": 2, "head_dim": 16, "attention_chunk_size": 8}, "chunked_attention"),
+        ("Bloom", {"n_layer": 2, "n_head": 2}, "attention of their own"),
+        ("Lfm2", {"layer_types": ["conv", "full_attention"]}, "conv"),
+    ],
+)
+def test_an_architecture_with_attention_of_its_own_is_refused(name, settings, reason, tiny_model, tmp_path):
+    config = getattr(transformers, f"{name}Config")(**{
+        "vocab_size": 600, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, **settings,
+    })  # fmt: skip
+    folder = shutil.copytree(tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors", "config*"))
+    getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")(config).save_pretrained(folder)
+    with pytest.raises(UserError, match=rf"cannot run the architecture of model folder .*({reason}).*vllm"):
+        TransformersEngine(folder, 8)
+
+
+def test_a_model_that_reads_otherwise_than_before_is_refused(tiny_model, monkeypatch):
+    monkeypatch.setattr(kv_cache, "_hidden", lambda queries, keys, window: keys != queries)  # each token sees itself
+    with pytest.raises(UserError, match=r"its logits differ by \d+%.*runtime.engine: vllm"):
+        TransformersEngine(tiny_model, 8)
+
+
 def test_auto_is_transformers_without_a_gpu():
     assert engines.resolve("auto") == "transformers"
 
@@ -411,7 +455,7 @@ def test_auto_is_transformers_without_a_gpu():
 def test_how_many_gpus_an_engine_uses(monkeypatch):
     vllm = RUNTIME.vllm.model_copy(update={"tensor_parallel_size": 4, "pipeline_parallel_size": 2})
     assert [engines.gpus(engine, vllm) for engine in ("transformers", "server")] == [0, None]
-    monkeypatch.setattr("stages.inference.engines._has_gpu", lambda: True)
+    monkeypatch.setattr("stages.inference.engines.has_gpu", lambda: True)
     assert [engines.gpus(engine, vllm) for engine in ("transformers", "vllm", "server")] == [1, 8, None]
 
 

@@ -13,7 +13,7 @@ import transformers
 import trl
 import yaml
 from conftest import ROOT, RUNTIME, SMALL, Project, merged
-from test_engines import GREEDY, PROMPTS, SAMPLED, requests
+from test_engines import GREEDY, PROMPTS, SAMPLED, reference, requests, running_rows
 from test_training import PAIRS, ROWS, weights
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -118,7 +118,7 @@ def engine(model) -> TransformersEngine:
 
 
 def generated(engine: TransformersEngine, tokens: tuple[int, ...]) -> list[int]:
-    out = engine.model.generate(torch.tensor([tokens]), max_new_tokens=GREEDY.max_tokens, do_sample=False)
+    out = reference(engine).generate(torch.tensor([tokens]), max_new_tokens=GREEDY.max_tokens, do_sample=False)
     return out[0, len(tokens) :].tolist()
 
 
@@ -127,7 +127,7 @@ def written_without_a_cache(engine: TransformersEngine, tokens: tuple[int, ...])
     """The likeliest token each time that the model has read everything again."""
     found: list[int] = []
     while len(found) < GREEDY.max_tokens and not set(found) & engine.ends:
-        found.append(int(engine.model(torch.tensor([[*tokens, *found]]), use_cache=False).logits[0, -1].argmax()))
+        found.append(int(reference(engine)(torch.tensor([[*tokens, *found]]), use_cache=False).logits[0, -1].argmax()))
     return found
 
 
@@ -153,10 +153,7 @@ def test_neither_the_batch_nor_the_order_changes_a_completion(engine, sampling):
 
 @pytest.mark.parametrize("family", ["phi3-longrope"], indirect=True, scope="module")
 def test_rows_run_together_below_the_length_at_which_they_would_matter_to_each_other(family, engine, monkeypatch):
-    step, rows = engine._decode_step, []
-    monkeypatch.setattr(
-        engine, "_decode_step", lambda batch, *rest: (step(batch, *rest), rows.append(len(batch.rows)))[0]
-    )
+    rows = running_rows(engine, monkeypatch)
     asked = requests(engine)
     short = [request for request in asked if len(request.tokens) + GREEDY.max_tokens <= 32]
     assert 10 <= len(short) < len(asked)
@@ -173,7 +170,9 @@ def test_rows_run_together_below_the_length_at_which_they_would_matter_to_each_o
 def test_the_prompts_above_are_longer_than_the_window(family, model):
     """With a window as long as the context, the completions are others."""
     engine, full = (TransformersEngine(model, 64) for _ in range(2))
-    full.config.sliding_window = full.config.max_position_embeddings
+    full.config.sliding_window = None
+    for layer in full.model.model.layers:
+        layer.self_attn.sliding_window = None
     asked = requests(engine, draws=1)
     assert dict(engine.complete(asked, GREEDY)) != dict(full.complete(asked, GREEDY))
 

@@ -346,7 +346,7 @@ def traces(project: Project) -> dict:
 # ---- rows and tokens -------------------------------------------------------------------------------------------------
 
 TEXTS = SimpleNamespace(
-    prompt=10, response=5, review=20, to_review=40, to_write=30, to_answer=15, seeds=100, judge_rows=20
+    prompt=10, response=5, review=20, to_review=40, to_write=30, to_answer=15, seeds=100, judge_rows=20, computed={}
 )
 ONE = {"1": {"parent": "0", "judge": "0"}}
 STAGES = ("review", "generate", "filter", "assess", "select", "sft", "dpo", "evaluate")
@@ -369,7 +369,7 @@ def write(path: str, *rows: dict) -> None:
 def walked(plan: dict[str, Planned] | None = None, **params) -> dict[str, Planned]:
     values = merged(yaml.safe_load((ROOT / "params.yaml").read_text()), {"iterations": ONE, **params})
     stages = plan or {name: Planned(name, []) for name in ALL}
-    Forecast(values, stages, LastRun(), TEXTS).walk()
+    Forecast(values, stages, LastRun.read(), TEXTS).walk()
     return stages
 
 
@@ -421,8 +421,8 @@ def test_an_assessment_that_only_follows_makes_as_large_a_share_of_its_calls_as_
 
 
 def test_the_last_runs_counts_come_before_the_assumed_ones(empty):
-    assert LastRun().shares(7.0) == SHARES
-    assert LastRun().per_call("review") is None
+    assert LastRun.read().shares(7.0) == SHARES
+    assert LastRun.read().per_call("review") is None
     write(
         "results/1/review.json", {"scores": {"nearest": [1, 0, 0, 0, 0, 0, 2, 0, 0, 6, 0]}, "verdicts": {"asked": 27}}
     )
@@ -431,9 +431,9 @@ def test_the_last_runs_counts_come_before_the_assumed_ones(empty):
     write("results/1/select.json", {name: {"new": new} for name, new in (("seed", 4), ("sft", 8), ("pairs", 16))})
     write("results/2/review.json", {"scores": None, "verdicts": {"asked": 0}})  # the chain was stopped
     write("costs/1/review.json", {"prompt_tokens": 270, "tokens": 54, "seconds": 1.0})
-    assert LastRun().shares(7.0) == {"low": 1 / 3, "kept": 0.8, "seed": 0.1, "sft": 0.2, "pairs": 0.4}
-    assert LastRun().shares(5.0)["low"] == 1 / 9
-    assert LastRun().per_call("review") == (10, 2)
+    assert LastRun.read().shares(7.0) == {"low": 1 / 3, "kept": 0.8, "seed": 0.1, "sft": 0.2, "pairs": 0.4}
+    assert LastRun.read().shares(5.0)["low"] == 1 / 9
+    assert LastRun.read().per_call("review") == (10, 2)
     review = walked()["review@1"]
     assert (review.read, review.written) == (10 * review.calls, 2 * review.calls)
 
@@ -643,7 +643,7 @@ def test_the_last_runs_rate_comes_before_the_shape_unless_other_gpus_trained(emp
     def seconds(processes: int, device: str = "GPU") -> float:
         write("costs/1/sft.json", {"seconds": 50.0, "tokens": 1000, "device": device, "devices": 2})
         prices = pricing({"runtime": {"training": {"processes": processes}}})
-        prices.last = LastRun()
+        prices.last = LastRun.read()
         planned = Planned("sft@1", [], trained=2000)
         prices.price(planned)
         return computing(planned)

@@ -29,7 +29,7 @@ from test_judge import EXPECTED, RIGHT, WRONG, scores
 
 from stages.core.errors import UserError
 from stages.inference.client import Client
-from stages.inference.engines import Sampling, load
+from stages.inference.engines import Request, Sampling, load
 from stages.inference.engines.server import served_model_name
 from stages.inference.engines.transformers import TransformersEngine
 from stages.models.fingerprint import digest
@@ -133,8 +133,17 @@ def test_a_server_with_another_model_is_an_error_that_says_how_to_start_the_righ
 
 
 def test_a_model_that_vllm_cannot_load_is_an_error_in_one_line(tmp_path):
+    engine = load("vllm", tmp_path, "", RUNTIME)
     with pytest.raises(UserError, match=r"vllm cannot start with model folder .*runtime\.vllm"):
-        load("vllm", tmp_path, "", RUNTIME)
+        list(engine.complete([Request("a", (1, 2), 0)], SAMPLED))
+
+
+def test_more_prompts_than_a_step_reads_are_sampled_alike(engine, reference):
+    """Where vLLM split one of them, it could not rewind its random numbers on a CPU."""
+    pending = requests(reference, [f"{number} or {number + 1}?{' Say why.' * 8}" for number in range(400)], draws=1)
+    assert sum(len(request.tokens) for request in pending) > 2 * 8192
+    expected = dict(engine.complete(pending, SAMPLED))
+    assert dict(engine.complete(pending[::-1], SAMPLED)) == expected
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 from stages import check
-from stages.commands import evidence, plan, preset, push, store, suite
+from stages.commands import evidence, plan, preset, preview, push, store, suite
 from stages.commands.benchmark import command as benchmark
 from stages.core.command import application, documentation, execute
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "check": check.main,
+    "preview": preview.main,
     "plan": plan.main,
     "preset": preset.main,
     "suite": suite.main,

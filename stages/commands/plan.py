@@ -5,12 +5,13 @@
     lance plan --gpu h100   hours and memory on another machine
 
 Where a stage's inputs are here, its model calls are looked up in the completion store by their real keys. All else is
-estimated, by the shares and rates of the last run if there was one.
+estimated, by the shares and rates of the last run if there was one, else by a probe of seconds with the model.
 """
 
 import json
 from dataclasses import asdict
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated
 
 from typer import Option
@@ -19,11 +20,14 @@ from stages.check import read_valid_params
 from stages.core.errors import UserError
 from stages.core.progress import say
 from stages.core.records import Record
+from stages.core.schema import parse_runtime
 from stages.planning.changes import Planned, changes
 from stages.planning.forecast import Forecast, LastRun, Texts
 from stages.planning.lookup import look_up
 from stages.planning.pricing import CHECKPOINTS, GPUS, ROW, Pricing, this_machine
+from stages.planning.probe import measure
 
+BASE = Path("iterations/0/base")
 SHOWN = 2  # reasons in a row of the table
 COLUMNS = ("stage", "why", "calls", "in store", "read", "written", "trained", "time", "memory")
 BOUND = (
@@ -31,17 +35,33 @@ BOUND = (
 )
 
 
-def plan(params: Record, gpu: str | None = None) -> tuple[list[Planned], Record]:
-    """The stages that would run, and their total."""
-    planned, last, texts = changes(), LastRun(), Texts(params)
+def plan(params: Record, gpu: str | None = None, measured: LastRun | None = None) -> tuple[list[Planned], Record]:
+    """The stages that would run, and their total; `measured`: shares and tokens of a preview, instead of the last
+    run's."""
+    planned, last, texts = changes(), measured or LastRun.read(), Texts(params)
     stages = list(planned.values())
     for stage in (stage for stage in stages if stage.ready):
         look_up(stage, params["iterations"])
     Forecast(params, planned, last, texts).walk()
-    pricing = Pricing(params, texts, GPUS[gpu] if gpu else this_machine(), None if gpu or "base" in planned else last)
+    pricing = Pricing(
+        params, texts, GPUS[gpu] if gpu else this_machine(), None if gpu or measured or "base" in planned else last
+    )
+    has_rates = gpu or (pricing.last and pricing.last.costs)
+    if not has_rates and any(map(computes, stages)) and (folder := model_folder(params["model"])):
+        pricing.speed = measure(folder, parse_runtime(params))
     for stage in stages:
         pricing.price(stage)
     return stages, totals(stages, pricing)
+
+
+def computes(stage: Planned) -> bool:
+    """Whether a planned stage runs the model."""
+    return bool(stage.read or stage.trained)
+
+
+def model_folder(model: Record) -> Path | None:
+    """The folder of the run's model, if its weights are here."""
+    return next((folder for folder in (BASE, Path(model["name"])) if any(folder.glob("*.safetensors"))), None)
 
 
 def totals(stages: list[Planned], pricing: Pricing) -> Record:
@@ -71,8 +91,8 @@ def notes(stages: list[Planned], total: Record) -> list[str]:
     return lines
 
 
-def show(stages: list[Planned], total: Record) -> None:
-    """Print the table of stages, the totals and the notes."""
+def show(stages: list[Planned]) -> None:
+    """Print the table of stages."""
     from rich.console import Console
     from rich.filesize import decimal
     from rich.markup import escape
@@ -88,13 +108,19 @@ def show(stages: list[Planned], total: Record) -> None:
         table.add_row(stage.stage, escape(why), calls, stored, *tokens, f"{time}", memory)
     console = Console()
     (console if console.is_terminal else Console(width=150)).print(table)
+
+
+def sums(total: Record) -> list[str]:
+    """The totals."""
+    from rich.filesize import decimal
+
     memory, outs, store, checkpoints = (decimal(total[name]) for name in ("memory", "disk", "store", "checkpoints"))
-    say(
+    return [
         f"{total['stages']} stages: {total['made']:,} of {total['calls']:,} model calls to make, which read "
-        f"{total['read']:,} and write {total['written']:,} tokens, and {total['trained']:,} tokens to train on"
-    )
-    say(f"about {timedelta(seconds=total['seconds'])} on {total['device']['name']}, memory {memory} at most")
-    say(f"disk: {outs} of outs and as much in dvc's cache, {store} of completions, {checkpoints} of checkpoints")
+        f"{total['read']:,} and write {total['written']:,} tokens, and {total['trained']:,} tokens to train on",
+        f"about {timedelta(seconds=total['seconds'])} on {total['device']['name']}, memory {memory} at most",
+        f"disk: {outs} of outs and as much in dvc's cache, {store} of completions, {checkpoints} of checkpoints",
+    ]
 
 
 def main(
@@ -109,7 +135,7 @@ def main(
         record = {"stages": [asdict(stage) for stage in stages], "total": total, "notes": notes(stages, total)}
         say(json.dumps(record, indent=2, ensure_ascii=False))
     elif stages:
-        show(stages, total)
-        say("\n".join(notes(stages, total)))
+        show(stages)
+        say("\n".join([*sums(total), *notes(stages, total)]))
     else:
         say("nothing would run")

@@ -125,16 +125,18 @@ def _transformers(model: Path, batch_rows: int | None) -> tuple["LM", WithDraw]:
 
 def _vllm(model: Path, settings: Vllm) -> tuple["LM", WithDraw]:
     from lm_eval.models.vllm_causallms import VLLM
+    from transformers import AutoConfig
 
-    from stages.inference.engines.vllm import cannot_start, end_with_this_process
+    from stages.inference.engines.vllm import cannot_start, end_with_this_process, settings_for
 
     try:
+        config = AutoConfig.from_pretrained(model, trust_remote_code=has_custom_code(model))
         lm = VLLM(
             pretrained=str(model),
             dtype=engines.dtype(model),
             batch_size=REQUESTS_PER_CALL,
             **_model_args(model),
-            **settings.model_dump(),
+            **settings_for(settings, chat.context_length(config)),
         )
     except Exception as error:  # vLLM, torch and safetensors each raise their own
         raise cannot_start(model, error) from error

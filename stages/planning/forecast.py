@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -45,7 +45,9 @@ def kind(stage: str) -> str:
 
 class Texts:
     """Mean tokens of a prompt, a response and a review, each with the one that ends it, and of what the model reads
-    `to_answer`, `to_review` and `to_write` (an instruction or a flawed response); usable `seeds` and `judge_rows`."""
+    `to_answer`, `to_review` and `to_write` (an instruction or a flawed response); usable `seeds` and `judge_rows`; and
+    `computed`, the share of a stage's prompt tokens that the engine computes, since it reads the beginning that all of
+    a template's prompts share once, and a prompt once for all its completions."""
 
     def __init__(self, params: Record) -> None:
         seed, prompts = params["seed"], params["prompts"]
@@ -59,21 +61,37 @@ class Texts:
         self.prompt, self.response = (1 + _tokens(row[name] for row in rows) for name in ("instruction", "response"))
         self.review = 1 + _tokens(pair["review"] for pair in reviewed) if reviewed else self.response
         self.to_answer = chat + self.prompt
-        self.to_review = chat + _tokens(ReviewPrompt(prompts).render(**row) for row in rows)
-        self.to_write = chat + _tokens(
-            template.fill(**row) for template in generation_templates(prompts) for row in rows
-        )
+        to_review = [ReviewPrompt(prompts).render(**row) for row in rows]
+        to_write = [[template.fill(**row) for row in rows] for template in generation_templates(prompts)]
+        self.to_review = chat + _tokens(to_review)
+        self.to_write = chat + fmean(map(_tokens, to_write))
+        sampled = params["review"]["estimator"] == "sampled"
+        review = (1 - (chat + _shared(to_review)) / self.to_review) / (params["review"]["samples"] if sampled else 1)
+        write = (1 - (chat + fmean(map(_shared, to_write))) / self.to_write) / params["samples"]
+        self.computed = {"review": review, "assess": review, "generate": write}
 
 
 def _tokens(texts: Iterable[str]) -> float:
     return fmean([len(TOKEN.findall(text)) for text in texts] or [0])
 
 
+def _shared(texts: list[str]) -> float:
+    """Tokens of what all texts begin with."""
+    pairs = zip(min(texts), max(texts), strict=False) if len(texts) > 1 else ()
+    return _tokens(["".join(first for first, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))])
+
+
+@dataclass
 class LastRun:
     """What results/ and costs/ hold: {stage: its counts} of each iteration."""
 
-    def __init__(self) -> None:
-        self.results, self.costs = _counts("results"), _counts("costs")
+    results: list[Record]
+    costs: list[Record]
+
+    @classmethod
+    def read(cls) -> "LastRun":
+        """Of the project's folder; empty before the first run."""
+        return cls(_counts("results"), _counts("costs"))
 
     def per_call(self, stage: str) -> tuple[float, float] | None:
         """Mean tokens that a model call read and wrote; None if none was made."""
@@ -86,7 +104,8 @@ class LastRun:
         scores = values(self.results, "review.scores.nearest")  # rows by score, from 0
         requested = sum(sum(values(self.results, f"generate.{name}.in")) for name in ("responses", "flawed_responses"))
         kept = sum(values(self.results, "assess.rows.in"))
-        measured = {name: (sum(values(self.results, f"select.{name}.new")), kept) for name in ("seed", "sft", "pairs")}
+        names = ("seed", "sft", "pairs") if values(self.results, "select") else ()
+        measured = {name: (sum(values(self.results, f"select.{name}.new")), kept) for name in names}
         measured["low"] = sum(sum(rows[: int(threshold) + 1]) for rows in scores), sum(map(sum, scores))
         measured["kept"] = kept, requested
         return SHARES | {name: part / whole for name, (part, whole) in measured.items() if whole}

@@ -1,6 +1,7 @@
 """What planned stages cost: seconds, bytes of memory on each device, bytes of disk.
 
-Seconds by the last run's rates, else by the model's shape: two operations per weight and token forward, twice that
+Seconds by the last run's rates, else by a probe of the model on this machine (probe.py), else, where the model or the
+machine is not here, by the model's shape: two operations per weight and token forward, twice that
 backward. Decoding is bound by the bandwidth (a step reads all weights and the batch's keys and values) or, in a large
 batch, by arithmetic, as prefill and training are. GPUs that share work lose no time over it.
 """
@@ -15,6 +16,7 @@ from stages.core.records import Record
 from stages.models import hub
 from stages.planning.changes import Planned
 from stages.planning.forecast import LastRun, Texts, kind, values
+from stages.planning.probe import Speed
 
 BYTES = {"float32": 4, "bfloat16": 2}
 EFFICIENCY = {"decode": 0.6, "prefill": 0.4, "train": 0.35}  # share of the peak without tuning
@@ -94,6 +96,8 @@ class Shape:
 class Pricing:
     """Fills in what planned stages cost on a device; `last`: the last run, if it had this model and this device."""
 
+    speed: Speed | None = None  # measured on this machine; without it, the device's data sheet counts
+
     def __init__(self, params: Record, texts: Texts, device: Device, last: LastRun | None) -> None:
         self.params, self.texts, self.device, self.last = params, texts, device, last
         model, runtime, gpu = Shape(hub.fetch_config(params["model"])), params["runtime"], device.name in GPUS
@@ -118,7 +122,7 @@ class Pricing:
         if planned.trained:
             planned.seconds, parts = self._training(work, planned.trained), sum(self.training_memory(work).values())
         elif planned.read:
-            planned.seconds = self._completions(planned.read, planned.written)
+            planned.seconds = self._completions(planned.read * self.texts.computed.get(work, 1), planned.written)
             parts = (self.weights + self.rows * self.cache) / self.pieces
         if rate := self._rate(work):
             planned.seconds = rate * (planned.trained or planned.written)
@@ -135,6 +139,8 @@ class Pricing:
 
     def _completions(self, read: float, written: float) -> float:
         """Seconds of model calls that read and write so many tokens in all."""
+        if speed := self.speed:
+            return read * speed.prefill + written * (speed.step / self.rows + speed.row)
         prefill = 2 * self.model.parameters / (EFFICIENCY["prefill"] * self.flops[self.dtype])  # of a token
         moved = (self.weights + self.rows * self.cache) / (self.device.bandwidth * EFFICIENCY["decode"])
         step = max(moved, self.rows * prefill) + self.model.layers * LAUNCH
@@ -144,6 +150,8 @@ class Pricing:
         """Seconds, by passes: forward; backward, worth two, or one where adapters leave the weights frozen; forward
         again under gradient checkpointing; and the reference's."""
         passes = 1 + (1 if self.adapters else 2) + self.how["gradient_checkpointing"] + (work == "dpo")
+        if self.speed:
+            return float(tokens * passes * self.speed.train / 3 / self.trainers)
         flops = EFFICIENCY["train"] * self.flops[self.params["training"]["autocast"] or self.dtype]
         return float(2 * self.model.parameters * tokens * passes / flops / self.trainers)
 

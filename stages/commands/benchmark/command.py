@@ -4,6 +4,7 @@
     lance benchmark engine filter   only these parts
     lance benchmark speech          what words to the judge do to a wrong answer's score; two minutes
     lance benchmark plan            plans against the runs that follow; twenty minutes
+    lance benchmark real --model FOLDER      the engine on a real model, of any size
     HF_HUB_OFFLINE=0 lance benchmark texts   decontamination and length limits on real texts of the hub
 
 It prints a table and writes it to report/benchmark.json. Run it on an idle machine, since it compares wall times; the
@@ -18,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
-from typer import Argument
+from typer import Argument, Option
 
 from stages.commands.benchmark.measurement import Measurement
 from stages.core.errors import UserError
@@ -28,7 +29,7 @@ from stages.core.records import write_json
 BASE = Path("stages/microworld/base")
 OUT = Path("report/benchmark.json")
 WIDTH = 150  # of the table where there is no terminal
-SPECIAL = ("plan", "speech", "texts")  # run only if named: the first takes long, the others are not about speed
+SPECIAL = ("plan", "speech", "texts", "real")  # run only if named: they take long, need a model, or are not about speed
 NAMES = ("construction", "engine", "order", "estimators", "sweep", "filter", "pipeline", "vllm", *SPECIAL)
 
 Part = Callable[[Path], Iterator[Measurement]]
@@ -36,7 +37,7 @@ Part = Callable[[Path], Iterator[Measurement]]
 
 def parts() -> dict[str, Part]:
     """Every part by its name; each takes the folder of the base model in 32 bits."""
-    from stages.commands.benchmark import estimators, filtering, generation, pipeline, plans, speech, texts
+    from stages.commands.benchmark import estimators, filtering, generation, pipeline, plans, real, speech, texts
 
     functions: tuple[Part, ...] = (
         generation.construction,
@@ -50,6 +51,7 @@ def parts() -> dict[str, Part]:
         plans.plans,
         speech.speech,
         texts.texts,
+        real.real,
     )
     return dict(zip(NAMES, functions, strict=True))
 
@@ -59,15 +61,16 @@ def by_default() -> list[str]:
     return [name for name in NAMES if name not in SPECIAL and (name != "vllm" or find_spec("vllm"))]
 
 
-def measure(names: list[str]) -> list[Measurement]:
-    """Run these parts, in this order."""
+def measure(names: list[str], model: Path | None) -> list[Measurement]:
+    """Run these parts, in this order; `model`: the folder of the real one."""
     from stages.base import materialise
 
     prepare_transformers()
     functions = parts()
     with TemporaryDirectory() as folder:
         base = materialise(BASE, "float32", Path(folder))
-        return [measurement for name in names for measurement in functions[name](base)]
+        folders = {"real": model or base}
+        return [measurement for name in names for measurement in functions[name](folders.get(name, base))]
 
 
 def as_record(row: Measurement) -> dict[str, Any]:
@@ -95,11 +98,14 @@ def main(
     names: Annotated[
         list[str] | None, Argument(metavar="PART", help=f"{', '.join(NAMES)}; all of them if none is named")
     ] = None,
+    model: Annotated[
+        Path | None, Option(metavar="FOLDER", help="the model of the part real; else the embedded default's")
+    ] = None,
 ) -> None:
     """Measure speed against baselines, and print the table."""
     if unknown := set(names or []) - set(NAMES):
         raise UserError(f"there is no part {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
-    records = [as_record(row) for row in measure(names or by_default())]
+    records = [as_record(row) for row in measure(names or by_default(), model)]
     show(records)
     import torch
 

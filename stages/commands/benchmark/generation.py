@@ -1,10 +1,12 @@
 """Model calls: the loop against one prompt at a time, the engines against their libraries, and what the store saves."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stages.commands.benchmark.loop import PARAMS, REVIEWS, SEEDS, construct, fresh_client, seeds
 from stages.commands.benchmark.measurement import Measurement, at_most, best_of, speedup, timed
@@ -26,10 +28,10 @@ def construction(base: Path) -> Iterator[Measurement]:
         client.complete("warm-up", [seeds()[0]["prompt"]], "", 1, Sampling(0, 1.0, 1, 0))  # loads the weights
         client.calls.clear()
         ours = timed(lambda: construct(client))
-    engine, reference = TransformersEngine(base, read_runtime().batch_rows), 0.0
+    baseline, reference = Baseline(base), 0.0
     for prompts, draws, sampling in client.calls:
         sample = prompts[::TIMED]
-        reference += timed(_one_at_a_time(engine, sample, draws, sampling)) * len(prompts) / len(sample)
+        reference += timed(partial(baseline.one_at_a_time, sample, draws, sampling)) * len(prompts) / len(sample)
     completions = sum(len(prompts) * draws for prompts, draws, _ in client.calls)
     what = f"review + generate + assess of {SEEDS} seeds ({completions:,} completions)"
     against = f"one prompt per generate call (every {TIMED}th timed: {reference:.0f} s)"
@@ -42,7 +44,8 @@ def engine_speed(base: Path) -> Iterator[Measurement]:
     requests = review_requests(engine, 3)
     ours = best_of(3, lambda: list(engine.complete(requests, REVIEWS)))
     prompts = sorted({request.prompt for request in requests}, key=len)
-    reference, size = min((best_of(2, _in_batches(engine, prompts, size)), size) for size in BATCHES)
+    baseline = Baseline(base)
+    reference, size = min((best_of(2, partial(baseline.in_batches, prompts, size)), size) for size in BATCHES)
     against = f"batched generate, best of {len(BATCHES)} sizes ({size}: {reference:.1f} s)"
     yield speedup(f"engine, {len(requests)} reviews", against, ours, reference, 1.5)
 
@@ -82,7 +85,7 @@ def vllm_speed(base: Path) -> Iterator[Measurement]:
     from stages.inference.engines.vllm import VllmEngine, sampling_params
 
     engine, sampling = VllmEngine(base, read_runtime().vllm), Sampling(**PARAMS["generate"], random_state=0)
-    requests = _requests(engine.tokenizer, [f"{row['prompt']}\n" for row in seeds()], 3)
+    requests = render_requests(engine.tokenizer, [f"{row['prompt']}\n" for row in seeds()], 3)
     prompts = [{"prompt_token_ids": list(request.tokens)} for request in requests]
     params = [sampling_params(request, sampling) for request in requests]
 
@@ -103,43 +106,38 @@ def review_requests(engine: TransformersEngine, draws: int, limit: int = SEEDS) 
     """`draws` reviews of each of the first `limit` seeds."""
     review = ReviewPrompt(PARAMS["prompts"])
     prompts = [review.render(row["prompt"], row["response"]) for row in seeds(limit)]
-    return _requests(engine.tokenizer, [chat.render(engine.tokenizer, prompt) for prompt in prompts], draws)
+    return render_requests(engine.tokenizer, [chat.render(engine.tokenizer, prompt) for prompt in prompts], draws)
 
 
-def _requests(tokenizer: Any, prompts: list[str], draws: int) -> list[Request]:
-    """`draws` requests of each rendered prompt."""
+def render_requests(tokenizer: Any, prompts: list[str], draws: int) -> list[Request]:
+    """`draws` requests for each rendered prompt."""
     tokens = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     return [
         Request(prompt, tuple(ids), draw) for prompt, ids in zip(prompts, tokens, strict=True) for draw in range(draws)
     ]
 
 
-def _one_at_a_time(
-    engine: TransformersEngine, prompts: list[str], draws: int, sampling: Sampling
-) -> Callable[[], None]:
-    def run() -> None:
+class Baseline:
+    """`generate` of transformers."""
+
+    def __init__(self, model: Path) -> None:
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
+        self.model = AutoModelForCausalLM.from_pretrained(model).eval()
+
+    def one_at_a_time(self, prompts: list[str], draws: int, sampling: Sampling) -> None:
+        """A call for each prompt."""
         for prompt in prompts:
-            _generate(engine, [prompt], draws, sampling)
+            self._generate([prompt], draws, sampling)
 
-    return run
-
-
-def _in_batches(engine: TransformersEngine, prompts: list[str], size: int) -> Callable[[], None]:
-    def run() -> None:
+    def in_batches(self, prompts: list[str], size: int) -> None:
+        """A call for each `size` prompts, three reviews of each."""
         for start in range(0, len(prompts), size):
-            _generate(engine, prompts[start : start + size], 3, REVIEWS)
+            self._generate(prompts[start : start + size], 3, REVIEWS)
 
-    return run
-
-
-def _generate(engine: TransformersEngine, prompts: list[str], draws: int, sampling: Sampling) -> None:
-    """`generate` of transformers, all prompts in one batch."""
-    batch = engine.tokenizer(
-        prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
-    ).to(engine.device)
-    with torch.inference_mode():
-        engine.model.generate(
-            **batch,
+    @torch.inference_mode()
+    def _generate(self, prompts: list[str], draws: int, sampling: Sampling) -> None:
+        self.model.generate(
+            **self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False),
             do_sample=True,
             num_return_sequences=draws,
             temperature=sampling.temperature,

@@ -120,7 +120,7 @@ def resolve(engine: str) -> str:
     """The engine that `runtime.engine` names; for `auto`, vllm if it is installed and there is a GPU, else
     transformers. Raises `UserError` if the engine's package is not installed."""
     if engine == "auto":
-        return "vllm" if find_spec("vllm") and _has_gpu() else "transformers"
+        return "vllm" if find_spec("vllm") and has_gpu() else "transformers"
     package = {"vllm": "vllm", "server": "openai"}.get(engine)
     if package and not find_spec(package):
         raise UserError(
@@ -134,10 +134,11 @@ def gpus(engine: str, vllm: "Vllm") -> int | None:
     if engine == "server":
         return None
     parallel = prod((vllm.tensor_parallel_size, vllm.pipeline_parallel_size, vllm.data_parallel_size))
-    return _has_gpu() * (parallel if engine == "vllm" else 1)
+    return has_gpu() * (parallel if engine == "vllm" else 1)
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
+    """Whether torch sees one."""
     import torch
 
     return torch.cuda.is_available()

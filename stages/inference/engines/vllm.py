@@ -12,6 +12,7 @@ from typing import Any
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vllm is imported
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 
+from transformers import AutoConfig
 from vllm import LLM, SamplingParams
 from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
@@ -26,10 +27,15 @@ from stages.inference.engines import (
     Sampling,
     by_text,
     dtype,
+    has_gpu,
     holds_digit,
     seed_of,
 )
+from stages.models.chat import context_length
 from stages.models.fingerprint import has_custom_code
+
+CPU_BATCH_TOKENS = 8192  # tokens of prompts that a step reads on a CPU, if no prompt is longer
+LEAST_CONTEXT = 1024  # tokens, so that a few longer requests do not start it again
 
 
 def end_with_this_process(llm: LLM) -> None:
@@ -46,28 +52,53 @@ def cannot_start(model: Path, error: Exception) -> UserError:
     )
 
 
+def settings_for(settings: Vllm, context: int) -> dict[str, Any]:
+    """Arguments of `vllm.LLM`: `runtime.vllm`, and where it leaves them out, limits for requests of up to `context`
+    tokens. On a CPU vLLM 0.31 cannot rewind a request's random numbers, as it does when it reads a prompt in chunks
+    ("CPU Generator does not use offset"), so there it reads whole prompts."""
+    limits: dict[str, Any] = {"max_model_len": context}
+    if not has_gpu():
+        limits |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(context, CPU_BATCH_TOKENS)}
+    return limits | settings.model_dump()
+
+
 class VllmEngine:
-    """A model in `vllm.LLM`."""
+    """A model in `vllm.LLM`. It starts with the first requests, whose lengths decide how long a context it keeps room
+    for, and again if later ones are longer."""
 
     def __init__(self, model: Path, settings: Vllm) -> None:
-        """`model`: a folder with whole weights. `settings`: arguments of `vllm.LLM`, from `runtime.vllm`. Raises
-        `UserError` if vLLM cannot start."""
+        """`model`: a folder with whole weights. `settings`: arguments of `vllm.LLM`, from `runtime.vllm`."""
+        self.model, self.settings = model, settings
+        self.context = 0  # tokens
+        self.llm: Any = None
+
+    def start(self, longest: int) -> None:
+        """Have vLLM run with room for requests of `longest` tokens, completions included. Raises `UserError` if it
+        cannot start."""
+        if longest <= self.context:
+            return
+        if self.llm:
+            self.llm.llm_engine.engine_core.shutdown()
+        trust = has_custom_code(self.model)
         try:
+            whole = context_length(AutoConfig.from_pretrained(self.model, trust_remote_code=trust))
+            self.context = min(whole, max(LEAST_CONTEXT, 1 << (longest - 1).bit_length()))
             self.llm = LLM(
-                str(model),
-                dtype=dtype(model),
-                trust_remote_code=has_custom_code(model),
+                str(self.model),
+                dtype=dtype(self.model),
+                trust_remote_code=trust,
                 enable_prefix_caching=True,
                 use_tqdm_on_load=False,
-                **settings.model_dump(),
+                **settings_for(self.settings, self.context),
             )
         except Exception as error:  # vLLM, torch and safetensors each raise their own
-            raise cannot_start(model, error) from error
+            raise cannot_start(self.model, error) from error
         end_with_this_process(self.llm)
         self.tokenizer = self.llm.get_tokenizer()
 
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
-        """Each request's completion, in the order in which they finish."""
+        """Each request's completion, in the order in which they finish. Raises `UserError` if vLLM cannot start."""
+        self.start(max(len(request.tokens) for request in requests) + sampling.max_tokens)
         engine = self.llm.llm_engine
         for index, request in enumerate(requests):
             prompt = TokensPrompt(prompt_token_ids=list(request.tokens))

@@ -1,26 +1,28 @@
-"""The engine, top to bottom: complete, decode step, prefill, forward pass, next token, finished completions."""
+"""The engine, top to bottom: complete, step, prefill, decode, forward pass, next tokens, finished completions."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.cache_utils import Cache, DynamicLayer
 
 from stages.core.errors import UserError
 from stages.inference.engines import ALTERNATIVES, Completion, Number, Request, Sampling, by_text, holds_digit
-from stages.inference.engines.transformers.batch import Batch, Row, longest_first, take
-from stages.inference.engines.transformers.kv_cache import KVCache
-from stages.inference.engines.transformers.memory import fewer_rows, rows_that_fit
+from stages.inference.engines.transformers.attention import NAME, QUERIES, Pass
+from stages.inference.engines.transformers.batch import Group, Prompt, Row, queue, take
+from stages.inference.engines.transformers.kv_cache import Decode, KVCache, Prefill
+from stages.inference.engines.transformers.memory import Room
 from stages.inference.engines.transformers.sampling import draw_uniforms, sample_next_token
 from stages.models.fingerprint import has_custom_code
 
-REFILL_AT = 0.85  # share of rows still running at which finished rows leave the batch and waiting requests join
+REFILL_AT = 0.75  # share of the rows still running at which waiting requests join
 PREFILL_TOKENS = 32_768  # prompt tokens in one forward pass
+LAYERS = {"full_attention", "sliding_attention"}  # the kinds that attention.py knows
+PROBE_TOKENS = 16
+MAX_DIFFERENCE = 0.1  # between the logits of two attentions, relative; bfloat16 makes one of about 0.01
 
 
 class TransformersEngine:
@@ -45,134 +47,171 @@ class TransformersEngine:
             ) from error
         self.config = self.model.config.get_text_config()
         self.batch_rows, self.max_batchable_length = batch_rows, _max_batchable_length(self.config)
+        self._replace_attention(model)
         ends = self.model.generation_config.eos_token_id
         self.ends = set(ends) if isinstance(ends, list) else {ends}  # tokens that end a completion
+        self._prefix: tuple[tuple[int, ...], KVCache | None] = (), None
         self._token_texts: list[str] = []  # of the whole vocabulary, filled when first needed
+
+    @torch.inference_mode()
+    def _replace_attention(self, folder: Path) -> None:
+        """Let the model's layers attend by attention.py. Raises `UserError` if the model then reads a text otherwise
+        than before, which is so if it has attention of a kind of its own."""
+        kinds = set(getattr(self.config, "layer_types", None) or ()) - LAYERS
+        tokens = [index % self.config.vocab_size for index in range(PROBE_TOKENS)]
+        try:
+            if kinds:
+                raise ValueError(f"it has layers with {', '.join(sorted(kinds))}")
+            self.model.set_attn_implementation("eager")
+            expected = self.model(torch.tensor([tokens], device=self.device), use_cache=False).logits[0, -1].float()
+            self.model.set_attn_implementation(NAME)
+            cache = KVCache([2 * PROBE_TOKENS, PROBE_TOKENS])
+            difference = (self._read([tokens * 2, tokens], cache)[1] - expected).norm() / expected.norm()
+            if len(cache.prompts) < self.config.num_hidden_layers:
+                raise ValueError("it has layers with an attention of their own")
+            if not difference < MAX_DIFFERENCE:
+                raise ValueError(f"its logits differ by {difference:.0%}")
+        except (ValueError, TypeError, AttributeError, KeyError) as error:  # as transformers refuses an attention
+            raise UserError(
+                f"the transformers engine cannot run the architecture of model folder {folder} ({error}); use "
+                "runtime.engine: vllm"
+            ) from error
 
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
         """Each request's completion, in the order in which they finish; `requests` has at least one. Out of memory, it
         goes on with half the rows, and raises `UserError` if a single row does not fit."""
-        waiting = deque(sorted(requests, key=longest_first))
-        max_length = len(waiting[0].tokens) + sampling.max_tokens
-        max_rows = min(len(waiting), self.batch_rows or rows_that_fit(self.model, max_length))
-        max_rows = max_rows if max_length <= self.max_batchable_length else 1
-        unfinished = set(waiting)
-        batch = self._empty_batch(max_rows, max_length, sampling)
+        longest = max(len(request.tokens) for request in requests) + sampling.max_tokens
+        together = longest <= self.max_batchable_length
+        room = Room.for_model(self.model, sampling, self.batch_rows if together else 1)
+        unfinished = dict.fromkeys(requests)
+        waiting, groups = queue(requests, together), list[Group]()
         while unfinished:
             try:
-                self._decode_step(batch, waiting, max_rows, sampling)
+                rows = self._step(groups, waiting, room, sampling)
             except RuntimeError as error:
-                max_rows = fewer_rows(max_rows, error)
-                waiting = deque(sorted(unfinished, key=longest_first))
-                batch = self._empty_batch(max_rows, max_length, sampling)
+                room = room.halved(len(unfinished), error)
+                waiting, groups = queue(list(unfinished), together), []
                 continue
-            finished = [row for row in batch.rows if row.finished and row.request in unfinished]
-            yield from map(self._completion, finished)
-            unfinished.difference_update(row.request for row in finished)
-
-    def _empty_batch(self, max_rows: int, max_length: int, sampling: Sampling) -> Batch:
-        cache = KVCache(self.config.num_hidden_layers, max_rows, max_length)
-        return Batch.empty(cache, self.config.vocab_size, sampling.max_tokens, self.device)
+            for row in rows:
+                if row.finished:
+                    yield self._completion(row)
+                    del unfinished[row.request]
 
     @torch.inference_mode()
-    def _decode_step(self, batch: Batch, waiting: deque[Request], max_rows: int, sampling: Sampling) -> None:
-        """One more token for every row, after finished rows have left and waiting requests have joined."""
-        running = batch.running()
-        can_refill = bool(waiting) and running <= REFILL_AT * max_rows
-        if batch.rows and (running < REFILL_AT * len(batch.rows) or can_refill or batch.cache.is_full):
-            batch.drop_finished()
-        if batch.rows:
-            self._forward_last_tokens(batch)
-        if waiting and len(batch.rows) <= REFILL_AT * max_rows:
-            self._prefill(batch, take(waiting, max_rows - len(batch.rows)), sampling)
-        self._append_next_tokens(batch, sampling)
+    def _step(self, groups: list[Group], waiting: deque[Prompt], room: Room, sampling: Sampling) -> list[Row]:
+        """The first token of requests that join, or another token for every row that runs. Returns their rows."""
+        for group in groups:
+            group.drop_finished()
+        groups[:] = [group for group in groups if group.rows]
+        running = sum(len(group.rows) for group in groups)
+        joining = take(waiting, room, groups, PREFILL_TOKENS) if running <= REFILL_AT * room.rows else []
+        if joining:
+            groups.append(self._prefill(joining, sampling))
+            return groups[-1].rows
+        self._decode(groups, sampling)
+        return [row for group in groups for row in group.rows]
 
-    def _prefill(self, batch: Batch, requests: list[Request], sampling: Sampling) -> None:
-        """Run the model on the prompts, each once for all its draws, and add a row for each request."""
-        prompts = [list(draws) for _, draws in groupby(requests, key=lambda request: request.prompt)]
-        while prompts:
-            size = max(1, PREFILL_TOKENS // len(prompts[0][0].tokens))  # the longest prompt comes first
-            self._prefill_pass(batch, prompts[:size], sampling)
-            prompts = prompts[size:]
+    def _prefill(self, prompts: list[Prompt], sampling: Sampling) -> Group:
+        """Run the model on prompts, each once for all its requests, behind the prefix that they share."""
+        prefix = self._read_prefix(prompts[0].shared)
+        requests = [prompt.requests for prompt in prompts]
+        draws = max(map(len, requests))
+        lengths = [len(prompt.tokens) - prompt.prefix for prompt in prompts]
+        cache = KVCache(lengths, draws, sampling.max_tokens, prefix)
+        slots = [
+            (index * draws + draw, request)
+            for index, prompt in enumerate(requests)
+            for draw, request in enumerate(prompt)
+        ]
+        uniforms = draw_uniforms((request for _, request in slots), sampling, torch.device("cpu")).tolist()
+        rows = [Row(request, numbers, slot) for (slot, request), numbers in zip(slots, uniforms, strict=True)]
+        logits = self._read([prompt.tokens[prompt.prefix :] for prompt in prompts], cache)
+        of_row = torch.tensor([row.slot // draws for row in rows], device=self.device)
+        self._append_next_tokens(rows, logits[of_row], sampling)
+        return Group(cache, rows)
 
-    def _prefill_pass(self, batch: Batch, prompts: list[list[Request]], sampling: Sampling) -> None:
-        """One forward pass over prompts, each given as the list of its draws."""
-        tokens, mask = (tensor.to(self.device) for tensor in _align_right([draws[0].tokens for draws in prompts]))
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        cache = Cache(layer_class_to_replicate=DynamicLayer)
-        logits = self._forward(tokens, mask, positions, cache)
-        rows = [Row(request) for draws in prompts for request in draws]
-        prompt_of_row = [index for index, draws in enumerate(prompts) for _ in draws]
-        of_row = torch.tensor(prompt_of_row, device=self.device)
-        batch.cache.prefill(cache, of_row)
-        uniforms = draw_uniforms((row.request for row in rows), sampling, self.device)
-        batch.add(rows, logits[of_row], mask[of_row], positions[of_row, -1:], uniforms)
+    def _read_prefix(self, tokens: tuple[int, ...]) -> KVCache | None:
+        """The cache of a prefix; the last one is kept, since the next prompts often begin with it, too."""
+        if tokens and tokens != self._prefix[0]:
+            cache = KVCache([len(tokens)])
+            self._read([tokens], cache)
+            self._prefix = tokens, cache
+        return self._prefix[1] if tokens else None
 
-    def _forward_last_tokens(self, batch: Batch) -> None:
-        """Run the model on the last token of each row."""
-        if len(batch.rows) == 1 and int(batch.positions) + 1 == self.max_batchable_length:
-            self._prefill_again(batch)
-            return
-        last = torch.tensor([[row.last_token()] for row in batch.rows], device=self.device)
-        batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], 1)
-        batch.positions = batch.positions + 1
-        batch.logits = self._forward(last, batch.mask, batch.positions, batch.cache)
+    def _read(self, prompts: Sequence[Sequence[int]], cache: KVCache) -> torch.Tensor:
+        """Run the model on the prompts of a cache, behind its prefix: the logits after each, (prompts, vocabulary)."""
+        tokens = [token for prompt in prompts for token in prompt]
+        positions = [cache.start + index for prompt in prompts for index in range(len(prompt))]
+        lasts = torch.tensor([len(prompt) for prompt in prompts]).cumsum(0) - 1
+        return self._forward(tokens, positions, Prefill(cache, self.device), lasts)
 
-    def _prefill_again(self, batch: Batch) -> None:
-        """Run the model on the batch's only row from its first token: from this length on, all its position embeddings
-        are different ones."""
-        (row,) = batch.rows
-        tokens = torch.tensor([[*row.request.tokens, *row.generated]], device=self.device)
-        batch.mask, positions = torch.ones_like(tokens), torch.arange(tokens.shape[1], device=self.device)[None]
-        batch.positions, cache = positions[:, -1:], Cache(layer_class_to_replicate=DynamicLayer)
-        batch.logits = self._forward(tokens, batch.mask, positions, cache)
-        batch.cache.clear()
-        batch.cache.prefill(cache, torch.zeros(1, dtype=torch.long, device=self.device))
+    def _decode(self, groups: list[Group], sampling: Sampling) -> None:
+        """Run the model on the last token of each row, and sample the next."""
+        rows = [row for group in groups for row in group.rows]
+        positions = [position for group in groups for position in group.positions()]
+        if positions == [self.max_batchable_length]:
+            logits = self._read_again(groups[0], sampling)
+        else:
+            decode = Decode([(group.cache, group.slots(self.device)) for group in groups])
+            tokens = [row.last_token() for row in rows]
+            logits = self._forward(tokens, positions, decode, torch.arange(len(rows)))
+            for group in groups:
+                group.cache.generated += 1
+        self._append_next_tokens(rows, logits, sampling)
 
-    def _forward(self, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache) -> torch.Tensor:
-        """The logits after the last token of each row, (rows, vocabulary), in fp32. `tokens` and `positions`:
-        (rows, new tokens); `mask`: (rows, cached and new tokens)."""
+    def _read_again(self, group: Group, sampling: Sampling) -> torch.Tensor:
+        """Run the model on the only row from its first token: from this length on, all its position embeddings are
+        different ones."""
+        (row,) = group.rows
+        tokens = [*row.request.tokens, *row.generated]
+        group.cache, row.slot = KVCache([len(tokens)], 1, sampling.max_tokens), 0
+        return self._read([tokens], group.cache)
+
+    def _forward(self, tokens: list[int], positions: list[int], kv_pass: Pass, kept: torch.Tensor) -> torch.Tensor:
+        """The logits after the tokens of the indices `kept`, (kept, vocabulary), in fp32. The tokens of all rows stand
+        in one sequence, filled up to a number at which matrix products always sum in the same order."""
+        extra = [0] * (-len(tokens) % QUERIES)
+        indices = torch.cat([kept, kept.new_zeros(-len(kept) % QUERIES)])
         out = self.model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
+            input_ids=torch.tensor([tokens + extra], device=self.device),
+            position_ids=torch.tensor([positions + extra], device=self.device),
+            use_cache=False,
+            logits_to_keep=indices.to(self.device),
+            kv_pass=kv_pass,
         )
-        logits: torch.Tensor = out.logits[:, -1].float()
+        logits: torch.Tensor = out.logits[0, : len(kept)].float()
         return logits
 
-    def _append_next_tokens(self, batch: Batch, sampling: Sampling) -> None:
-        """Sample the next token of each row that is not finished, and mark the rows that it finishes."""
+    def _append_next_tokens(self, rows: list[Row], logits: torch.Tensor, sampling: Sampling) -> None:
+        """Sample the next token of each row, from logits of shape (rows, vocabulary), and mark the rows that it
+        finishes."""
         uniforms = None
         if sampling.temperature > 0:
-            steps = [0 if row.finished else len(row.generated) for row in batch.rows]
-            uniforms = batch.uniforms.gather(1, torch.tensor(steps, device=self.device)[:, None])[:, 0]
-        tokens = sample_next_token(batch.logits, sampling, uniforms).tolist()
+            uniforms = torch.tensor([row.uniforms[len(row.generated)] for row in rows], dtype=torch.double)
+            uniforms = uniforms.to(self.device)
+        tokens = sample_next_token(logits, sampling, uniforms).tolist()
         if sampling.numbers:
-            self._record_numbers(batch, tokens)
-        for row, token in zip(batch.rows, tokens, strict=True):
-            if not row.finished:
-                row.stopped = token in self.ends
-                row.generated += [] if row.stopped else [token]
-                row.finished = row.stopped or len(row.generated) == sampling.max_tokens
+            self._record_numbers(rows, logits, tokens)
+        for row, token in zip(rows, tokens, strict=True):
+            row.stopped = token in self.ends
+            row.generated += [] if row.stopped else [token]
+            row.finished = row.stopped or len(row.generated) == sampling.max_tokens
 
-    def _record_numbers(self, batch: Batch, tokens: list[int]) -> None:
+    def _record_numbers(self, rows: list[Row], logits: torch.Tensor, tokens: list[int]) -> None:
         """Keep the most likely tokens of each row whose next or last token holds a digit."""
         if not self._token_texts:
-            self._token_texts = self.tokenizer.batch_decode([[token] for token in range(batch.logits.shape[-1])])
+            self._token_texts = self.tokenizer.batch_decode([[token] for token in range(logits.shape[-1])])
         at_number = [
             index
-            for index, (row, token) in enumerate(zip(batch.rows, tokens, strict=True))
-            if not row.finished and any(holds_digit(self._token_texts[near]) for near in (token, row.last_token()))
+            for index, (row, token) in enumerate(zip(rows, tokens, strict=True))
+            if any(holds_digit(self._token_texts[near]) for near in (token, row.last_token()))
         ]
         if not at_number:
             return
-        logprobs = batch.logits[torch.tensor(at_number, device=self.device)].log_softmax(-1)
+        logprobs = logits[torch.tensor(at_number, device=self.device)].log_softmax(-1)
         likely = logprobs.topk(min(ALTERNATIVES, logprobs.shape[-1]))
         for index, values, indices in zip(at_number, likely.values.tolist(), likely.indices.tolist(), strict=True):
-            row = batch.rows[index]
+            row = rows[index]
             row.numbers.append((len(row.generated), dict(zip(indices, values, strict=True))))
 
     def _completion(self, row: Row) -> tuple[Request, Completion]:
@@ -198,14 +237,3 @@ def _max_batchable_length(config: Any) -> float:
     if any(kind in str(rope) for kind in ("dynamic", "longrope")):
         return float(rope.get("original_max_position_embeddings") or 0)
     return inf
-
-
-def _align_right(prompts: list[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens and mask, both (prompts, length of the longest): prompts on the right, zeros on the left."""
-    longest = max(map(len, prompts))
-    tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
-    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
-    for index, prompt in enumerate(prompts):
-        tokens[index, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[index, longest - len(prompt) :] = 1
-    return tokens, mask

@@ -1,114 +1,251 @@
-"""The key-value cache of a batch, in memory that is allocated once.
+"""Keys and values: of a prefix that many prompts share, of prompts, and of what is generated for each; and the two
+passes of a model over them, prefill and decode. The shapes of attention.py."""
 
-A row is a completion, a column is a token. Prompts are aligned on the right, so a decode step writes one column for all
-rows, and rows join and leave in place. transformers' own DynamicCache copies all keys and values at every step.
-"""
-
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from torch.nn.functional import pad
 
-SPARE_COLUMNS = 32  # beyond the longest row, so that the columns are shifted to the left only now and then
+from stages.inference.engines.transformers.attention import MASKED, PAGE, Attended, Scoring, attend, attend_together
 
-
-class KVCacheLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys and values, each a buffer of (max_rows, heads, columns, head size). In use are the first `rows`
-    rows and the columns from `start` to `end`; attention reads `keys` and `values`, views of that part."""
-
-    keys: torch.Tensor  # (rows, heads, length, head size)
-    values: torch.Tensor
-
-    def __init__(self, max_rows: int, columns: int) -> None:
-        super().__init__()
-        self.max_rows, self.columns = max_rows, columns
-        self.rows = self.start = self.end = 0
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append one token to every row, (rows, heads, 1, head size), and return all keys and values in use. The
-        model's attention calls this at each decode step."""
-        if self.end == self.columns:
-            self._shift_left()
-        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[: self.rows, :, self.end : self.end + 1] = states
-        self.end += 1
-        return self._view()
-
-    def add_rows(self, keys: torch.Tensor, values: torch.Tensor, prompt_of_row: torch.Tensor) -> None:
-        """New rows after the last one; row r starts with the keys and values of the prompt `prompt_of_row[r]`. `keys`
-        and `values`: (prompts, heads, length, head size), no longer than the columns in use unless there are no rows:
-        longest first, as the queue is sorted."""
-        if not self.is_initialized:
-            self._allocate(keys, values)
-        length = keys.shape[2]
-        if self.rows == 0:
-            self.start, self.end = 0, length
-        elif self.end == self.columns:
-            self._shift_left()
-        for buffer, states in zip(self.buffers, (keys, values), strict=True):
-            buffer[self.rows : self.rows + len(prompt_of_row), :, self.end - length : self.end] = states[prompt_of_row]
-        self.rows += len(prompt_of_row)
-        self._view()
-
-    def keep_rows(self, sources: list[int], targets: list[int], rows: int, padding: int) -> None:
-        """Copy the rows `sources` over the rows `targets`, keep the first `rows` rows, and leave out the first
-        `padding` columns."""
-        for buffer in self.buffers:
-            buffer[targets, :, self.start : self.end] = buffer[sources, :, self.start : self.end]
-        self.rows, self.start = rows, self.start + padding
-        self._view()
-
-    def _allocate(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        self.lazy_initialization(keys, values)
-        # zeros, since attention multiplies padding by 0, and 0 times an uninitialised NaN is not 0
-        self.buffers = [
-            states.new_zeros(self.max_rows, states.shape[1], self.columns, states.shape[3]) for states in (keys, values)
-        ]
-
-    def _view(self) -> tuple[torch.Tensor, torch.Tensor]:
-        self.keys, self.values = (buffer[: self.rows, :, self.start : self.end] for buffer in self.buffers)
-        return self.keys, self.values
-
-    def _shift_left(self) -> None:
-        """Move the columns in use to the left end of the buffers."""
-        for buffer in self.buffers:
-            buffer[: self.rows, :, : self.end - self.start] = buffer[: self.rows, :, self.start : self.end].clone()
-        self.start, self.end = 0, self.end - self.start
+Keys = tuple[torch.Tensor, torch.Tensor]  # with their values
 
 
-class KVCache(Cache):  # type: ignore[misc]
-    """The layers' caches; all of them use the same rows and columns."""
+class KVCache:
+    """Prompts that were prefilled together, and the completions of each. One without room for completions is a prefix
+    of others' prompts."""
 
-    layers: list[KVCacheLayer]
+    def __init__(
+        self, lengths: Sequence[int], draws: int = 0, max_tokens: int = 0, prefix: "KVCache | None" = None
+    ) -> None:
+        """`lengths`: tokens of the prompts behind the prefix, the longest first; each has `draws` completions of up to
+        `max_tokens` tokens."""
+        self.lengths, self.draws, self.max_tokens, self.prefix = list(lengths), draws, max_tokens, prefix
+        self.start = len(prefix) if prefix else 0  # position of the first token behind the prefix
+        self.generated = 0  # tokens of each completion
+        self.prompts: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # layer: (prompts, key heads, columns, size)
+        self.completions: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # layer: (slots, key heads, tokens, size)
 
-    def __init__(self, num_layers: int, max_rows: int, max_length: int) -> None:
-        """Room for `max_rows` rows of `max_length` tokens, prompt and completion together."""
-        super().__init__(layers=[KVCacheLayer(max_rows, max_length + SPARE_COLUMNS) for _ in range(num_layers)])
+    def __len__(self) -> int:
+        """Tokens of the longest prompt, with the prefix."""
+        return self.start + self.lengths[0]
 
     @property
-    def length(self) -> int:
-        """Columns in use: the tokens of the longest row."""
-        return self.layers[0].end - self.layers[0].start
+    def columns(self) -> int:
+        """Tokens of the longest prompt behind the prefix, in whole pages."""
+        return -(-self.lengths[0] // PAGE) * PAGE
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the next decode step has to shift the columns to the left first."""
-        return self.layers[0].end == self.layers[0].columns
+    def store_prompts(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Keep a layer's keys and values, (prompts, key heads, columns, head size)."""
+        self.prompts[layer] = keys, values
+        if self.draws:
+            slots = len(self.lengths) * self.draws
+            self.completions[layer] = tuple(  # type: ignore[assignment]
+                states.new_empty(slots, states.shape[1], self.max_tokens, states.shape[3]) for states in (keys, values)
+            )
 
-    def prefill(self, prompts: Cache, prompt_of_row: torch.Tensor) -> None:
-        """Add rows; row r starts with the keys and values of the prompt `prompt_of_row[r]` of the cache `prompts`."""
-        for layer, prompt in zip(self.layers, prompts.layers, strict=True):
-            layer.add_rows(prompt.keys, prompt.values, prompt_of_row)
+    def keep_prompts(self, kept: Sequence[int]) -> None:
+        """Drop all prompts but those of these indices, in ascending order, with their completions."""
+        device = next(iter(self.prompts.values()))[0].device
+        prompts = torch.tensor(kept, device=device)
+        slots = (prompts[:, None] * self.draws + torch.arange(self.draws, device=device)).flatten()
+        self.lengths = [self.lengths[prompt] for prompt in kept]
+        for layer, (keys, values) in self.prompts.items():
+            width = self.columns
+            self.prompts[layer] = keys[prompts, :, :width], values[prompts, :, :width]
+            self.completions[layer] = tuple(states[slots] for states in self.completions[layer])  # type: ignore[assignment]
 
-    def keep_rows(self, sources: list[int], targets: list[int], rows: int, padding: int) -> None:
-        """Copy the rows `sources` over the rows `targets`, keep the first `rows` rows, and leave out the first
-        `padding` columns."""
-        for layer in self.layers:
-            layer.keep_rows(sources, targets, rows, padding)
 
-    def clear(self) -> None:
-        """Drop all rows; the memory stays allocated."""
-        for layer in self.layers:
-            layer.rows = 0
+@dataclass
+class Prefill:
+    """The pass over the prompts of a cache, behind its prefix. Its tokens are those of the first prompt, then those of
+    the second, and so on; more at the end are ignored."""
+
+    cache: KVCache
+    device: torch.device
+    masks: dict[Any, torch.Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def places(self) -> torch.Tensor:
+        """Where each token stands in the rectangle of (prompts, columns)."""
+        columns = torch.arange(self.cache.columns, device=self.device)
+        lengths = torch.tensor(self.cache.lengths, device=self.device)
+        return (columns < lengths[:, None]).flatten().nonzero()[:, 0]
+
+    def attend(
+        self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scoring: Scoring
+    ) -> Attended:
+        """Each token's attention to the tokens before it in its prompt, and to itself."""
+        keys, values = self._rectangle(keys), self._rectangle(values)
+        self.cache.store_prompts(layer, keys, values)
+        keys, values = self._behind_prefix(layer, keys, values)
+        rows, heads, size = query.shape
+        groups = heads // keys.shape[1]
+        query = self._rectangle(query)  # (prompts, heads, columns, head size)
+        lse = query.new_zeros(query.shape[:3], dtype=torch.float32)
+        out = lse.new_zeros(*lse.shape, values.shape[3])
+        for first in range(0, self.cache.columns, PAGE):
+            page, seen = slice(first, first + PAGE), slice(self.cache.start + first + PAGE)
+            folded = query[:, :, page].reshape(len(query), keys.shape[1], groups * PAGE, size)
+            mask = self._mask(self.cache.start + first, groups, scoring.window)
+            part = attend(folded, keys[:, :, seen], values[:, :, seen], scoring, mask)
+            out[:, :, page] = part.out.view(len(query), heads, PAGE, -1)
+            lse[:, :, page] = part.lse.reshape(len(query), heads, PAGE)
+        flat = out.transpose(1, 2).flatten(0, 1), lse.transpose(1, 2).flatten(0, 1)
+        extra = rows - len(self.places)
+        return Attended(pad(flat[0][self.places], (0, 0, 0, 0, 0, extra)), pad(flat[1][self.places], (0, 0, 0, extra)))
+
+    def _rectangle(self, states: torch.Tensor) -> torch.Tensor:
+        """(tokens, heads, size) as (prompts, heads, columns, size), with zeros behind the prompts."""
+        prompts, columns = len(self.cache.lengths), self.cache.columns
+        flat = states.new_zeros(prompts * columns, *states.shape[1:])
+        flat[self.places] = states[: len(self.places)]
+        return flat.view(prompts, columns, *states.shape[1:]).transpose(1, 2).contiguous()
+
+    def _behind_prefix(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values with those of the prefix before them."""
+        if not self.cache.prefix:
+            return keys, values
+        pairs = zip(self.cache.prefix.prompts[layer], (keys, values), strict=True)
+        whole = [torch.cat([prefix.expand(len(states), -1, -1, -1), states], 2) for prefix, states in pairs]
+        return whole[0], whole[1]
+
+    def _mask(self, start: int, groups: int, window: int | None) -> torch.Tensor:
+        """Of the page of queries from `start` on."""
+        key = start, window
+        if key not in self.masks:
+            queries = torch.arange(start, start + PAGE, device=self.device)[:, None]
+            hidden = _hidden(queries, torch.arange(start + PAGE, device=self.device), window)
+            self.masks[key] = _masked(hidden).repeat(groups, 1)[None, None]
+        return self.masks[key]
+
+
+@dataclass
+class Decode:
+    """The pass over the last token of each row. Rows stand cache by cache; `slots` are their places in the cache, in
+    ascending order. Tokens behind the last row are ignored."""
+
+    caches: Sequence[tuple[KVCache, torch.Tensor]]  # with slots, (rows,)
+    masks: dict[Any, torch.Tensor] = field(default_factory=dict)
+
+    def attend(
+        self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scoring: Scoring
+    ) -> Attended:
+        """Each row's attention to its prefix, its prompt, and what was generated for it."""
+        rows = len(query)
+        query = query.view(rows, keys.shape[1], -1, query.shape[2])  # (rows, key heads, heads that share one, size)
+        out = query.new_zeros(*query.shape[:3], values.shape[2], dtype=torch.float32)
+        attended = Attended(out, out.new_full(out.shape[:3], -torch.inf))
+        end = 0
+        for prefix, group in groupby(self.caches, key=lambda entry: entry[0].prefix):
+            start = end
+            caches = list(group)
+            end += sum(len(slots) for _, slots in caches)
+            if prefix:
+                self._attend_to_prefix(layer, prefix, caches, query[start:end], scoring, attended.rows(start, end))
+            for cache, slots in caches:
+                here = slice(start, start + len(slots))
+                for buffer, states in zip(cache.completions[layer], (keys, values), strict=True):
+                    buffer[slots, :, cache.generated] = states[here]
+                part = attended.rows(here.start, here.stop)
+                self._attend_to_own(layer, cache, slots, query[here], scoring, part)
+                start += len(slots)
+        return Attended(attended.out.flatten(1, 2), attended.lse.flatten(1, 2))
+
+    def _attend_to_prefix(
+        self,
+        layer: int,
+        prefix: KVCache,
+        caches: Sequence[tuple[KVCache, torch.Tensor]],
+        query: torch.Tensor,
+        scoring: Scoring,
+        attended: Attended,
+    ) -> None:
+        """All rows at once."""
+        rows, key_heads, groups, size = query.shape
+        folded = query.transpose(0, 1).reshape(1, key_heads, rows * groups, size)
+        keys, values = prefix.prompts[layer]
+        for first in range(0, len(prefix), PAGE):
+            page = slice(first, first + PAGE)
+            mask = self._prefix_mask(prefix, caches, page, groups, scoring.window)
+            part = attend_together(folded, keys[:, :, page], values[:, :, page], scoring, mask)
+            attended.merge(Attended(
+                part.out.view(key_heads, rows, groups, -1).transpose(0, 1),
+                part.lse.reshape(key_heads, rows, groups).transpose(0, 1).contiguous(),
+            ))  # fmt: skip
+
+    def _attend_to_own(
+        self, layer: int, cache: KVCache, slots: torch.Tensor, query: torch.Tensor, scoring: Scoring, attended: Attended
+    ) -> None:
+        """Page by page of the prompts, all completions of a prompt at once; then what was generated."""
+        _, key_heads, groups, size = query.shape
+        prompts, draws = len(cache.lengths), cache.draws
+        grid = query.new_zeros(prompts * draws, key_heads, groups, size)
+        grid[slots] = query
+        folded = grid.view(prompts, draws, key_heads, groups, size).transpose(1, 2).flatten(2, 3)
+        keys, values = cache.prompts[layer]
+        for first in range(0, cache.columns, PAGE):
+            page = slice(first, first + PAGE)
+            longer = sum(length > first for length in cache.lengths)  # they come first
+            rows = slots[: int((slots < longer * draws).sum())]
+            mask = self._own_mask(cache, page, longer, scoring.window)
+            part = attend_together(folded[:longer], keys[:longer, :, page], values[:longer, :, page], scoring, mask)
+            attended.rows(0, len(rows)).merge(Attended(
+                part.out.view(longer, key_heads, draws, groups, -1).transpose(1, 2).flatten(0, 1)[rows],
+                part.lse.reshape(longer, key_heads, draws, groups).transpose(1, 2).flatten(0, 1)[rows],
+            ))  # fmt: skip
+        keys, values = cache.completions[layer]
+        seen = slice(max(0, cache.generated + 1 - (scoring.window or cache.generated + 1)), cache.generated + 1)
+        part = attend(grid, keys[:, :, seen], values[:, :, seen], scoring)
+        attended.merge(Attended(part.out[slots], part.lse[slots]))
+
+    def _prefix_mask(
+        self,
+        prefix: KVCache,
+        caches: Sequence[tuple[KVCache, torch.Tensor]],
+        page: slice,
+        groups: int,
+        window: int | None,
+    ) -> torch.Tensor | None:
+        """None where every row sees the whole page."""
+        if window is None:
+            return None
+        key = id(prefix), page.start, window
+        if key not in self.masks:
+            queries = torch.cat([_positions(cache, slots) for cache, slots in caches])
+            columns = torch.arange(page.start, page.stop, device=queries.device)
+            mask = _masked(_hidden(queries[:, None], columns, window))
+            self.masks[key] = mask.repeat_interleave(groups, 0)[None, None]
+        return self.masks[key]
+
+    def _own_mask(self, cache: KVCache, page: slice, longer: int, window: int | None) -> torch.Tensor:
+        key = id(cache), page.start, window
+        if key not in self.masks:
+            device = cache.completions[0][0].device
+            ends = torch.tensor(cache.lengths[:longer], device=device)[:, None]
+            columns = torch.arange(page.start, page.stop, device=device)
+            hidden = columns >= ends
+            if window is not None:
+                hidden |= columns <= ends + cache.generated - window
+            self.masks[key] = _masked(hidden)[:, None, None]
+        return self.masks[key]
+
+
+def _positions(cache: KVCache, slots: torch.Tensor) -> torch.Tensor:
+    """Of the rows' last tokens."""
+    lengths = torch.tensor(cache.lengths, device=slots.device)
+    return cache.start + lengths[slots // cache.draws] + cache.generated
+
+
+def _hidden(queries: torch.Tensor, keys: torch.Tensor, window: int | None) -> torch.Tensor:
+    """Which keys a query does not see, by their positions: those after it, and those before its window."""
+    hidden = keys > queries
+    return hidden if window is None else hidden | (keys <= queries - window)
+
+
+def _masked(hidden: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, MASKED)

@@ -10,6 +10,8 @@ import torch
 
 from stages.inference.engines import Request, Sampling, seed_of
 
+FEW = 256  # tokens in which most nuclei lie: the largest are found much faster than all are sorted
+
 
 def draw_uniforms(requests: Iterable[Request], sampling: Sampling, device: torch.device) -> torch.Tensor:
     """(requests, max_tokens) random numbers in [0, 1), fp64, from a stream for each draw, seeded by `seed_of`; zeros
@@ -28,21 +30,36 @@ def sample_next_token(logits: torch.Tensor, sampling: Sampling, uniforms: torch.
     `uniforms` of shape (rows,) in [0, 1)."""
     if uniforms is None:
         return logits.argmax(-1)
-    probabilities = (logits / sampling.temperature).softmax(-1).double()
-    nucleus = probabilities if sampling.top_p == 1 else _nucleus(probabilities, sampling.top_p)
+    probabilities = (logits / sampling.temperature).softmax(-1)
+    if sampling.top_p == 1:
+        return _draw(probabilities.double(), uniforms).clamp(max=logits.shape[-1] - 1)
+    best, token = probabilities.max(-1)
+    wide = (best < sampling.top_p).nonzero()[:, 0]  # in the other rows the most likely token is the nucleus
+    for size in (FEW, logits.shape[-1]):
+        nucleus, tokens, whole = _nucleus(probabilities[wide], sampling.top_p, size)
+        token[wide[whole]] = tokens.gather(1, _draw(nucleus, uniforms[wide])[:, None])[whole, 0]
+        wide = wide[~whole]
+        if not len(wide):
+            break
+    return token
+
+
+def _draw(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """The index at which the cumulative weight of a row passes its share `uniforms` of the sum."""
     # summed in the vocabulary's order: in sorted order, a tie in the last bit would change which token is sampled
-    cumulative = nucleus.cumsum(-1)
-    token = (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(-1)
-    return token.clamp(max=logits.shape[-1] - 1)
+    cumulative = weights.cumsum(-1)
+    return (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(-1)
 
 
-def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The probabilities, with 0 for tokens outside the nucleus. A token is inside if the tokens that are more likely
-    have less than `top_p` together (top-p sampling, arXiv 1904.09751)."""
-    best, token = probabilities.max(-1, keepdim=True)
-    nucleus = torch.zeros_like(probabilities).scatter(1, token, best)
-    wide = (best[:, 0] < top_p).nonzero()[:, 0]  # in the other rows the most likely token is the nucleus: no sorting
-    ordered, tokens = probabilities[wide].float().sort(descending=True)  # exact: they were fp32 before
-    inside = ordered.double().cumsum(-1) - ordered < top_p
-    nucleus[wide] = probabilities[wide] * torch.zeros_like(inside).scatter(1, tokens, inside)
-    return nucleus
+def _nucleus(probabilities: torch.Tensor, top_p: float, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of the `size` most likely tokens of each row: their probabilities, fp64, with 0 for tokens outside the nucleus;
+    the tokens, in the vocabulary's order; and whether they hold the whole nucleus. A token is inside if the tokens that
+    are more likely have less than `top_p` together (top-p sampling, arXiv 1904.09751)."""
+    size = min(size, probabilities.shape[-1])
+    ordered, tokens = probabilities.topk(size)
+    exact = ordered.double()
+    before = exact.cumsum(-1) - exact
+    inside = before < top_p
+    whole = ~inside[:, -1] | torch.tensor(size == probabilities.shape[-1], device=inside.device)
+    tokens, order = tokens.sort(-1)
+    return torch.where(inside, exact, 0).gather(1, order), tokens, whole
