@@ -8,6 +8,7 @@ from contextlib import chdir
 from pathlib import Path
 from types import SimpleNamespace
 
+import conftest
 import pytest
 import yaml
 from conftest import ROOT, SMALL, Project, error_line, merged
@@ -17,8 +18,9 @@ from stages.commands import plan
 from stages.core.errors import UserError
 from stages.core.params import PARAMS_FILE, load
 from stages.planning.changes import Planned, changes
-from stages.planning.forecast import SHARES, Forecast, LastRun
+from stages.planning.forecast import SHARES, Forecast, LastRun, Texts
 from stages.planning.pricing import EFFICIENCY, GPUS, START, Pricing, Shape, this_machine
+from stages.planning.probe import Speed, measure
 
 # ---- what reruns and why ---------------------------------------------------------------------------------------------
 
@@ -650,6 +652,41 @@ def test_the_last_runs_rate_comes_before_the_shape_unless_other_gpus_trained(emp
 
     assert seconds(2) == seconds(1, "CPU") == pytest.approx(100)
     assert seconds(1) < 1  # by the shape of a small model on a GPU
+
+
+def test_a_probe_of_the_model_comes_before_the_data_sheet():
+    prices = pricing({"runtime": {"batch_rows": 10}}, computed={"review": 0.25})
+    prices.speed = Speed(prefill=0.001, step=0.1, row=0.01, train=0.003)
+    review = Planned("review@1", [], read=4000, written=500)
+    prices.price(review)
+    assert computing(review) == pytest.approx(4000 * 0.25 * 0.001 + 500 * (0.1 / 10 + 0.01))
+    sft, dpo = Planned("sft@1", [], trained=1000), Planned("dpo@1", [], trained=1000)
+    prices.price(sft)
+    prices.price(dpo)
+    assert computing(sft) == pytest.approx(1000 * 0.003)
+    assert computing(dpo) == pytest.approx(1000 * 0.003 * 4 / 3)  # the reference reads forward once more
+
+
+def test_a_probe_measures_reading_writing_and_training(base):
+    speed = measure(base, conftest.RUNTIME)
+    assert 0 < speed.prefill < speed.train < 0.1
+    assert speed.row >= 0
+    assert 0 < speed.step + speed.row < 1
+
+
+def test_what_prompts_begin_with_in_common_is_computed_once_and_a_prompt_once_for_all_its_completions(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params = merged(params, {"prompts": "lance", "samples": 4, "review": {"samples": 3}})
+    long, short = Texts(params), Texts(merged(params, {"prompts": "micro"}))
+    rubric = long.to_review - short.to_review
+    assert rubric > 300
+    own = long.to_review * long.computed["review"] * 3
+    assert own < long.to_review - rubric
+    assert long.computed["assess"] == long.computed["review"]
+    once = Texts(merged(params, {"review": {"samples": 1}, "samples": 1})).computed
+    assert once["review"] == pytest.approx(3 * long.computed["review"])
+    assert once["generate"] == pytest.approx(4 * long.computed["generate"])
 
 
 def test_this_machine_is_its_processor():

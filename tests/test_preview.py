@@ -41,7 +41,10 @@ def test_the_store_keeps_the_calls_and_nothing_else_is_written(project):
     preview(project, 3)
     assert "3 of 3 completions were in the store" in preview(project, 3)
     left = set(project.run("git", "status", "--short", "--ignored").stdout.split()) - set(files.split())
-    assert {name for name in left if "completions.sqlite" not in name and "__pycache__" not in name} <= {"!!", ".dvc/tmp/"}
+    assert {name for name in left if "completions.sqlite" not in name and "__pycache__" not in name} <= {
+        "!!",
+        ".dvc/tmp/",
+    }
 
 
 def test_a_seed_file_without_a_usable_row_is_one_line(project):
