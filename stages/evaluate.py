@@ -8,7 +8,8 @@ one before it can stop the chain (`evaluate.stop_on`): the stages after it then 
 """
 
 import json
-from itertools import chain
+from heapq import nsmallest
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated
 
@@ -29,13 +30,16 @@ BENCHMARK = Path("iterations/0/benchmark.jsonl")
 
 
 def select_samples(items: list[BenchmarkItem], limit: int | None) -> dict[str, list[int]]:
-    """The items to evaluate, {task: indices}: all of them, or the first `limit` of each task's parts."""
-    indices: dict[str, dict[str, list[int]]] = {}  # by task and part
+    """The items to evaluate, {task: indices}: all of them, or `limit` of each part of a benchmark, chosen by the hash
+    of their content from all of its tasks. A larger limit keeps those of a smaller one."""
+    parts: dict[tuple[str, str], list[BenchmarkItem]] = {}
     for item in items:
-        indices.setdefault(item["task"], {}).setdefault(item["part"], []).append(item["index"])
-    return {
-        task: sorted(chain.from_iterable(part[:limit] for part in parts.values())) for task, parts in indices.items()
-    }
+        parts.setdefault((item["benchmark"], item["part"]), []).append(item)
+    indices: dict[str, list[int]] = {}
+    for part in parts.values():
+        for item in part if limit is None else nsmallest(limit, part, key=itemgetter("id")):
+            indices.setdefault(item["task"], []).append(item["index"])
+    return {task: sorted(numbers) for task, numbers in indices.items()}
 
 
 def update_best(

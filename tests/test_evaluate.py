@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -57,10 +58,27 @@ ITEMS = [
 ]
 
 
-def test_a_limit_takes_the_first_items_of_each_part():
+def test_a_limit_holds_for_each_part_of_a_benchmark_whatever_its_number_of_tasks():
+    """As for MMLU, with a task a subject. Which ones is decided by their hash, and a larger limit keeps them."""
+    subjects = [
+        item | {"task": f"t{n}", "id": f"{(n * 7 + item['index'] * 3) % 20}"} for n in range(4) for item in ITEMS
+    ]
+    other = [item | {"benchmark": "c", "task": "c", "id": item["id"]} for item in ITEMS]
     assert select_samples(ITEMS, None) == {"t": [0, 1, 2, 3, 4]}
-    assert select_samples(ITEMS, 1) == {"t": [0, 1]}
-    assert select_samples(ITEMS, 2) == {"t": [0, 1, 2, 3]}
+    previous: set[tuple[str, int]] = set()
+    for limit in (1, 2, 5):
+        samples = select_samples(subjects + other, limit)
+        chosen = {(task, index) for task, indices in samples.items() for index in indices}
+        of_parts = Counter((task == "c", ITEMS[index]["part"]) for task, index in chosen)
+        assert of_parts == {
+            (False, "validation"): limit,
+            (False, "test"): limit,
+            (True, "validation"): min(limit, 2),
+            (True, "test"): min(limit, 3),
+        }
+        assert previous <= chosen
+        previous = chosen
+    assert len({task for task, _ in previous}) > 3
 
 
 @pytest.mark.parametrize(("higher_is_better", "score"), [(True, 0.25), (False, 0.75)])
@@ -322,3 +340,36 @@ def test_the_plan_knows_the_draws_in_the_store(sampled):
         planned = Planned("evaluate@1", [])
         look_up(planned, {"1": {"parent": "0", "judge": "0"}})
     assert (planned.calls, planned.stored) == (12 * (4 + 2),) * 2
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_batch_of_choices_has_as_many_rows_as_their_logits_leave_room_for(tiny_model, monkeypatch):
+    """64 rows of a 25-shot prompt would be 25 GB for a vocabulary of 50,000; the answers stay."""
+    from lm_eval.api.instance import Instance
+
+    from stages.evaluation import transformers_lm
+
+    lm = transformers_lm.TransformersLM(pretrained=str(tiny_model), device="cpu", batch_size=64)
+    texts = [("Which is larger, 4 or 5? " * (1 + number % 7), f" {number} it is") for number in range(40)]
+    requests = [Instance("loglikelihood", {}, text, 0, ("t", number, 1)) for number, text in enumerate(texts)]
+    shapes: list[tuple[int, int]] = []
+    call = lm._model_call
+
+    def recorded(tokens, **settings):
+        shapes.append(tuple(tokens.shape))
+        return call(tokens, **settings)
+
+    monkeypatch.setattr(lm, "_model_call", recorded)
+    plenty = lm.loglikelihood(requests, disable_tqdm=True)
+    assert [rows for rows, _ in shapes] == [40]
+    memory = 1.0e6
+    monkeypatch.setattr(transformers_lm, "free_memory", lambda device: memory)
+    shapes.clear()
+    little = lm.loglikelihood(requests, disable_tqdm=True)
+    assert len(shapes) > 1
+    assert all(rows == 1 or rows * length * lm.vocab_size * 4 * 3 <= memory for rows, length in shapes)
+    assert [score for score, _ in little] == pytest.approx([score for score, _ in plenty], abs=1e-4)
+    assert lm.batch_size == 64

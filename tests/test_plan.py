@@ -359,7 +359,7 @@ ALL = ("prepare", "sft-0", "evaluate-0", *(f"{stage}@1" for stage in STAGES))
 def empty(tmp_path, monkeypatch) -> Path:
     """The folder of a project with fifty items to evaluate on, before any run."""
     monkeypatch.chdir(tmp_path)
-    write("iterations/0/benchmark.jsonl", *({"task": "all", "part": "test"} for _ in range(50)))
+    write("iterations/0/benchmark.jsonl", *({"benchmark": "all", "part": "test"} for _ in range(50)))
     return tmp_path
 
 

@@ -1,5 +1,6 @@
 """Presets: each is valid, extends others, changes what it sets and keeps the rest; micro takes back what they set."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from stages.commands import preset
 from stages.core.errors import UserError
 from stages.core.params import load
 from stages.core.schema import check_params
+from stages.data.seeds.files import of_file
+from stages.data.seeds.pairs import SeedTally, pairs
 
 PRESETS = sorted(path.stem for path in (ROOT / "stages/presets").glob("*.yaml"))
 REAL = [name for name in PRESETS if name not in ("micro", "lance")]  # with a model of their own
@@ -51,8 +54,9 @@ def params_after(*names: str) -> str:
     return text
 
 
-def test_there_are_the_six_presets():
-    assert PRESETS == ["lance", "llama-3.1-8b", "micro", "qwen2-7b", "qwen2-7b-instruct", "qwen2.5-0.5b"]
+def test_there_are_the_seven_presets():
+    models = ["llama-3.1-8b", "qwen2-7b", "qwen2-7b-instruct", "qwen2.5-0.5b", "smollm2-135m"]
+    assert sorted(["lance", "micro", *models]) == PRESETS
 
 
 def test_micro_is_what_is_shipped():
@@ -211,6 +215,19 @@ def test_the_papers_settings(name):
     limits = ("min_instruction_words", "max_instruction_words", "min_response_words", "max_response_words")
     assert [values[f"filter.{each}"] for each in limits] == [5, 4096, 10, 4096]
     assert values["filter.max_instruction_rouge_l"] == values["filter.max_response_rouge_l"] == 0.7
+
+
+def test_the_seed_rows_of_the_smallest_real_model_are_all_used_as_they_are():
+    """120 rows, none refused, changed, read in part, or with words that could speak for the judge."""
+    source = ROOT / named("smollm2-135m")["seed.path"]
+    tally = SeedTally()
+    rows = list(pairs(of_file(source, "seed.path"), "seeds", tally))
+    assert rows == [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == len({row["prompt"] for row in rows}) == 120
+    assert not tally.dropped
+    assert not tally.noted
+    longest = max(len(row["response"].split()) for row in rows)
+    assert 150 < longest <= named("smollm2-135m")["filter.max_response_words"]
 
 
 def test_the_command_says_what_changed_and_a_wrong_name_is_one_line(project):

@@ -1,12 +1,13 @@
 """The suites: valid for the installed lm-eval without a network, in two parts that share no item, and offline once
 their data is in the cache."""
 
+import importlib
 import json
 import pickle
 import shutil
 import sys
 from contextlib import chdir
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -65,8 +66,8 @@ def leaves(name: str, benchmark: str) -> list[dict]:
     return [leaf for child in entry.cfg["task"] for leaf in leaves(name, child)]
 
 
-def test_there_are_the_four_suites():
-    assert SUITES == ["leaderboard", "math", "micro", "safety"]
+def test_there_are_the_five_suites():
+    assert SUITES == ["ifeval", "leaderboard", "math", "micro", "safety"]
 
 
 @pytest.mark.slow
@@ -396,3 +397,77 @@ def test_every_row_of_the_safety_set_is_whole():
     rows = [json.loads(line) for line in (ROOT / "evaluation/safety/data/principle.jsonl").read_text().splitlines()]
     assert all(row["safe"].strip() and row["unsafe"].strip() and row["safe"] != row["unsafe"] for row in rows)
     assert len({row["question"] for row in rows}) == len(rows)
+
+
+# ---- following instructions ------------------------------------------------------------------------------------------
+
+NO_COMMAS = {
+    "key": 1,
+    "instruction_id_list": ["punctuation:no_comma"],
+    "prompt": "Greet me. Use no commas.",
+    "kwargs": [{}],
+}
+IN_GERMAN = {
+    "key": 2,
+    "instruction_id_list": ["language:response_language"],
+    "prompt": "Greet me, in German only.",
+    "kwargs": [{"language": "de"}],
+}
+
+
+@pytest.fixture
+def follow(monkeypatch):
+    """The checks of evaluation/ifeval, in a machine with nltk's tokenizer: a folder is enough to be found."""
+    pytest.importorskip("langdetect")
+    pytest.importorskip("immutabledict")
+    monkeypatch.syspath_prepend(ROOT / "evaluation/ifeval")
+    monkeypatch.delitem(sys.modules, "follow", raising=False)
+    return partial(importlib.import_module, "follow")
+
+
+@pytest.fixture
+def tokenizer_is_here(tmp_path, monkeypatch):
+    import nltk
+
+    (tmp_path / "tokenizers/punkt_tab").mkdir(parents=True)
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("document", "answer", "strict", "loose"),
+    [
+        (NO_COMMAS, "Hello there!", 1.0, 1.0),
+        (NO_COMMAS, "Hello, there!", 0.0, 0.0),
+        (NO_COMMAS, "Sure, here you are:\nHello there!", 0.0, 1.0),
+        (NO_COMMAS, "", 0.0, 0.0),
+        (IN_GERMAN, "Guten Morgen, wie geht es dir an diesem schönen Tag?", 1.0, 1.0),
+        (IN_GERMAN, "Good morning, how are you on this beautiful day?", 0.0, 0.0),
+    ],
+)
+def test_an_answer_follows_all_instructions_or_not(tokenizer_is_here, follow, document, answer, strict, loose):
+    scores = follow().process_results(document, [answer])
+    assert scores == {"prompt_level_strict_acc": strict, "prompt_level_loose_acc": loose}
+
+
+def test_the_same_answer_always_has_the_same_result(tokenizer_is_here, follow):
+    """langdetect samples: left alone, it takes this for another language than English about once in twelve times."""
+    in_english = IN_GERMAN | {"kwargs": [{"language": "en"}]}
+    scores = [follow().process_results(in_english, ["Hallo! Das is gut, man."]) for _ in range(60)]
+    assert len({score["prompt_level_strict_acc"] for score in scores}) == 1
+
+
+def test_nltk_data_that_is_not_here_is_one_line_before_anything_is_evaluated(monkeypatch, follow):
+    import nltk
+
+    monkeypatch.setattr(nltk.data, "path", [])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        UserError, match=r"the data of ifeval is not here \(LookupError: nltk's punkt_tab.* suite ifeval"
+    ):
+        load_tasks("ifeval", suite.load("ifeval"))
+
+
+def test_a_package_that_is_not_installed_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "langdetect", None)
+    with pytest.raises(UserError, match=r"ifeval needs a package that is not installed .*langdetect.* '\.\[ifeval\]'"):
+        load_tasks("ifeval", suite.load("ifeval"))

@@ -5,7 +5,7 @@ ran before. Here each draw has a stream of its own, as in the transformers engin
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from lm_eval.api.instance import Instance
@@ -13,7 +13,12 @@ from lm_eval.models.huggingface import HFLM
 from transformers import LogitsProcessor, LogitsProcessorList, TopKLogitsWarper
 
 from stages.inference.engines import Request, Sampling
+from stages.inference.engines.transformers.memory import MEMORY_SHARE, free_memory
 from stages.inference.engines.transformers.sampling import draw_uniforms, sample_next_token
+
+LOGITS_AT_ONCE = 3  # the model's, their logarithmic softmax, and what it needs on the way
+
+Encoded: TypeAlias = tuple[tuple[str, str], list[int], list[int]]  # a request, its context's tokens, its continuation's
 
 
 def with_draw(request: Instance, draw: int) -> Instance:
@@ -24,6 +29,21 @@ def with_draw(request: Instance, draw: int) -> Instance:
 
 class TransformersLM(HFLM):  # type: ignore[misc]
     """lm-eval's model. lm-eval puts requests with the same settings in a batch, so the rows of one have one draw."""
+
+    batch_size_per_gpu: int  # lm-eval's own
+
+    def _loglikelihood_tokens(self, requests: list[Encoded], *args: Any, **settings: Any) -> list[tuple[float, bool]]:
+        """lm-eval holds the logits of a whole batch, twice: 64 prompts of 1,000 tokens are 25 GB for a vocabulary of
+        50,000. So the batch has as many rows as fit in memory, at most `batch_size`."""
+        longest = min(self.max_length, max(len(context) + len(continuation) for _, context, continuation in requests))
+        row_bytes = LOGITS_AT_ONCE * longest * self.vocab_size * self.model.dtype.itemsize
+        rows = self.batch_size_per_gpu
+        self.batch_size_per_gpu = max(1, min(rows, int(MEMORY_SHARE * free_memory(self.device) / row_bytes)))
+        try:
+            answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, *args, **settings)
+        finally:
+            self.batch_size_per_gpu = rows
+        return answers
 
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], draw: int | None = None, **settings: Any

@@ -210,7 +210,7 @@ class Forecast:
         """Of an evaluation: of the suite as it is split, else of the data in its folder, where it has its own."""
         split, settings = Path("iterations/0/benchmark.jsonl"), self.params["evaluate"]
         if split.exists() and "benchmark" not in self.plan:
-            parts = list(Counter((row["task"], row["part"]) for row in read(split, BenchmarkItem)).values())
+            parts = list(Counter((row["benchmark"], row["part"]) for row in read(split, BenchmarkItem)).values())
         else:
             files = Path("evaluation", settings["suite"], "data").glob("*.jsonl")
             parts = [path.read_bytes().count(b"\n") // 2 for path in files for _ in ("validation", "test")]
