@@ -9,8 +9,9 @@ The judge is the model of the iteration that `iterations.t.judge` names (the pap
 that generated). A pair that this judge has already scored keeps its score.
 
 With `review.estimator: sampled` each pair gets `review.samples` reviews, and its score is the mean of their readable
-verdicts; with `expected` it gets one, and its score is the mean under the judge's own probabilities. An unreadable
-verdict is missing and counted, and an error above `review.max_unparsed`; the reference code counts it as 0.
+verdicts; with `expected` it gets one, and its score is the mean under the judge's own probabilities; with `elicited`
+the same, and the words of a verdict that cannot be read are put behind the review. An unreadable verdict is missing and
+counted, and an error above `review.max_unparsed`; the reference code counts it as 0.
 """
 
 import json
@@ -105,7 +106,8 @@ def need_readable(stage: str, counts: ReviewCounts, max_unparsed: float) -> None
             f"{stage}: {unparsed:.0%} of the verdicts are unreadable ({readable:,} of {written:,} can be read, "
             f"{overlong:,} rows do not fit the context) and review.max_unparsed allows {max_unparsed:.0%}; make the "
             "model end its review with the verdict of prompts/<set>/review/verdict.yaml (adapt the prompt, or train "
-            "the judge on more seed.reviews), or raise review.max_unparsed"
+            "the judge on more seed.reviews), set review.estimator: elicited, which puts the verdict's words into its "
+            "mouth, or raise review.max_unparsed"
         )
 
 
@@ -142,7 +144,7 @@ def main(
     scored = {row["id"]: reviewed(row, reviews, judge_name) for row, reviews in zip(unscored, verdicts, strict=True)}
     result = [scored.get(row["id"]) or unchanged(row) for row in pairs]
     claims = with_claims(ReviewPrompt(params["prompts"]), unscored)
-    counts = count(result, len(unscored), 1 if settings["estimator"] == "expected" else settings["samples"])
+    counts = count(result, len(unscored), settings["samples"] if settings["estimator"] == "sampled" else 1)
     need_readable(name, counts, settings["max_unparsed"])
     if settings["shuffled"]:
         result = shuffle_scores(result, params["random_state"])

@@ -68,7 +68,7 @@ class Review(TypedDict):
 
     text: str
     score: float | None  # None: no readable verdict
-    written: float | None  # the verdict as written; with review.estimator: expected it differs from the score
+    written: float | None  # the verdict as written, or the likeliest one; differs from the score unless it is sampled
 
 
 class ReviewablePair(Identified, Pair):

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from stages.core.prompts import ReviewPrompt, generation_templates, read_system_prompt
+from stages.core.prompts import ReviewPrompt, generation_templates, read_system_prompt, verdict_rule
 from stages.core.records import Record, read
 from stages.core.rows import BenchmarkItem
 from stages.data.seeds.files import of_file, of_hub
@@ -134,8 +134,8 @@ class Forecast:
         parent, judge = tree.get(str(tree[key]["parent"])), str(tree[key]["judge"])
         scored = parent and str(parent["judge"]) == judge  # when the rows were new
         seeds, draws = before["seed"], params["samples"]
-        reviews = 1 if params["review"]["estimator"] == "expected" else params["review"]["samples"]
-        self._call(f"review@{key}", 0 if scored else seeds * reviews, texts.to_review, texts.review)
+        reviews, of_review = self._reviews()
+        self._call(f"review@{key}", 0 if scored else seeds * reviews, *of_review)
 
         low = min(params["generate"]["max_low"], seeds * share["low"])
         high = min(params["generate"]["max_high"], seeds * (1 - share["low"]))
@@ -148,13 +148,22 @@ class Forecast:
             planned.read = round((seeds + instructions) * texts.prompt)  # embedded
 
         kept, select = (responses + flawed) * share["kept"], params["select"]
-        self._call(f"assess@{key}", kept * reviews, texts.to_review, texts.review, self._new(key, judge))
+        self._call(f"assess@{key}", kept * reviews, *of_review, self._new(key, judge))
         added = {name: min(select[f"max_{name}"], kept * share[name]) for name in ("sft", "pairs")}
         rows = {name: number + before[name] * select["accumulate"] for name, number in added.items()}
         self._sft(f"sft@{key}", rows["sft"], min(select["max_judge"], texts.judge_rows))
         self._train(f"dpo@{key}", rows["pairs"] * 2 * (texts.to_answer + texts.response), params["dpo"]["epochs"])
         self._call(f"evaluate@{key}", self.items, texts.to_answer, texts.response)
         return rows | {"seed": seeds + kept * share["seed"]}
+
+    def _reviews(self) -> tuple[int, tuple[float, float]]:
+        """The reviews of a pair, and the tokens that one of them reads and writes, an elicited one once more for each
+        part of its verdict."""
+        review, texts = self.params["review"], self.texts
+        if review["estimator"] != "elicited":
+            return review["samples"] if review["estimator"] == "sampled" else 1, (texts.to_review, texts.review)
+        parts, written = len(verdict_rule(self.params["prompts"]).parts), min(texts.review, review["max_tokens"])
+        return 1, (texts.to_review * (parts + bool(written)) + written * parts, written + parts)
 
     def _new(self, key: str, judge: str) -> float:
         """The share of assess's calls to make: that of generate's where it was looked up and assess only follows it."""

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, DynamicLayer
 
 from stages.core.errors import UserError
-from stages.inference.engines import ALTERNATIVES, Completion, Number, Request, Sampling, by_text, holds_digit
+from stages.inference.engines import ALTERNATIVES, Completion, Number, Request, Sampling, by_text, is_number
 from stages.inference.engines.transformers.batch import Batch, Row, longest_first, take
 from stages.inference.engines.transformers.kv_cache import KVCache
 from stages.inference.engines.transformers.memory import fewer_rows, rows_that_fit
@@ -151,21 +151,21 @@ class TransformersEngine:
             uniforms = batch.uniforms.gather(1, torch.tensor(steps, device=self.device)[:, None])[:, 0]
         tokens = sample_next_token(batch.logits, sampling, uniforms).tolist()
         if sampling.numbers:
-            self._record_numbers(batch, tokens)
+            self._record_numbers(batch, tokens, sampling)
         for row, token in zip(batch.rows, tokens, strict=True):
             if not row.finished:
                 row.stopped = token in self.ends
                 row.generated += [] if row.stopped else [token]
                 row.finished = row.stopped or len(row.generated) == sampling.max_tokens
 
-    def _record_numbers(self, batch: Batch, tokens: list[int]) -> None:
-        """Keep the most likely tokens of each row whose next or last token holds a digit."""
+    def _record_numbers(self, batch: Batch, tokens: list[int], sampling: Sampling) -> None:
+        """Keep the most likely tokens of each row whose next token is a number by `is_number`."""
         if not self._token_texts:
             self._token_texts = self.tokenizer.batch_decode([[token] for token in range(batch.logits.shape[-1])])
         at_number = [
             index
             for index, (row, token) in enumerate(zip(batch.rows, tokens, strict=True))
-            if not row.finished and any(holds_digit(self._token_texts[near]) for near in (token, row.last_token()))
+            if not row.finished and is_number(sampling, self._token_texts[token], self._token_texts[row.last_token()])
         ]
         if not at_number:
             return
