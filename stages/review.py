@@ -35,6 +35,8 @@ from stages.core.rows import Review, ReviewablePair, ReviewedPair
 from stages.inference.client import Client
 from stages.judging.judge import Verdict, mean_score, reviews_of
 
+JUDGING = ("estimator", "samples", "temperature", "top_p", "max_tokens")  # of params.yaml's `review`, for the judge
+
 
 def to_review(rows: list[ReviewablePair], judge: str) -> list[ReviewablePair]:
     """The rows without a score by this judge: all of them if each iteration has another judge (the paper)."""
@@ -116,7 +118,8 @@ def review(client: Client, name: str, params: Params, rows: list[ReviewablePair]
     template, prompts = ReviewPrompt(params["prompts"]), params["prompts"]
     system_prompt = read_system_prompt(prompts)
     rendered = [client.render(template.render(row["prompt"], row["response"]), system_prompt) for row in rows]
-    return reviews_of(client, name, rendered, prompts, params["review"], params["random_state"])
+    settings = {name: params[f"review.{name}"] for name in JUDGING}
+    return reviews_of(client, name, rendered, prompts, settings, params["random_state"])
 
 
 def with_claims(prompt: ReviewPrompt, rows: list[ReviewablePair]) -> int:
@@ -133,7 +136,6 @@ def main(
     """Score pairs of instruction and response."""
     stage, iteration, judge_name = out.stem, out.parent.name, judge.parent.name
     params, name = read_params(stage), f"{stage}@{iteration}"
-    settings = params["review"]
     client = Client(judge, name, params["max_overlong"], read_runtime())
     stopped = stop is not None and json.loads(stop.read_text(encoding="utf-8"))["stopped"]
     pairs: list[ReviewablePair] = (
@@ -144,9 +146,9 @@ def main(
     scored = {row["id"]: reviewed(row, reviews, judge_name) for row, reviews in zip(unscored, verdicts, strict=True)}
     result = [scored.get(row["id"]) or unchanged(row) for row in pairs]
     claims = with_claims(ReviewPrompt(params["prompts"]), unscored)
-    counts = count(result, len(unscored), settings["samples"] if settings["estimator"] == "sampled" else 1)
-    need_readable(name, counts, settings["max_unparsed"])
-    if settings["shuffled"]:
+    counts = count(result, len(unscored), params["review.samples"] if params["review.estimator"] == "sampled" else 1)
+    need_readable(name, counts, params["review.max_unparsed"])
+    if params["review.shuffled"]:
         result = shuffle_scores(result, params["random_state"])
     write(out, result)
     if claims:

@@ -230,6 +230,16 @@ def test_the_funnel_has_every_step_of_the_pipeline():
     ]  # fmt: skip
 
 
+def test_the_report_says_on_which_scale_scores_were_compared():
+    assert "(review.scale: absolute)" in markdown(summary())
+    ranked, ranks = iteration(), {"ranks": {"scores": 20, "same": 0.1}}
+    for stage in ("generate", "select"):
+        ranked[stage] = ranked[stage] | ranks
+    text = markdown(summary(**{"1": ranked}))
+    assert "(review.scale: quantile)" in text
+    assert "ranks |" not in text  # no step of the funnel
+
+
 def test_what_has_no_ground_truth_is_a_dash():
     assert cells("1", iteration())[-2:] == ["88.0", "–"]
 

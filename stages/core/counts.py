@@ -59,6 +59,13 @@ class ReviewCounts(TypedDict):
     stopped: NotRequired[bool]  # the chain was stopped before this iteration
 
 
+class Ranks(TypedDict):
+    """The distribution in which scores are ranked, with review.scale: quantile."""
+
+    scores: int
+    same: float  # the largest share of them that are equal
+
+
 class RoutingCounts(Counts):
     """Seeds by route."""
 
@@ -78,6 +85,7 @@ class GenerateCounts(SampleCounts):
     """results/t/generate.json"""
 
     seed: RoutingCounts
+    ranks: NotRequired[Ranks]  # missing where scores are compared as they are
     reasoning: NotRequired[ReasoningCounts]  # missing where no completion has any
 
 
@@ -153,6 +161,7 @@ class SelectCounts(TypedDict):
     sft: SetCounts
     pairs: SetCounts
     seed: SetCounts
+    ranks: NotRequired[Ranks]  # missing where scores are compared as they are
     replayed_judge_training: NotRequired[Counts]  # missing where the chain was stopped
     examples: list[Example]
 

@@ -139,7 +139,7 @@ class PreferencePair(Identified):
     prompt: str
     chosen: str
     rejected: str
-    margin: float  # chosen's score over rejected's, above select.min_margin
+    margin: float  # chosen's score over rejected's, or its rank (review.scale); above select.min_margin
     iteration: str  # in which it was selected
     lineage: PairLineage
 

@@ -145,6 +145,7 @@ class Review(Section):
     max_tokens: Count
     max_unparsed: Share
     shuffled: bool
+    scale: Literal["absolute", "quantile"]
 
     @field_validator("max_tokens")
     @classmethod

@@ -18,6 +18,7 @@ from typing import Any
 from stages.core.prompts import ReviewPrompt, generation_templates, read_system_prompt, verdict_rule
 from stages.core.records import Record, read
 from stages.core.rows import BenchmarkItem
+from stages.core.verdict import HIGHEST
 from stages.data.seeds.files import of_file, of_hub
 from stages.data.seeds.pairs import SeedTally, judge_training_pairs, pairs
 from stages.planning.changes import Planned
@@ -81,14 +82,16 @@ class LastRun:
         read, written = (sum(values(self.costs, f"{stage}.{name}")) for name in ("prompt_tokens", "tokens"))
         return (read / calls, written / calls) if calls else None
 
-    def shares(self, threshold: float) -> dict[str, float]:
-        """SHARES, or what the last run measured instead."""
+    def shares(self, threshold: float, scale: str = "absolute") -> dict[str, float]:
+        """SHARES, or what the last run measured instead; `scale`: review.scale."""
         scores = values(self.results, "review.scores.nearest")  # rows by score, from 0
         requested = sum(sum(values(self.results, f"generate.{name}.in")) for name in ("responses", "flawed_responses"))
         kept = sum(values(self.results, "assess.rows.in"))
         measured = {name: (sum(values(self.results, f"select.{name}.new")), kept) for name in ("seed", "sft", "pairs")}
         measured["low"] = sum(sum(rows[: int(threshold) + 1]) for rows in scores), sum(map(sum, scores))
         measured["kept"] = kept, requested
+        if scale == "quantile":
+            measured["low"] = threshold, HIGHEST
         return SHARES | {name: part / whole for name, (part, whole) in measured.items() if whole}
 
 
@@ -118,7 +121,10 @@ class Forecast:
     def walk(self) -> None:
         """Fill in the work of every planned stage, iteration by iteration, parents first."""
         micro, texts, tree = self.params["microworld"], self.texts, self.params["iterations"]
-        self.share, self.items = self.last.shares(self.params["threshold"]), self._items()
+        self.share, self.items = (
+            self.last.shares(self.params["threshold"], self.params["review"]["scale"]),
+            self._items(),
+        )
         self._train("pretrain", micro["steps"] * micro["batch_size"] * (texts.to_review + texts.review), 1)
         self._sft("sft-0", texts.seeds, texts.judge_rows)
         self._call("evaluate-0", self.items, texts.to_answer, texts.response)

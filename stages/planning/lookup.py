@@ -58,7 +58,8 @@ def look_up(planned: Planned, iterations: Record) -> None:
     if name == "generate":
         seeds, limits = read(Path("iterations", key, "review.jsonl"), ReviewedSeed), params["generate"]
         bounds = params["threshold"], limits["max_low"], limits["max_high"]
-        low, high = generate.route(seeds, *bounds, parent, Tally(len(seeds)))
+        scale = generate.scale_of_seeds(params, seeds)
+        low, high = generate.route(seeds, *bounds, parent, Tally(len(seeds)), scale)
         generate.generate(client, planned.stage, params, low, high)
     else:
         source = Path("iterations", *((parent, "seed.jsonl") if name == "review" else (key, "filtered.jsonl")))
@@ -71,9 +72,8 @@ def look_up(planned: Planned, iterations: Record) -> None:
 
 def _add_elicited(planned: Planned, params: Params, rows: int) -> None:
     """Count the calls for parts of a verdict that come behind a text which is not written yet."""
-    settings = params["review"]
-    if settings["estimator"] == "elicited" and planned.calls:
-        of_row = len(verdict_rule(params["prompts"]).parts) + bool(settings["max_tokens"])
+    if params["review.estimator"] == "elicited" and planned.calls:
+        of_row = len(verdict_rule(params["prompts"]).parts) + bool(params["review.max_tokens"])
         unseen = max(0, rows * of_row - planned.calls)
         planned.read += round(unseen * planned.read / max(1, planned.calls - (planned.stored or 0)))
         planned.calls += unseen

@@ -184,12 +184,25 @@ def funnel(row: IterationRow) -> dict[str, Counts]:
         steps |= {"seed rows": row["prepare"]["seed"], "judge-training rows": row["prepare"]["judge"]}
     if "review" in row:
         steps |= {"review": row["review"]["rows"], "routing": row["generate"]["seed"]}
-        samples = {name: counts for name, counts in row["generate"].items() if name not in ("seed", "reasoning")}
+        samples = {
+            name: counts for name, counts in row["generate"].items() if name not in ("seed", "ranks", "reasoning")
+        }
         steps |= {name.replace("_", " "): cast(Counts, counts) for name, counts in samples.items()}
         steps |= {"filter": row["filter"]["rows"], "assess": row["assess"]["rows"]}
-        selected = {name: counts for name, counts in row["select"].items() if name != "examples"}
+        selected = {name: counts for name, counts in row["select"].items() if name not in ("ranks", "examples")}
         steps |= {f"select {name.replace('_', ' ')}": cast(Counts, counts) for name, counts in selected.items()}
     return steps | {phase: counts["rows"] for phase, counts in trainings(row).items() if "rows" in counts}
+
+
+def scale_in_force(rows: dict[str, IterationRow]) -> str:
+    """How scores were compared with the threshold, the SFT score and the margin (review.scale), as a sentence."""
+    by_rank = any("ranks" in row["select"] for row in rows.values() if "select" in row)
+    if not by_rank:
+        return "Threshold, SFT score and margin are compared with the judge's scores, 0–10 (review.scale: absolute)."
+    return (
+        "Threshold, SFT score and margin are compared with ranks (review.scale: quantile): 10 times the share of the "
+        "judge's scores in the iteration that are lower, so 7 means above 70 % of them."
+    )
 
 
 def trainings(row: IterationRow) -> dict[str, TrainingCounts]:
