@@ -151,6 +151,9 @@ def main(
     if params["review.shuffled"]:
         result = shuffle_scores(result, params["random_state"])
     write(out, result)
+    on_scores = [verdict.on_scores for (verdict, *_) in verdicts if verdict.on_scores is not None]
+    if on_scores:
+        counts["on_scores"] = round(fmean(on_scores), 4)
     if claims:
         counts["claims"] = claims
     if stopped:
@@ -166,6 +169,8 @@ def summary(counts: ReviewCounts, pairs: int) -> str:
     """The closing line."""
     verdicts, scores = counts["verdicts"], counts["scores"]
     readable = f"{verdicts['readable']:,} of {verdicts['written']:,} verdicts readable"
+    if "on_scores" in counts:
+        readable += f", {counts['on_scores']:.0%} of the probability on scores"
     mean = f", mean score {scores['mean']:.2f}" if scores else ""
     claims = f", {counts['claims']:,} rows read without what could be taken for a verdict" if "claims" in counts else ""
     return f"{counts['reviewed']:,} of {pairs:,} rows scored anew, {readable}{mean}{claims}"

@@ -194,6 +194,10 @@ def test_a_healthy_iteration_has_no_warning():
             {"review": {"rows": tally(9, 6, **{"no readable verdict": 3})}},
             "iteration 1: 3 of 9 rows in review have no score: no readable verdict 3",
         ),
+        (
+            {"review": {"rows": tally(), "on_scores": 0.12}},
+            "iteration 1: in review only 12% of the judge's probability",
+        ),
     ],
 )
 def test_what_was_lost_is_a_warning(changes, warning):

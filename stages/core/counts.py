@@ -54,6 +54,7 @@ class ReviewCounts(TypedDict):
     reviewed: int  # rows that this judge had not scored before
     verdicts: Verdicts
     scores: Scores | None  # None: no row has a score
+    on_scores: NotRequired[float]  # probability of a score behind the elicited words, the mean; missing: none elicited
     claims: NotRequired[int]  # rows read without something that could be taken for a verdict; missing: none
     reasoning: NotRequired[ReasoningCounts]  # missing where no completion has any
     stopped: NotRequired[bool]  # the chain was stopped before this iteration

@@ -34,6 +34,7 @@ class Verdict(NamedTuple):
     written: (
         float | None
     )  # as the judge wrote it, by `sampled` the same as the score; by `elicited` its likeliest score
+    on_scores: float | None = None  # by `elicited`: the probability that the judge writes a score at that place
 
 
 class Position(NamedTuple):
@@ -101,6 +102,14 @@ def expected(
     return [_total(parts) for parts in means]
 
 
+class NextScore(NamedTuple):
+    """The score that the judge would write where a text ends; None if no score is among the likeliest tokens there."""
+
+    mean: float | None
+    likeliest: float | None
+    on_scores: float  # their probability together
+
+
 def elicited(
     client: Client, task: str, rendered: list[str], reviews: list[Completion], rule: verdict.Verdict
 ) -> list[Verdict]:
@@ -115,33 +124,28 @@ def elicited(
         replace(review, reasoning=review.reasoning + reasoning.ending(prompt, review.reasoning))
         for prompt, review in zip(rendered, reviews, strict=True)
     ]
-    means: list[list[float | None]] = [[] for _ in reviews]
-    likeliest: list[list[float | None]] = [[] for _ in reviews]
+    scores: list[list[NextScore]] = [[] for _ in reviews]  # of each part
     for number, part in enumerate(rule.parts):
         begun = [
-            review.text[: scores[number].number] if scores else rule.begun(review.text, number)
-            for review, scores in zip(reviews, verdicts, strict=True)
+            review.text[: written[number].number] if written else rule.begun(review.text, number)
+            for review, written in zip(reviews, verdicts, strict=True)
         ]
         for row, next_score in _next_scores(client, task, rendered, reviews, begun, part.highest).items():
             if next_score is None:
                 reviews[row] = replace(reviews[row], finish="too long")
                 continue
-            means[row].append(next_score.mean)
-            likeliest[row].append(next_score.likeliest)
+            scores[row].append(next_score)
             if not verdicts[row]:
-                written = "" if next_score.likeliest is None else f"{next_score.likeliest:g}"
-                reviews[row] = replace(reviews[row], text=begun[row] + written)
-    return [
-        Verdict(review, None, None) if review.finish == "too long" else Verdict(review, _total(mean), _total(written))
-        for review, mean, written in zip(reviews, means, likeliest, strict=True)
-    ]
+                score = "" if next_score.likeliest is None else f"{next_score.likeliest:g}"
+                reviews[row] = replace(reviews[row], text=begun[row] + score)
+    return [_elicited(review, parts) for review, parts in zip(reviews, scores, strict=True)]
 
 
-class NextScore(NamedTuple):
-    """The score that the judge would write where a text ends; None if no score is among the likeliest tokens there."""
-
-    mean: float | None
-    likeliest: float | None
+def _elicited(review: Completion, parts: list[NextScore]) -> Verdict:
+    if review.finish == "too long":
+        return Verdict(review, None, None)
+    score, likeliest = _total([part.mean for part in parts]), _total([part.likeliest for part in parts])
+    return Verdict(review, score, likeliest, fmean(part.on_scores for part in parts))
 
 
 def _next_scores(
@@ -164,7 +168,7 @@ def _next_scores(
         first = probabilities(texts[row], position.start)
         shares = distribution(first, highest, following[position])
         likeliest = max(shares, key=lambda score: shares[score], default=None)
-        scores[row] = NextScore(expectation(first, highest, following[position]), likeliest)
+        scores[row] = NextScore(expectation(first, highest, following[position]), likeliest, sum(shares.values()))
     return scores
 
 

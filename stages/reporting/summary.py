@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import NotRequired, TypedDict, cast
+from typing import Literal, NotRequired, TypedDict, cast
 
 from stages.core.counts import (
     Counts,
@@ -23,6 +23,8 @@ from stages.evaluation.bootstrap import Difference, difference, mean_score, of_o
 RESULTS = Path("results")
 PARTS: tuple[Part, Part] = ("test", "validation")
 WARM_START = ("prepare", "sft")
+JUDGING: tuple[Literal["review", "assess"], ...] = ("review", "assess")
+LEAST_ON_SCORES = 0.5  # of the probability behind elicited words
 LOOP = ("review", "generate", "filter", "assess", "select", "sft", "dpo", "measure")
 
 
@@ -236,7 +238,7 @@ def interval_warnings(scores: Scores) -> list[str]:
 def _warnings(row: IterationRow) -> list[str]:
     if is_stopped(row):
         return ["did not run, since the chain was stopped (evaluate.stop_on)"]
-    lines = [*_training_warnings(row), *_judge_warnings(row), *_reasoning_warnings(row)]
+    lines = [*_training_warnings(row), *_judge_warnings(row), *_elicited_warnings(row), *_reasoning_warnings(row)]
     if "filter" in row and not row["filter"]["rows"]["out"]:
         lines.append("the filter kept no rows")
     return lines
@@ -255,12 +257,24 @@ def _training_warnings(row: IterationRow) -> list[str]:
 def _judge_warnings(row: IterationRow) -> list[str]:
     if "review" not in row:
         return []
-    tallies = {"review": row["review"]["rows"], "assess": row["assess"]["rows"]}
+    tallies = {stage: row[stage]["rows"] for stage in JUDGING}
     lost = {stage: sum(tally["dropped"].values()) for stage, tally in tallies.items()}
     return [
         f"{lost[stage]:,} of {tally['in']:,} rows in {stage} have no score: {listed(tally['dropped'])}"
         for stage, tally in tallies.items()
         if lost[stage]
+    ]
+
+
+def _elicited_warnings(row: IterationRow) -> list[str]:
+    if "review" not in row:
+        return []
+    shares = {stage: row[stage].get("on_scores", 1.0) for stage in JUDGING}
+    return [
+        f"in {stage} only {share:.0%} of the judge's probability behind the elicited words lies on scores, so the mean "
+        "rests on little; let it write its reasons first (review.max_tokens), or adapt prompts/<set>/review"
+        for stage, share in shares.items()
+        if share < LEAST_ON_SCORES
     ]
 
 
