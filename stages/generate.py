@@ -4,7 +4,7 @@
         --out iterations/1/generated.jsonl
 
 A seed scored V or less yields K new instructions and K responses to each; one scored above V yields K deliberately
-flawed responses to its own instruction.
+flawed responses to its own instruction. With `review.scale: quantile` V is compared with the score's rank.
 """
 
 from pathlib import Path
@@ -20,6 +20,7 @@ from stages.core.progress import say
 from stages.core.prompts import PromptTemplate, answer_rule, generation_templates, read_system_prompt
 from stages.core.records import Tally, content_id, counts_file, read, write, write_json
 from stages.core.rows import Candidate, Draw, Lineage, ReviewedSeed, Route, ScoredSeed
+from stages.data.scale import Scale, absolute, ranks, scale_of
 from stages.inference.client import Client
 from stages.inference.engines import Sampling
 
@@ -47,7 +48,13 @@ class Generated(NamedTuple):
 
 
 def route(
-    reviewed: list[ReviewedSeed], threshold: float, max_low: int, max_high: int, parent: str, tally: Tally
+    reviewed: list[ReviewedSeed],
+    threshold: float,
+    max_low: int,
+    max_high: int,
+    parent: str,
+    tally: Tally,
+    scale: Scale = absolute,
 ) -> tuple[list[ScoredSeed], list[ScoredSeed]]:
     """The low and the high seeds to generate from, chosen by the hash of their content and of the parent's name: they
     stay the same for another threshold or a grown seed set, and differ in the next iteration."""
@@ -57,12 +64,17 @@ def route(
         for seed in by_content
         if seed["score"] is not None
     ]
-    low = [seed for seed in scored if seed["score"] <= threshold]
-    high = [seed for seed in scored if seed["score"] > threshold]
+    low = [seed for seed in scored if scale(seed["score"]) <= threshold]
+    high = [seed for seed in scored if scale(seed["score"]) > threshold]
     tally.drop("unscored", len(reviewed) - len(scored))
     tally.drop("over generate.max_low", max(0, len(low) - max_low))
     tally.drop("over generate.max_high", max(0, len(high) - max_high))
     return low[:max_low], high[:max_high]
+
+
+def scale_of_seeds(params: Params, reviewed: list[ReviewedSeed]) -> Scale:
+    """On which the seeds' scores are compared with the threshold."""
+    return scale_of(params["review.scale"], (seed["score"] for seed in reviewed))
 
 
 class Writer:
@@ -160,7 +172,8 @@ def main(
     client = Client(model, name, params["max_overlong"], read_runtime())
     reviewed = read(rows, ReviewedSeed)
     routed = Tally(len(reviewed))
-    low, high = route(reviewed, params["threshold"], settings["max_low"], settings["max_high"], parent, routed)
+    bounds, scale = (settings["max_low"], settings["max_high"]), scale_of_seeds(params, reviewed)
+    low, high = route(reviewed, params["threshold"], *bounds, parent, routed, scale)
     responses, flawed, written = generate(client, name, params, low, high)
 
     write(out, [new_candidate(text) for text in responses] + [flawed_candidate(text) for text in flawed])
@@ -170,6 +183,8 @@ def main(
         "responses": written["responses"],
         "flawed_responses": written["flawed_responses"],
     }
+    if ranked := ranks(params["review.scale"], (seed["score"] for seed in reviewed)):
+        counts["ranks"] = ranked
     if reasoning := client.reasoning():
         counts["reasoning"] = reasoning
     write_json(counts_file("generate", iteration), counts)

@@ -9,8 +9,9 @@ The judge is the model of the iteration that `iterations.t.judge` names (the pap
 that generated). A pair that this judge has already scored keeps its score.
 
 With `review.estimator: sampled` each pair gets `review.samples` reviews, and its score is the mean of their readable
-verdicts; with `expected` it gets one, and its score is the mean under the judge's own probabilities. An unreadable
-verdict is missing and counted, and an error above `review.max_unparsed`; the reference code counts it as 0.
+verdicts; with `expected` it gets one, and its score is the mean under the judge's own probabilities; with `elicited`
+the same, and the words of a verdict that cannot be read are put behind the review. An unreadable verdict is missing and
+counted, and an error above `review.max_unparsed`; the reference code counts it as 0.
 """
 
 import json
@@ -33,6 +34,8 @@ from stages.core.records import Tally, counts_file, read, write, write_json
 from stages.core.rows import Review, ReviewablePair, ReviewedPair
 from stages.inference.client import Client
 from stages.judging.judge import Verdict, mean_score, reviews_of
+
+JUDGING = ("estimator", "samples", "temperature", "top_p", "max_tokens")  # of params.yaml's `review`, for the judge
 
 
 def to_review(rows: list[ReviewablePair], judge: str) -> list[ReviewablePair]:
@@ -105,7 +108,8 @@ def need_readable(stage: str, counts: ReviewCounts, max_unparsed: float) -> None
             f"{stage}: {unparsed:.0%} of the verdicts are unreadable ({readable:,} of {written:,} can be read, "
             f"{overlong:,} rows do not fit the context) and review.max_unparsed allows {max_unparsed:.0%}; make the "
             "model end its review with the verdict of prompts/<set>/review/verdict.yaml (adapt the prompt, or train "
-            "the judge on more seed.reviews), or raise review.max_unparsed"
+            "the judge on more seed.reviews), set review.estimator: elicited, which puts the verdict's words into its "
+            "mouth, or raise review.max_unparsed"
         )
 
 
@@ -114,7 +118,8 @@ def review(client: Client, name: str, params: Params, rows: list[ReviewablePair]
     template, prompts = ReviewPrompt(params["prompts"]), params["prompts"]
     system_prompt = read_system_prompt(prompts)
     rendered = [client.render(template.render(row["prompt"], row["response"]), system_prompt) for row in rows]
-    return reviews_of(client, name, rendered, prompts, params["review"], params["random_state"])
+    settings = {name: params[f"review.{name}"] for name in JUDGING}
+    return reviews_of(client, name, rendered, prompts, settings, params["random_state"])
 
 
 def with_claims(prompt: ReviewPrompt, rows: list[ReviewablePair]) -> int:
@@ -131,7 +136,6 @@ def main(
     """Score pairs of instruction and response."""
     stage, iteration, judge_name = out.stem, out.parent.name, judge.parent.name
     params, name = read_params(stage), f"{stage}@{iteration}"
-    settings = params["review"]
     client = Client(judge, name, params["max_overlong"], read_runtime())
     stopped = stop is not None and json.loads(stop.read_text(encoding="utf-8"))["stopped"]
     pairs: list[ReviewablePair] = (
@@ -142,11 +146,14 @@ def main(
     scored = {row["id"]: reviewed(row, reviews, judge_name) for row, reviews in zip(unscored, verdicts, strict=True)}
     result = [scored.get(row["id"]) or unchanged(row) for row in pairs]
     claims = with_claims(ReviewPrompt(params["prompts"]), unscored)
-    counts = count(result, len(unscored), 1 if settings["estimator"] == "expected" else settings["samples"])
-    need_readable(name, counts, settings["max_unparsed"])
-    if settings["shuffled"]:
+    counts = count(result, len(unscored), params["review.samples"] if params["review.estimator"] == "sampled" else 1)
+    need_readable(name, counts, params["review.max_unparsed"])
+    if params["review.shuffled"]:
         result = shuffle_scores(result, params["random_state"])
     write(out, result)
+    on_scores = [verdict.on_scores for (verdict, *_) in verdicts if verdict.on_scores is not None]
+    if on_scores:
+        counts["on_scores"] = round(fmean(on_scores), 4)
     if claims:
         counts["claims"] = claims
     if stopped:
@@ -162,6 +169,8 @@ def summary(counts: ReviewCounts, pairs: int) -> str:
     """The closing line."""
     verdicts, scores = counts["verdicts"], counts["scores"]
     readable = f"{verdicts['readable']:,} of {verdicts['written']:,} verdicts readable"
+    if "on_scores" in counts:
+        readable += f", {counts['on_scores']:.0%} of the probability on scores"
     mean = f", mean score {scores['mean']:.2f}" if scores else ""
     claims = f", {counts['claims']:,} rows read without what could be taken for a verdict" if "claims" in counts else ""
     return f"{counts['reviewed']:,} of {pairs:,} rows scored anew, {readable}{mean}{claims}"

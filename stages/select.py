@@ -21,6 +21,7 @@ from stages.core.progress import say
 from stages.core.records import Tally, content_id, counts_file, read, write, write_json
 from stages.core.rows import Identified, JudgedCandidate, Lineage, PreferencePair, ReviewedSeed, SeedRow, SftRow
 from stages.data.lineage import lineages
+from stages.data.scale import Scale, absolute, ranks, scale_of
 
 JUDGE_TRAINING = Path("iterations/0/judge.jsonl")
 
@@ -66,15 +67,17 @@ def added(earlier: list[Row], new: list[Row], limit: int, tally: Tally) -> list[
     return earlier + chosen
 
 
-def sft_rows(candidates: list[JudgedCandidate], iteration: str, min_score: float, tally: Tally) -> list[SftRow]:
-    """New pairs scored above `min_score` (paper, section 3.4: 8)."""
+def sft_rows(
+    candidates: list[JudgedCandidate], iteration: str, min_score: float, tally: Tally, scale: Scale = absolute
+) -> list[SftRow]:
+    """New pairs scored above `min_score` on the scale (paper, section 3.4: 8)."""
     rows: list[SftRow] = []
     for candidate in candidates:
         if candidate["route"] != "new":
             tally.drop("flawed on purpose")
         elif candidate["score"] is None:
             tally.drop("unscored")
-        elif candidate["score"] <= min_score:
+        elif scale(candidate["score"]) <= min_score:
             tally.drop("not above select.min_sft_score")
         else:
             rows.append(
@@ -109,20 +112,25 @@ def pools(seeds: list[ReviewedSeed], candidates: list[JudgedCandidate]) -> dict[
     return responses
 
 
-def pairs_of(pool: list[Response], min_margin: float) -> list[tuple[Response, Response]]:
-    """(chosen, rejected): rejected is the lowest, chosen each one that outscores it by more than `min_margin` (paper,
+def margin(chosen: Response, rejected: Response, scale: Scale) -> float:
+    """By how much one response leads another on the scale."""
+    return scale(chosen["score"]) - scale(rejected["score"])
+
+
+def pairs_of(pool: list[Response], min_margin: float, scale: Scale = absolute) -> list[tuple[Response, Response]]:
+    """(chosen, rejected): rejected is the lowest, chosen each one that leads it by more than `min_margin` (paper,
     section 3.4: 2)."""
     rejected = min(pool, key=lambda response: (response["score"], response["id"]))
-    return [(response, rejected) for response in pool if response["score"] - rejected["score"] > min_margin]
+    return [(response, rejected) for response in pool if margin(response, rejected, scale) > min_margin]
 
 
 def preference_pairs(
-    pools: dict[str, list[Response]], iteration: str, min_margin: float, tally: Tally
+    pools: dict[str, list[Response]], iteration: str, min_margin: float, tally: Tally, scale: Scale = absolute
 ) -> list[PreferencePair]:
     """The pairs of every pool; the tally counts the responses that might have been chosen."""
     rows: list[PreferencePair] = []
     for prompt, pool in pools.items():
-        pairs = pairs_of(pool, min_margin)
+        pairs = pairs_of(pool, min_margin, scale)
         tally.drop("the rejected one of its pool")
         tally.drop("does not lead by more than select.min_margin", len(pool) - 1 - len(pairs))
         for chosen, rejected in pairs:
@@ -132,7 +140,7 @@ def preference_pairs(
                     "prompt": prompt,
                     "chosen": chosen["response"],
                     "rejected": rejected["response"],
-                    "margin": round(chosen["score"] - rejected["score"], 4),
+                    "margin": round(margin(chosen, rejected, scale), 4),
                     "iteration": iteration,
                     "lineage": {"chosen": chosen["lineage"], "rejected": rejected["lineage"]},
                 }
@@ -198,7 +206,8 @@ def main(
     out: Annotated[Path, Option(help="folder for the three sets, iterations/ITERATION")],
 ) -> None:
     """Select SFT rows, preference pairs and new seeds."""
-    settings, iteration = read_params("select")["select"], out.name
+    params, iteration = read_params("select"), out.name
+    settings = params["select"]
     seeds, candidates = read(reviewed, ReviewedSeed), read(assessed, JudgedCandidate)
     earlier_seed = read(parent / "seed.jsonl", SeedRow)
     earlier_sft, earlier_pairs = earlier_rows(parent) if settings["accumulate"] else ([], [])
@@ -206,13 +215,15 @@ def main(
     if not seeds:
         stop(out, earlier_seed, iteration)
         return
+    scores = [row["score"] for row in [*seeds, *candidates]]
+    scale = scale_of(params["review.scale"], scores)
     sft_tally = Tally(len(candidates))
-    new_sft = sft_rows(candidates, iteration, settings["min_sft_score"], sft_tally)
+    new_sft = sft_rows(candidates, iteration, settings["min_sft_score"], sft_tally, scale)
     sft = added(earlier_sft, new_sft, settings["max_sft"], sft_tally)
 
     responses = pools(seeds, candidates)
     pair_tally = Tally(sum(len(pool) for pool in responses.values()))
-    new_pairs = preference_pairs(responses, iteration, settings["min_margin"], pair_tally)
+    new_pairs = preference_pairs(responses, iteration, settings["min_margin"], pair_tally, scale)
     pairs = added(earlier_pairs, new_pairs, settings["max_pairs"], pair_tally)
 
     seed_tally = Tally(len(candidates))
@@ -232,6 +243,8 @@ def main(
         "replayed_judge_training": judge_tally.counts(len(judge)),
         "examples": lineages(seeds, candidates, pairs, sft),
     }
+    if ranked := ranks(params["review.scale"], scores):
+        counts["ranks"] = ranked
     write_json(counts_file("select", iteration), counts)
     say(f"select@{iteration}: {len(sft):,} SFT rows, {len(pairs):,} pairs, {len(seed):,} seeds")
 

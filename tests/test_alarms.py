@@ -122,6 +122,24 @@ def test_a_failure_in_the_counts_raises_only_its_own_alarm(healthy, change, name
     assert raised[0]["advice"] == alarms.ADVICE[name]
 
 
+def test_a_collapsed_judges_alarm_says_that_scores_lie_close_together_and_names_the_scale_of_ranks(healthy):
+    rows, scores = healthy
+    close = {"mean": 6.9, "spread": 0.3, "nearest": [0] * 7 + [100, 0, 0, 0]}
+    rows["2"]["assess"] = rows["2"]["assess"] | {"scores": close}
+    (alarm,) = alarms.detect(rows, scores, THRESHOLDS)
+    assert alarm["finding"].startswith("the judge's scores lie close together")
+    assert "review.scale: quantile" in alarm["advice"]
+
+
+@pytest.mark.parametrize(("same", "raised"), [(0.2, []), (0.95, [("2", "judge collapse")])])
+def test_where_ranks_are_compared_scores_may_lie_close_together_but_not_be_equal(healthy, same, raised):
+    rows, scores = healthy
+    close = {"mean": 6.9, "spread": 0.3, "nearest": [0] * 7 + [100, 0, 0, 0]}
+    rows["2"]["assess"] = rows["2"]["assess"] | {"scores": close}
+    rows["2"]["select"] = rows["2"]["select"] | {"ranks": {"scores": 160, "same": same}}
+    assert names(rows, scores) == raised
+
+
 def test_what_was_not_measured_is_named_and_not_among_what_found_nothing(healthy):
     rows, scores = healthy
     assert alarms.unmeasured(rows, scores) == []

@@ -28,7 +28,12 @@ def test_the_shipped_parameters_are_valid():
         ({"threshold": "high"}, "threshold: input should be a valid number, not 'high'"),
         ({"samples": 0}, "samples: input should be greater than or equal to 1, not 0"),
         ({"review": {"top_p": 0}}, "review.top_p: input should be greater than 0, not 0"),
-        ({"review": {"estimator": "some"}}, "review.estimator: input should be 'sampled' or 'expected', not 'some'"),
+        ({"review": {"estimator": "some"}}, "review.estimator: input should be 'sampled', 'expected' or 'elicited'"),
+        (
+            {"review": {"max_tokens": 0}},
+            "review.max_tokens: 0 needs review.estimator: elicited, which alone can do without",
+        ),
+        ({"review": {"scale": "rank"}}, "review.scale: input should be 'absolute' or 'quantile', not 'rank'"),
         ({"sft": {"enabled": "no"}}, "sft.enabled: input should be true or false, not 'no'"),
         ({"dpo": {"beta": float("inf")}}, "dpo.beta: input should be a finite number"),
         ({"random_state": 5_000_000_000}, "random_state: input should be less than 4294967296"),

@@ -392,6 +392,21 @@ def test_numbers_are_recorded_at_every_digit_and_at_the_token_after_it(tiny_mode
     assert sum(len(row.numbers) for row in rows) > 50
 
 
+def test_everywhere_is_at_every_token_whatever_was_sampled(tiny_model):
+    engine = TransformersEngine(tiny_model, 64)
+    everywhere = Sampling(0, 1.0, 3, 0, numbers="everywhere")
+    for _, completion in engine.complete(requests(engine, ["Why?", "Who is it?"]), everywhere):
+        assert len(completion.numbers) == completion.tokens
+        assert completion.numbers[0].start == 0
+        assert all(len(number.logprobs) > ALTERNATIVES / 2 for number in completion.numbers)
+
+
+def test_what_decides_a_completion_is_in_the_store_as_before():
+    """With other values, every completion in every store would be computed again."""
+    assert list(vars(SAMPLED).values()) == [1.0, 0.9, 12, 0, False]
+    assert list(vars(replace(SAMPLED, numbers=True)).values()) == [1.0, 0.9, 12, 0, True]
+
+
 def test_tokens_with_the_same_text_count_as_one():
     logprobs = by_text([("5", log(0.3)), ("6", log(0.25)), ("5", log(0.2))])
     assert logprobs == {"5": round(log(0.5), 6), "6": round(log(0.25), 6)}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from stages.core.answers import trim
 from stages.core.prompts import answer_rule
 from stages.core.records import Tally, content_id, read, write
+from stages.data.scale import quantile
 from stages.generate import Text, Writer, flawed_candidate, main, new_candidate, route
 from stages.inference.engines import Completion, Sampling
 from stages.models import reasoning
@@ -35,6 +36,14 @@ def routed(rows, threshold=7.0, max_low=100, max_high=100, parent="0"):
 def test_a_score_at_the_threshold_is_low_and_an_unscored_row_is_neither():
     rows = rows_of([7.0, 7.1, None])
     assert routed(rows) == ([rows[0]], [rows[1]])
+
+
+def test_on_the_scale_of_ranks_the_highest_three_of_ten_are_above_7():
+    rows = rows_of([6 + number / 1000 for number in range(11)] + [None])
+    rank = quantile(row["score"] for row in rows)
+    low, high = route(rows, 7.0, 100, 100, "0", Tally(12), rank)
+    assert sorted(row["score"] for row in high) == [6.008, 6.009, 6.01]
+    assert len(low) == 8
 
 
 @given(scores=st.lists(st.none() | st.floats(0, 10)), max_low=st.integers(0, 5), max_high=st.integers(0, 5))

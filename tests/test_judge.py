@@ -12,10 +12,12 @@ from stages.core.prompts import ReviewPrompt, verdict_rule
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Number, holds_digit
 from stages.judging.expected_score import expectation, may_be_fractions, probabilities, unresolved
-from stages.judging.judge import expected, mean_score, reviews_of
+from stages.judging.judge import elicited, expected, mean_score, reviews_of
 
 SAMPLED = {"estimator": "sampled", "samples": 3, "temperature": 0.7, "top_p": 0.9, "max_tokens": 48}
 EXPECTED = {**SAMPLED, "estimator": "expected"}
+ELICITED = {**SAMPLED, "estimator": "elicited"}
+UNWRITTEN = {**ELICITED, "max_tokens": 0}
 WRONG = ("Name the word after lion: wolf, lion, pink.", "The answer is wolf.")
 RIGHT = ("Name the word after lion: wolf, lion, pink.", "The answer is pink.")
 
@@ -176,6 +178,105 @@ def test_numbers_elsewhere_in_the_review_are_not_the_verdicts():
     assert probabilities(completion, 7) == {}
 
 
+class TokenJudge:
+    """A client of a judge that writes, behind each text, one of some tokens; the first that the prompt ends in counts.
+    Its tokenizer makes one token of a blank and a digit if `joins`."""
+
+    def __init__(self, tokens: dict[str, dict[str, float]], joins: bool = False) -> None:
+        self.tokens, self.joins, self.prompts = tokens, joins, list[str]()
+
+    def up_to_number(self, text: str) -> str:
+        return text.rstrip(" ") if self.joins else text
+
+    def complete_rendered(self, task, rendered, draws, sampling):
+        self.prompts += rendered
+        return [[self.one_token(prompt)] for prompt in rendered]
+
+    def one_token(self, prompt: str) -> Completion:
+        for end, tokens in self.tokens.items():
+            if prompt.endswith(end):
+                return Completion(max(tokens, key=tokens.get), "length", numbers=(Number(0, logs(tokens)),))
+        return Completion("", "too long")
+
+
+def logs(tokens: dict[str, float]) -> dict[str, float]:
+    return {token: log(share) for token, share in tokens.items()}
+
+
+LANCE = {"Question score: ": {"4": 0.6, "3": 0.2, "<": 0.2}, "Response score: ": {"1": 0.5, "2": 0.4, " 2": 0.1}}
+
+
+def elicit(tokens, reviews, monkeypatch, prompts="lance", rendered="prompt|", joins=False):
+    monkeypatch.chdir(ROOT)
+    judge = TokenJudge(tokens, joins)
+    return judge, elicited(judge, "review", [rendered] * len(reviews), reviews, verdict_rule(prompts))
+
+
+def test_the_verdicts_words_are_put_behind_nothing_part_by_part_with_the_likeliest_scores(monkeypatch):
+    judge, (verdict,) = elicit(LANCE, [Completion("", "stop")], monkeypatch)
+    assert judge.prompts == ["prompt|Question score: ", "prompt|Question score: 4\nResponse score: "]
+    assert verdict.score == pytest.approx(3.75 + 1.5)
+    assert verdict.on_scores == pytest.approx((0.8 + 1.0) / 2)
+    assert (verdict.completion.text, verdict.written) == ("Question score: 4\nResponse score: 1", 5)
+
+
+def test_the_words_are_put_behind_a_review_without_a_verdict_and_one_that_has_it_keeps_its_own(monkeypatch):
+    texts = ["It is good.", "It is good.\n**Question score:** 2\n**Response score:** 2/5"]
+    tokens = {**LANCE, "Question score:** ": {"1": 1.0}, "Response score:** ": {"3": 0.5, "4": 0.5}}
+    reviews = [Completion(texts[0], "length"), Completion(texts[1], "stop"), Completion("", "too long")]
+    judge, (without, with_it, too_long) = elicit(tokens, reviews, monkeypatch)
+    assert without.completion.text == "It is good.\nQuestion score: 4\nResponse score: 1"
+    assert "prompt|It is good.\n**Question score:** 2\n**Response score:** " in judge.prompts
+    assert (with_it.score, with_it.completion.text) == (1 + 3.5, texts[1])
+    assert (too_long.score, too_long.completion.finish) == (None, "too long")
+
+
+def test_behind_the_judges_own_sentence_stands_the_score_alone(monkeypatch):
+    judge, (verdict,) = elicit({"score: ": {"9": 1.0}}, [Completion("It is wrong.", "stop")], monkeypatch, "micro")
+    assert judge.prompts == ["prompt|It is wrong. score: "]
+    assert verdict.score == 9
+
+
+@pytest.mark.parametrize(
+    ("tokens", "score", "calls"),
+    [
+        ({"score: ": {"10": 0.5, "8": 0.5}}, 9, 1),
+        ({"score: ": {"1": 0.5, "8": 0.5}, "score: 1": {"0": 0.8, "\n": 0.2}}, 0.4 * 10 + 0.1 * 1 + 0.5 * 8, 2),
+    ],
+    ids=["one token", "two tokens"],
+)
+def test_a_ten_may_be_one_token_or_two(tokens, score, calls, monkeypatch):
+    judge, (verdict,) = elicit(tokens, [Completion("", "stop")], monkeypatch, "micro")
+    assert verdict.score == pytest.approx(score)
+    assert len(judge.prompts) == calls
+
+
+def test_where_a_blank_and_a_digit_are_one_token_the_words_end_before_the_blank(monkeypatch):
+    tokens = {"score:": {" 1": 0.5, " 8": 0.5}, "score: 1": {"0": 1.0}}
+    judge, (verdict,) = elicit(tokens, [Completion("", "stop")], monkeypatch, "micro", joins=True)
+    assert judge.prompts == ["prompt|score:", "prompt|score: 1"]
+    assert verdict.score == pytest.approx(9)
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "ended"), [("", "\n</think>\n\n"), ("Hm", "Hm\n</think>\n\n"), ("Hm</think>\n", "Hm</think>\n")]
+)
+def test_the_words_stand_behind_the_end_of_the_reasoning(reasoning, ended, monkeypatch):
+    review = Completion("", "length", reasoning=reasoning)
+    judge, _ = elicit(LANCE, [review], monkeypatch, rendered="prompt|<think>\n")
+    assert judge.prompts[0] == f"prompt|<think>\n{ended}Question score: "
+
+
+def test_without_a_number_among_the_likeliest_tokens_there_is_no_score(monkeypatch):
+    _, (verdict,) = elicit({**LANCE, "Response score: ": {"<": 1.0}}, [Completion("", "stop")], monkeypatch)
+    assert (verdict.score, verdict.written) == (None, None)
+
+
+def test_a_verdict_that_does_not_fit_the_context_is_dropped_with_that_reason(monkeypatch):
+    _, (verdict,) = elicit({"Question score: ": {"4": 1.0}}, [Completion("Good.", "stop")], monkeypatch)
+    assert (verdict.score, verdict.completion.finish) == (None, "too long")
+
+
 @pytest.fixture(scope="module")
 def judge(base, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
@@ -191,14 +292,32 @@ def scores(judge: Client, pairs: list[tuple[str, str]], settings: dict) -> list[
     return [mean_score([verdict.score for verdict in row]) for row in verdicts]
 
 
-@pytest.mark.parametrize("settings", [SAMPLED, EXPECTED], ids=["sampled", "expected"])
-def test_both_estimators_tell_a_right_answer_from_a_wrong_one(judge, settings):
+ESTIMATORS = pytest.mark.parametrize("settings", [SAMPLED, EXPECTED, ELICITED], ids=["sampled", "expected", "elicited"])
+
+
+@ESTIMATORS
+def test_each_estimator_tells_a_right_answer_from_a_wrong_one(judge, settings):
     right, wrong = scores(judge, [RIGHT, WRONG], settings)
     assert right > 8
     assert wrong < 4
 
 
-@pytest.mark.parametrize("settings", [SAMPLED, EXPECTED], ids=["sampled", "expected"])
+def test_a_judge_that_writes_nothing_has_a_score_for_every_pair_by_one_token(judge):
+    """Without its reasons the small judge knows nothing. Of its scale of ten, 1 is asked how it goes on."""
+    before = dict(judge.completions)
+    assert all(0 < score < 10 for score in scores(judge, [RIGHT, WRONG], UNWRITTEN))
+    calls = [completion for key, completion in judge.completions.items() if key not in before]
+    assert 2 <= len(calls) <= 4
+    assert all(completion.tokens == 1 for completion in calls)
+
+
+def test_a_review_that_is_cut_off_has_a_score(judge):
+    cut = {"max_tokens": 6}
+    assert scores(judge, [RIGHT, WRONG], {**EXPECTED, **cut}) == [None, None]
+    assert None not in scores(judge, [RIGHT, WRONG], {**ELICITED, **cut})
+
+
+@ESTIMATORS
 @pytest.mark.parametrize(
     "speech",
     [

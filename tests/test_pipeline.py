@@ -161,6 +161,7 @@ TABLE = {
     "review.max_tokens": (40, since("review")),
     "review.max_unparsed": (0.5, since("review")),
     "review.shuffled": (True, since("review")),
+    "review.scale": ("quantile", since("generate")),
     "generate.max_low": (50, since("generate")),
     "generate.max_high": (50, since("generate")),
     "generate.temperature": (0.5, since("generate")),

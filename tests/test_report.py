@@ -208,6 +208,10 @@ def test_a_healthy_iteration_has_no_warning():
             {"evaluate": {"reasoning": {"completions": 5, "answers": 3}}},
             "iteration 1: 5 completions of evaluate had reasoning before their answer",
         ),
+        (
+            {"review": {"rows": tally(), "on_scores": 0.12}},
+            "iteration 1: in review only 12% of the judge's probability",
+        ),
     ],
 )
 def test_what_was_lost_is_a_warning(changes, warning):
@@ -242,6 +246,16 @@ def test_the_funnel_has_every_step_of_the_pipeline():
         "review", "routing", "new instructions", "responses", "flawed responses", "filter", "assess",
         "select sft", "select pairs", "select seed", "sft", "dpo",
     ]  # fmt: skip
+
+
+def test_the_report_says_on_which_scale_scores_were_compared():
+    assert "(review.scale: absolute)" in markdown(summary())
+    ranked, ranks = iteration(), {"ranks": {"scores": 20, "same": 0.1}}
+    for stage in ("generate", "select"):
+        ranked[stage] = ranked[stage] | ranks
+    text = markdown(summary(**{"1": ranked}))
+    assert "(review.scale: quantile)" in text
+    assert "ranks |" not in text  # no step of the funnel
 
 
 def test_what_has_no_ground_truth_is_a_dash():

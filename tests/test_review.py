@@ -62,6 +62,7 @@ def test_rows_that_the_judge_does_not_read_as_they_are_are_counted_and_told(monk
     counts = {"reviewed": 4, "verdicts": {"asked": 4, "written": 4, "readable": 4}, "scores": None}
     closing = "4 of 4 rows scored anew, 4 of 4 verdicts readable"
     assert summary(counts, 4) == closing
+    assert summary({**counts, "on_scores": 0.774}, 4) == f"{closing}, 77% of the probability on scores"
     assert summary({**counts, "claims": 2}, 4) == f"{closing}, 2 rows read without what could be taken for a verdict"
 
 

@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 from stages.core.records import Tally, read, write
+from stages.data.scale import quantile
 from stages.select import (
     added,
     by_content,
@@ -50,6 +51,18 @@ def test_an_sft_row_is_a_new_pair_scored_above_and_not_at_the_bound():
 def test_rejected_is_the_lowest_and_chosen_every_one_that_leads_by_more_than_the_margin():
     pool = [assessed("a", 9.0), assessed("b", 3.0), assessed("c", 1.0), assessed("d", 3.1)]
     assert [(chosen["id"], rejected["id"]) for chosen, rejected in pairs_of(pool, 2.0)] == [("a", "c"), ("d", "c")]
+
+
+def test_on_the_scale_of_ranks_score_and_margin_are_ranks_and_the_rows_keep_their_scores():
+    """Of ten scores within 0.3, the ranks 9 and 8 lie above 8 and 7.9, and lead the lowest by more than 7."""
+    rows = [assessed(name, 6 + number / 30) for number, name in enumerate("abcdefghij")]
+    rank = quantile(row["score"] for row in rows)
+    (best,) = sft_rows(rows, "1", 8.0, Tally(10), rank)
+    assert (best["id"], best["lineage"]["score"]) == ("j", rows[9]["score"])
+    pairs = preference_pairs(pools([], rows), "1", 7.0, Tally(10), rank)
+    assert [(pair["chosen"], pair["margin"]) for pair in pairs] == [("response i", 8.0), ("response j", 9.0)]
+    assert sft_rows(rows, "1", 8.0, Tally(10)) == []
+    assert preference_pairs(pools([], rows), "1", 7.0, Tally(10)) == []
 
 
 def test_the_pool_of_a_high_seed_is_the_original_and_its_flawed_responses():
@@ -205,6 +218,21 @@ def test_rows_and_pairs_of_earlier_iterations_are_added_where_they_accumulate(fo
     assert rows["sft"] == ["old", "a", "j"]
     assert rows["pairs"][0] == "old"
     assert [counts[name]["earlier"] for name in ("sft", "pairs")] == [1, 1]
+
+
+def test_ranks_are_those_among_the_reviewed_seeds_and_the_assessed_rows_of_the_iteration(folder):
+    """Three scores: the seed's 9.0, the candidates' 9.0 and 3.0. Two ranks are 3.33, the lowest is 0."""
+    params = (folder / "params.yaml").read_text()
+    for score, selected in (("3.3", ["a", "j"]), ("3.4", ["j"])):
+        text = params.replace("scale: absolute", "scale: quantile").replace(
+            "min_sft_score: 8.0", f"min_sft_score: {score}"
+        )
+        (folder / "params.yaml").write_text(text)
+        rows, counts = select_iteration_1()
+        assert rows["sft"] == selected
+        assert counts["ranks"] == {"scores": 3, "same": 0.6667}
+    (pair,) = read(Path("iterations/1/pairs.jsonl"), dict)
+    assert pair["margin"] == 3.3333
 
 
 def test_a_stopped_chain_keeps_its_seed_set_and_trains_on_nothing(folder, capsys):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -94,6 +95,12 @@ def test_numbers_start_where_a_digit_or_the_token_after_one_stands(server, tiny_
     ((_, completion),) = server.engine(tiny_model).complete([request], SAMPLING)
     assert [number.start for number in completion.numbers] == starts
     assert completion.numbers[-1] == Number(7, {" 8": -0.123457, "9": -2.0})
+
+
+def test_everywhere_is_at_every_token(server, tiny_model):
+    everywhere = replace(SAMPLING, numbers="everywhere")
+    ((_, completion),) = server.engine(tiny_model).complete([REQUEST], everywhere)
+    assert [number.start for number in completion.numbers] == [0, 2, 3, 4, 7]
 
 
 def test_a_server_without_log_probabilities_is_an_error_that_says_what_to_do(server, tiny_model):

@@ -25,7 +25,7 @@ pytest.importorskip("vllm")
 from test_engines import requests
 from test_evaluate import SAMPLED as SAMPLED_TASKS
 from test_evaluate import write_sampled_suite
-from test_judge import EXPECTED, RIGHT, WRONG, scores
+from test_judge import ELICITED, EXPECTED, RIGHT, UNWRITTEN, WRONG, scores
 
 from stages.core.errors import UserError
 from stages.inference.client import Client
@@ -114,14 +114,28 @@ def test_a_cut_completion_finishes_with_length(engine, reference):
         assert (completion.finish, completion.tokens) == ("length", 2)
 
 
-def test_expected_reviews_tell_right_from_wrong(engine, base, monkeypatch, tmp_path):
+@pytest.mark.parametrize("settings", [EXPECTED, ELICITED], ids=["expected", "elicited"])
+def test_reviews_tell_right_from_wrong(settings, engine, base, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     judge = Client(base, "review@1", 0.5, RUNTIME)
     judge._engine = engine
-    right, wrong = scores(judge, [RIGHT, WRONG], EXPECTED)
+    right, wrong = scores(judge, [RIGHT, WRONG], settings)
     assert right > 8
     assert wrong < 4
+
+
+def test_scores_of_unwritten_reviews_are_those_of_the_transformers_engine(
+    engine, reference, base, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(ROOT)
+    by_engine = []
+    for number, model in enumerate((engine, reference)):
+        monkeypatch.setenv("DVC_ROOT", str(tmp_path / str(number)))
+        judge = Client(base, "review@1", 0.5, RUNTIME)
+        judge._engine = model
+        by_engine.append(scores(judge, [RIGHT, WRONG], UNWRITTEN))
+    assert by_engine[0] == pytest.approx(by_engine[1], abs=0.01)
 
 
 def test_a_server_with_another_model_is_an_error_that_says_how_to_start_the_right_one(server, base):

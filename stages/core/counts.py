@@ -54,9 +54,17 @@ class ReviewCounts(TypedDict):
     reviewed: int  # rows that this judge had not scored before
     verdicts: Verdicts
     scores: Scores | None  # None: no row has a score
+    on_scores: NotRequired[float]  # probability of a score behind the elicited words, the mean; missing: none elicited
     claims: NotRequired[int]  # rows read without something that could be taken for a verdict; missing: none
     reasoning: NotRequired[ReasoningCounts]  # missing where no completion has any
     stopped: NotRequired[bool]  # the chain was stopped before this iteration
+
+
+class Ranks(TypedDict):
+    """The distribution in which scores are ranked, with review.scale: quantile."""
+
+    scores: int
+    same: float  # the largest share of them that are equal
 
 
 class RoutingCounts(Counts):
@@ -78,6 +86,7 @@ class GenerateCounts(SampleCounts):
     """results/t/generate.json"""
 
     seed: RoutingCounts
+    ranks: NotRequired[Ranks]  # missing where scores are compared as they are
     reasoning: NotRequired[ReasoningCounts]  # missing where no completion has any
 
 
@@ -153,6 +162,7 @@ class SelectCounts(TypedDict):
     sft: SetCounts
     pairs: SetCounts
     seed: SetCounts
+    ranks: NotRequired[Ranks]  # missing where scores are compared as they are
     replayed_judge_training: NotRequired[Counts]  # missing where the chain was stopped
     examples: list[Example]
 

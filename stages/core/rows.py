@@ -68,7 +68,7 @@ class Review(TypedDict):
 
     text: str
     score: float | None  # None: no readable verdict
-    written: float | None  # the verdict as written; with review.estimator: expected it differs from the score
+    written: float | None  # the verdict as written, or the likeliest one; differs from the score unless it is sampled
 
 
 class ReviewablePair(Identified, Pair):
@@ -139,7 +139,7 @@ class PreferencePair(Identified):
     prompt: str
     chosen: str
     rejected: str
-    margin: float  # chosen's score over rejected's, above select.min_margin
+    margin: float  # chosen's score over rejected's, or its rank (review.scale); above select.min_margin
     iteration: str  # in which it was selected
     lineage: PairLineage
 

@@ -138,13 +138,22 @@ class Seed(Section):
 class Review(Section):
     """How the judge scores a pair of instruction and response."""
 
-    estimator: Literal["sampled", "expected"]
+    estimator: Literal["sampled", "expected", "elicited"]
     samples: Positive
     temperature: Temperature
     top_p: PositiveShare
-    max_tokens: Positive
+    max_tokens: Count
     max_unparsed: Share
     shuffled: bool
+    scale: Literal["absolute", "quantile"]
+
+    @field_validator("max_tokens")
+    @classmethod
+    def check_max_tokens(cls, max_tokens: int, info: ValidationInfo) -> int:
+        """Raises `ValueError` for a review of no tokens, unless its verdict is elicited."""
+        if max_tokens == 0 and info.data.get("estimator") in ("sampled", "expected"):
+            raise ValueError("needs review.estimator: elicited, which alone can do without a written review")
+        return max_tokens
 
 
 class Generate(Section):

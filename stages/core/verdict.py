@@ -181,6 +181,13 @@ class Verdict:
         scores = self.read(review)
         return _sum(scores) if scores else None
 
+    def begun(self, review: str, part: int) -> str:
+        """The review with the words before a part's number behind it. They begin a line, or follow the sentence that
+        belongs before them."""
+        before = review.rstrip()
+        gap = "" if not before else " " if self.parts[part].after else "\n"
+        return f"{before}{gap}{self.parts[part].label}: "
+
     def claims(self, text: str) -> list[tuple[int, int]]:
         """The spans of a question or response that `read` could take for a part of a verdict, with the blanks and
         markup before them; what stands in quotation marks counts as if it stood alone.

@@ -58,6 +58,16 @@ class Client:
         """The text that the model continues: both prompts in its chat format."""
         return chat.render(self._tokenizer, prompt, system_prompt)
 
+    def up_to_number(self, text: str) -> str:
+        """A text that goes on with a number, cut where the number's first token begins: without the blanks at its end
+        where the tokenizer makes one token of a blank and a digit."""
+        return text if self._blank_is_a_token else text.rstrip(" ")
+
+    @cached_property
+    def _blank_is_a_token(self) -> bool:
+        before, whole = self._tokenizer([": ", ": 4"], add_special_tokens=False)["input_ids"]
+        return bool(whole[: len(before)] == before)
+
     def complete(
         self, task: str, prompts: Sequence[str], system_prompt: str, draws: int, sampling: Sampling
     ) -> list[list[Completion]]:

@@ -56,6 +56,13 @@ def unresolved(
 def expectation(first: Probabilities, highest: int, following: Mapping[str, Probabilities]) -> float | None:
     """The mean of the numbers from 0 to `highest` under the judge's distribution, renormalised over them; None if none
     of them has any probability. `following`: the next token's probabilities after a number's beginning."""
+    shares = distribution(first, highest, following)
+    total = sum(shares.values())
+    return sum(value * share for value, share in shares.items()) / total if total else None
+
+
+def distribution(first: Probabilities, highest: int, following: Mapping[str, Probabilities]) -> dict[float, float]:
+    """{number from 0 to `highest`: the probability that the judge writes it}; what else it may write is left out."""
     shares: dict[float, float] = {}
     tokens = {"": first, **following}
     for beginning, share in _beginnings("", 1.0, tokens):
@@ -63,8 +70,7 @@ def expectation(first: Probabilities, highest: int, following: Mapping[str, Prob
         ended = share * (1 - sum(part for _, part in _steps(beginning, tokens.get(beginning, {}))))
         if value <= highest:
             shares[value] = shares.get(value, 0.0) + max(0.0, ended)
-    total = sum(shares.values())
-    return sum(value * share for value, share in shares.items()) / total if total else None
+    return shares
 
 
 Beginnings = list[tuple[str, float]]  # a number's beginning, and the probability that the judge writes it

@@ -105,6 +105,17 @@ def end_of(prompt: str) -> str:
     return closing if not begun["blank"] else f"{closing}\n\n" if "\n\n" in begun["blank"] else f"\n{closing}\n\n"
 
 
+def ending(prompt: str, reasoning: str) -> str:
+    """What ends the reasoning of a completion that a rendered prompt or the completion itself has begun; nothing where
+    it has ended, or was never begun."""
+    if not reasoning:
+        return end_of(prompt)
+    begun = BEGUN.search(prompt)
+    last = CLOSING.split((begun["mark"] if begun else "") + reasoning)[-1]
+    opened = re.search(_OPENING, last)
+    return f"\n{dict(MARKS)[opened[0]]}\n\n" if opened else ""
+
+
 def is_in(text: str) -> bool:
     """Whether there is reasoning in a text that should be an answer alone, such as the response of a seed."""
     if not any(sign in text for sign in _FIRST_SIGNS):

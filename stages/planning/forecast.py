@@ -15,9 +15,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from stages.core.prompts import ReviewPrompt, generation_templates, read_system_prompt
+from stages.core.prompts import ReviewPrompt, generation_templates, read_system_prompt, verdict_rule
 from stages.core.records import Record, read
 from stages.core.rows import BenchmarkItem
+from stages.core.verdict import HIGHEST
 from stages.data.seeds.files import of_file, of_hub
 from stages.data.seeds.pairs import SeedTally, judge_training_pairs, pairs
 from stages.planning.changes import Planned
@@ -99,8 +100,8 @@ class LastRun:
         read, written = (sum(values(self.costs, f"{stage}.{name}")) for name in ("prompt_tokens", "tokens"))
         return (read / calls, written / calls) if calls else None
 
-    def shares(self, threshold: float) -> dict[str, float]:
-        """SHARES, or what the last run measured instead."""
+    def shares(self, threshold: float, scale: str = "absolute") -> dict[str, float]:
+        """SHARES, or what the last run measured instead; `scale`: review.scale."""
         scores = values(self.results, "review.scores.nearest")  # rows by score, from 0
         requested = sum(sum(values(self.results, f"generate.{name}.in")) for name in ("responses", "flawed_responses"))
         kept = sum(values(self.results, "assess.rows.in"))
@@ -108,6 +109,8 @@ class LastRun:
         measured = {name: (sum(values(self.results, f"select.{name}.new")), kept) for name in names}
         measured["low"] = sum(sum(rows[: int(threshold) + 1]) for rows in scores), sum(map(sum, scores))
         measured["kept"] = kept, requested
+        if scale == "quantile":
+            measured["low"] = threshold, HIGHEST
         return SHARES | {name: part / whole for name, (part, whole) in measured.items() if whole}
 
 
@@ -137,7 +140,10 @@ class Forecast:
     def walk(self) -> None:
         """Fill in the work of every planned stage, iteration by iteration, parents first."""
         micro, texts, tree = self.params["microworld"], self.texts, self.params["iterations"]
-        self.share, self.items = self.last.shares(self.params["threshold"]), self._items()
+        self.share, self.items = (
+            self.last.shares(self.params["threshold"], self.params["review"]["scale"]),
+            self._items(),
+        )
         self._train("pretrain", micro["steps"] * micro["batch_size"] * (texts.to_review + texts.review), 1)
         self._sft("sft-0", texts.seeds, texts.judge_rows)
         self._call("evaluate-0", self.items, texts.to_answer, texts.response)
@@ -153,8 +159,8 @@ class Forecast:
         parent, judge = tree.get(str(tree[key]["parent"])), str(tree[key]["judge"])
         scored = parent and str(parent["judge"]) == judge  # when the rows were new
         seeds, draws = before["seed"], params["samples"]
-        reviews = 1 if params["review"]["estimator"] == "expected" else params["review"]["samples"]
-        self._call(f"review@{key}", 0 if scored else seeds * reviews, texts.to_review, texts.review)
+        reviews, of_review = self._reviews()
+        self._call(f"review@{key}", 0 if scored else seeds * reviews, *of_review)
 
         low = min(params["generate"]["max_low"], seeds * share["low"])
         high = min(params["generate"]["max_high"], seeds * (1 - share["low"]))
@@ -167,13 +173,22 @@ class Forecast:
             planned.read = round((seeds + instructions) * texts.prompt)  # embedded
 
         kept, select = (responses + flawed) * share["kept"], params["select"]
-        self._call(f"assess@{key}", kept * reviews, texts.to_review, texts.review, self._new(key, judge))
+        self._call(f"assess@{key}", kept * reviews, *of_review, self._new(key, judge))
         added = {name: min(select[f"max_{name}"], kept * share[name]) for name in ("sft", "pairs")}
         rows = {name: number + before[name] * select["accumulate"] for name, number in added.items()}
         self._sft(f"sft@{key}", rows["sft"], min(select["max_judge"], texts.judge_rows))
         self._train(f"dpo@{key}", rows["pairs"] * 2 * (texts.to_answer + texts.response), params["dpo"]["epochs"])
         self._call(f"evaluate@{key}", self.items, texts.to_answer, texts.response)
         return rows | {"seed": seeds + kept * share["seed"]}
+
+    def _reviews(self) -> tuple[int, tuple[float, float]]:
+        """The reviews of a pair, and the tokens that one of them reads and writes, an elicited one once more for each
+        part of its verdict."""
+        review, texts = self.params["review"], self.texts
+        if review["estimator"] != "elicited":
+            return review["samples"] if review["estimator"] == "sampled" else 1, (texts.to_review, texts.review)
+        parts, written = len(verdict_rule(self.params["prompts"]).parts), min(texts.review, review["max_tokens"])
+        return 1, (texts.to_review * (parts + bool(written)) + written * parts, written + parts)
 
     def _new(self, key: str, judge: str) -> float:
         """The share of assess's calls to make: that of generate's where it was looked up and assess only follows it."""

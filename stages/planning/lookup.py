@@ -10,8 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from stages import evaluate, generate, review
-from stages.core.params import read_params, read_runtime
-from stages.core.prompts import read_system_prompt
+from stages.core.params import Params, read_params, read_runtime
+from stages.core.prompts import read_system_prompt, verdict_rule
 from stages.core.records import Record, Tally, read
 from stages.core.rows import BenchmarkItem, ReviewablePair, ReviewedSeed
 from stages.evaluation import answers, harness, suite
@@ -58,13 +58,25 @@ def look_up(planned: Planned, iterations: Record) -> None:
     if name == "generate":
         seeds, limits = read(Path("iterations", key, "review.jsonl"), ReviewedSeed), params["generate"]
         bounds = params["threshold"], limits["max_low"], limits["max_high"]
-        low, high = generate.route(seeds, *bounds, parent, Tally(len(seeds)))
+        scale = generate.scale_of_seeds(params, seeds)
+        low, high = generate.route(seeds, *bounds, parent, Tally(len(seeds)), scale)
         generate.generate(client, planned.stage, params, low, high)
     else:
         source = Path("iterations", *((parent, "seed.jsonl") if name == "review" else (key, "filtered.jsonl")))
         stop = json.loads(Path("iterations", parent, "stop.json").read_text(encoding="utf-8"))["stopped"]
         rows = [] if stop and name == "review" else read(source, ReviewablePair)
-        review.review(client, planned.stage, params, review.to_review(rows, judge))
+        unscored = review.to_review(rows, judge)
+        review.review(client, planned.stage, params, unscored)
+        _add_elicited(planned, params, len(unscored))
+
+
+def _add_elicited(planned: Planned, params: Params, rows: int) -> None:
+    """Count the calls for parts of a verdict that come behind a text which is not written yet."""
+    if params["review.estimator"] == "elicited" and planned.calls:
+        of_row = len(verdict_rule(params["prompts"]).parts) + bool(params["review.max_tokens"])
+        unseen = max(0, rows * of_row - planned.calls)
+        planned.read += round(unseen * planned.read / max(1, planned.calls - (planned.stored or 0)))
+        planned.calls += unseen
 
 
 def _evaluate(planned: Planned, name: str, key: str) -> None:

@@ -18,8 +18,8 @@ RULES = {
     "whose interval excludes 0 count",
     "slow improvement": "the chain ends here after two or more iterations, and its best validation score is less than "
     "{slow} points per iteration above the warm start's",
-    "judge collapse": "the standard deviation of the judge's scores is below {judge_spread}, or the share of identical "
-    "scores is above {judge_same}",
+    "judge collapse": "the standard deviation of the judge's scores is below {judge_spread}, or the share of them that "
+    "round to the same number is above {judge_same}; with review.scale: quantile, only if the share of equal scores is",
     "duplicates": "the share of new instructions that repeat an earlier one is above {duplicates} and has grown since "
     "the iteration before",
     "length drift": "the kept responses are, on average, more than {max_length_ratio} times longer or shorter than the "
@@ -35,8 +35,10 @@ ADVICE = {
     "select.max_sft and select.max_pairs closer together.",
     "slow improvement": "Too little of the data is new. Raise generate.temperature, samples or generate.max_low, or "
     "use a larger and more diverse seed set.",
-    "judge collapse": "A judge that gives everything the same score selects at random. Train it on more seed.reviews, "
-    "with low and high scores; lower the learning rates; or try review.estimator: expected.",
+    "judge collapse": "Where scores lie close together, absolute thresholds mean little: with review.scale: quantile, "
+    "ranks are compared instead. A judge whose scores are in no order either (judging %) selects at random: train it "
+    "on more seed.reviews, with low and high scores; lower the learning rates; or try review.estimator: expected or "
+    "elicited.",
     "duplicates": "The model repeats itself. Raise generate.temperature or samples, generate from more seeds "
     "(generate.max_low), or end the chain here.",
     "length drift": "The judge may reward length instead of quality. Tighten filter.max_response_words or "
@@ -146,15 +148,20 @@ def slow(key: str, scores: Scores, points: float) -> Iterator[str]:
 
 
 def judge_collapse(row: IterationRow, min_spread: float, max_same: float) -> Iterator[str]:
-    """The judge's scores of new rows hardly differ: their standard deviation is small, or most round to the same
-    number."""
+    """The judge's scores of new rows lie close together: their standard deviation is small, or most round to the same
+    number. Where ranks are compared, that matters only if most are equal."""
     scores = row["assess"]["scores"]
     if not scores:
+        return
+    if ranks := row["select"].get("ranks"):
+        if ranks["same"] > max_same:
+            yield f"{ranks['same']:.0%} of the judge's scores are equal, so their ranks are too"
         return
     most = max(scores["nearest"])
     same = most / sum(scores["nearest"])
     if scores["spread"] < min_spread:
-        yield f"the judge's scores have a standard deviation of {scores['spread']:.2f} around {scores['mean']:.1f}"
+        spread, mean = scores["spread"], scores["mean"]
+        yield f"the judge's scores lie close together, with a standard deviation of {spread:.2f} around {mean:.1f}"
     elif same > max_same:
         yield f"{same:.0%} of the judge's scores round to {scores['nearest'].index(most)}"
 

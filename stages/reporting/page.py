@@ -6,7 +6,7 @@ from typing import Any
 from stages.core.counts import BenchmarkScore
 from stages.core.records import Record
 from stages.reporting import plots
-from stages.reporting.summary import Gain, IterationRow, Run
+from stages.reporting.summary import Gain, IterationRow, Run, scale_in_force
 from stages.reporting.table import COLUMNS, OTHER_METRICS, Summary, cells, other_metrics
 
 TEMPLATE = Path(__file__).parent / "templates/page.html"
@@ -34,6 +34,7 @@ def html(summary: Summary, plot_data: dict[str, list[Record]], spent: Record, pr
     return render(
         verdict=summary["verdict"],
         size=run_size(summary),
+        scale=scale_in_force(rows),
         best=summary["best"],
         tiles=tiles(summary, spent, prices),
         alarms=summary["alarms"],

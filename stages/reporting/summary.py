@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import NotRequired, TypedDict, cast
+from typing import Literal, NotRequired, TypedDict, cast
 
 from stages.core.counts import (
     Counts,
@@ -23,6 +23,8 @@ from stages.evaluation.bootstrap import Difference, difference, mean_score, of_o
 RESULTS = Path("results")
 PARTS: tuple[Part, Part] = ("test", "validation")
 WARM_START = ("prepare", "sft")
+JUDGING: tuple[Literal["review", "assess"], ...] = ("review", "assess")
+LEAST_ON_SCORES = 0.5  # of the probability behind elicited words
 LOOP = ("review", "generate", "filter", "assess", "select", "sft", "dpo", "measure")
 
 
@@ -186,12 +188,25 @@ def funnel(row: IterationRow) -> dict[str, Counts]:
         steps |= {"seed rows": row["prepare"]["seed"], "judge-training rows": row["prepare"]["judge"]}
     if "review" in row:
         steps |= {"review": row["review"]["rows"], "routing": row["generate"]["seed"]}
-        samples = {name: counts for name, counts in row["generate"].items() if name not in ("seed", "reasoning")}
+        samples = {
+            name: counts for name, counts in row["generate"].items() if name not in ("seed", "ranks", "reasoning")
+        }
         steps |= {name.replace("_", " "): cast(Counts, counts) for name, counts in samples.items()}
         steps |= {"filter": row["filter"]["rows"], "assess": row["assess"]["rows"]}
-        selected = {name: counts for name, counts in row["select"].items() if name != "examples"}
+        selected = {name: counts for name, counts in row["select"].items() if name not in ("ranks", "examples")}
         steps |= {f"select {name.replace('_', ' ')}": cast(Counts, counts) for name, counts in selected.items()}
     return steps | {phase: counts["rows"] for phase, counts in trainings(row).items() if "rows" in counts}
+
+
+def scale_in_force(rows: dict[str, IterationRow]) -> str:
+    """How scores were compared with the threshold, the SFT score and the margin (review.scale), as a sentence."""
+    by_rank = any("ranks" in row["select"] for row in rows.values() if "select" in row)
+    if not by_rank:
+        return "Threshold, SFT score and margin are compared with the judge's scores, 0–10 (review.scale: absolute)."
+    return (
+        "Threshold, SFT score and margin are compared with ranks (review.scale: quantile): 10 times the share of the "
+        "judge's scores in the iteration that are lower, so 7 means above 70 % of them."
+    )
 
 
 def trainings(row: IterationRow) -> dict[str, TrainingCounts]:
@@ -225,7 +240,8 @@ def interval_warnings(scores: Scores) -> list[str]:
 def _warnings(row: IterationRow) -> list[str]:
     if is_stopped(row):
         return ["did not run, since the chain was stopped (evaluate.stop_on)"]
-    lines = [*_training_warnings(row), *_text_warnings(row), *_judge_warnings(row), *_reasoning_warnings(row)]
+    judged = [*_judge_warnings(row), *_elicited_warnings(row), *_reasoning_warnings(row)]
+    lines = [*_training_warnings(row), *_text_warnings(row), *judged]
     if "filter" in row and not row["filter"]["rows"]["out"]:
         lines.append("the filter kept no rows")
     return lines
@@ -258,12 +274,24 @@ def _text_warnings(row: IterationRow) -> list[str]:
 def _judge_warnings(row: IterationRow) -> list[str]:
     if "review" not in row:
         return []
-    tallies = {"review": row["review"]["rows"], "assess": row["assess"]["rows"]}
+    tallies = {stage: row[stage]["rows"] for stage in JUDGING}
     lost = {stage: sum(tally["dropped"].values()) for stage, tally in tallies.items()}
     return [
         f"{lost[stage]:,} of {tally['in']:,} rows in {stage} have no score: {listed(tally['dropped'])}"
         for stage, tally in tallies.items()
         if lost[stage]
+    ]
+
+
+def _elicited_warnings(row: IterationRow) -> list[str]:
+    if "review" not in row:
+        return []
+    shares = {stage: row[stage].get("on_scores", 1.0) for stage in JUDGING}
+    return [
+        f"in {stage} only {share:.0%} of the judge's probability behind the elicited words lies on scores, so the mean "
+        "rests on little; let it write its reasons first (review.max_tokens), or adapt prompts/<set>/review"
+        for stage, share in shares.items()
+        if share < LEAST_ON_SCORES
     ]
 
 

@@ -2,7 +2,7 @@
 
 from stages.core.counts import BenchmarkScore
 from stages.reporting.alarms import Alarm
-from stages.reporting.summary import IterationRow, Run, funnel, gain_of, listed, with_interval
+from stages.reporting.summary import IterationRow, Run, funnel, gain_of, listed, scale_in_force, with_interval
 
 COLUMNS = (
     "iteration", "from", "test %", "gain", "validation %", "judging %",
@@ -81,6 +81,7 @@ def markdown(summary: Summary) -> str:
     lines += [
         "",
         CAPTION,
+        scale_in_force(summary["iterations"]),
         "",
         *other_metrics_lines(summary["iterations"]),
         "## Alarms",

@@ -79,9 +79,14 @@ def last(folder: Path) -> str | None:
     return checkpoint
 
 
+def steps(checkpoint: str) -> int:
+    """The steps done before a checkpoint, by its name."""
+    return int(checkpoint.rpartition("-")[2])
+
+
 def _last_whole(folder: Path) -> str | None:
     """The last checkpoint whose state is readable, which trl writes after everything else; later ones are removed."""
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: steps(path.name))
     while checkpoints:
         try:
             json.loads((checkpoints[-1] / "trainer_state.json").read_text(encoding="utf-8"))

@@ -173,7 +173,8 @@ class Phase:
         trainer.remove_callback(PrinterCallback)
         checkpoint = checkpoints.last(Path(trainer.args.output_dir))
         started = time.monotonic()
-        with progress(self.name, self.steps(len(trainer.train_dataset))) as advance:
+        before = checkpoints.steps(checkpoint) if checkpoint else 0
+        with progress(self.name, self.steps(len(trainer.train_dataset)), before) as advance:
             monitor = _monitor(self, trainer, advance, checkpoint)
             trainer.add_callback(monitor)
             trainer.add_callback(checkpoints.saver(self.runtime.checkpoint_minutes))
@@ -235,7 +236,6 @@ def _monitor(
         def on_train_begin(self, _: Any, state: TrainerState, *__: Any, **___: Any) -> None:
             if state.global_step:
                 say(f"{phase.name}: resumes after step {state.global_step:,} of {state.max_steps:,}")
-                advance(state.global_step)
             sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
             if checkpoint and is_peft_model(trainer.model) and not sharded:
                 # of two adapters, the trained one and its reference, transformers restores the reference

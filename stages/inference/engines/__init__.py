@@ -30,7 +30,8 @@ class Sampling:
     top_p: float  # probability mass of the nucleus; 1: the whole vocabulary
     max_tokens: int  # of a completion
     random_state: int
-    numbers: bool = False  # also return the log-probabilities of the most likely tokens at each number
+    # also return the log-probabilities of the most likely tokens at each number, or whatever was sampled
+    numbers: bool | Literal["everywhere"] = False
 
     def __post_init__(self) -> None:
         """1 is 1.0, here as in params.yaml, where DVC does not tell them apart: equal parameters give equal keys."""
@@ -49,8 +50,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Number:
-    """A token that holds a digit, or the token after one: where it starts in the completion's text, and the most likely
-    tokens at that position."""
+    """A token that holds a digit, or the token after one; with `Sampling.numbers` "everywhere", any token: where it
+    starts in the completion's text, and the most likely tokens at that position."""
 
     start: int  # in characters
     logprobs: dict[str, float]  # {token's text: natural log of its probability at temperature 1}
@@ -114,6 +115,11 @@ def by_text(likely: Iterable[tuple[str, float]]) -> dict[str, float]:
 def holds_digit(text: str) -> bool:
     """Whether the text of a token contains a digit of any script."""
     return any(character.isdigit() for character in text)
+
+
+def is_number(sampling: Sampling, token: str, before: str) -> bool:
+    """Whether the most likely tokens at a token are kept, by the texts of the token and of what stands before it."""
+    return sampling.numbers == "everywhere" or holds_digit(token) or holds_digit(before)
 
 
 def resolve(engine: str) -> str:

@@ -15,7 +15,7 @@ from openai.types import CompletionChoice
 
 from stages.core.errors import UserError
 from stages.core.schema import Server
-from stages.inference.engines import ALTERNATIVES, Completion, Number, Request, Sampling, dtype, holds_digit, seed_of
+from stages.inference.engines import ALTERNATIVES, Completion, Number, Request, Sampling, dtype, is_number, seed_of
 from stages.models.fingerprint import has_custom_code
 
 # vLLM takes what a request leaves out from the model's generation_config; these values turn that off.
@@ -89,21 +89,20 @@ class ServerEngine:
             choice.finish_reason,
             prompt_tokens=len(request.tokens),
             tokens=response.usage.completion_tokens if response.usage else 0,
-            numbers=self._numbers(request, choice) if sampling.numbers else (),
+            numbers=self._numbers(request, choice, sampling) if sampling.numbers else (),
         )
 
-    def _numbers(self, request: Request, choice: CompletionChoice) -> tuple[Number, ...]:
+    def _numbers(self, request: Request, choice: CompletionChoice, sampling: Sampling) -> tuple[Number, ...]:
         logprobs: Any = choice.logprobs
         if not logprobs or not logprobs.top_logprobs:
             raise UserError(
-                f"runtime.server.url {self.url} returns no log-probabilities, which review.estimator: expected needs; "
-                "use another server, or review.estimator: sampled"
+                f"runtime.server.url {self.url} returns no log-probabilities, which only review.estimator: "
+                "sampled can do without; use another server, or that one"
             )
-        after_digit = holds_digit(request.prompt[-1:])
-        numbers = []
+        numbers, before = [], request.prompt[-1:]
         for text, offset, likely in zip(logprobs.tokens, logprobs.text_offset, logprobs.top_logprobs, strict=True):
-            if holds_digit(text) or after_digit:
+            if is_number(sampling, text, before):
                 start = offset - logprobs.text_offset[0]
                 numbers.append(Number(start, {token: round(logprob, 6) for token, logprob in likely.items()}))
-            after_digit = holds_digit(text)
+            before = text
         return tuple(numbers)

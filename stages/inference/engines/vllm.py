@@ -28,7 +28,7 @@ from stages.inference.engines import (
     by_text,
     dtype,
     has_gpu,
-    holds_digit,
+    is_number,
     seed_of,
 )
 from stages.models.chat import context_length
@@ -115,18 +115,18 @@ class VllmEngine:
             output.finish_reason,
             prompt_tokens=len(request.tokens),
             tokens=len(output.token_ids),
-            numbers=self._numbers(request, output) if sampling.numbers else (),
+            numbers=self._numbers(request, output, sampling) if sampling.numbers else (),
         )
 
-    def _numbers(self, request: Request, output: Any) -> tuple[Number, ...]:
-        numbers, after_digit = [], holds_digit(request.prompt[-1:])
+    def _numbers(self, request: Request, output: Any, sampling: Sampling) -> tuple[Number, ...]:
+        numbers, before = [], request.prompt[-1:]
         for index, (token, likely) in enumerate(zip(output.token_ids, output.logprobs, strict=True)):
-            is_digit = holds_digit(likely[token].decoded_token)
-            if is_digit or after_digit:
+            text = likely[token].decoded_token
+            if is_number(sampling, text, before):
                 start = len(self.tokenizer.decode(output.token_ids[:index], skip_special_tokens=True))
                 logprobs = by_text((entry.decoded_token, entry.logprob) for entry in likely.values())
                 numbers.append(Number(start, logprobs))
-            after_digit = is_digit
+            before = text
         return tuple(numbers)
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stages.core.errors import UserError
-from stages.inference.engines import ALTERNATIVES, Completion, Number, Request, Sampling, by_text, holds_digit
+from stages.inference.engines import ALTERNATIVES, Completion, Number, Request, Sampling, by_text, is_number
 from stages.inference.engines.transformers.attention import NAME, QUERIES, Pass
 from stages.inference.engines.transformers.batch import Group, Prompt, Row, queue, take
 from stages.inference.engines.transformers.kv_cache import Decode, KVCache, Prefill
@@ -191,20 +191,20 @@ class TransformersEngine:
             uniforms = uniforms.to(self.device)
         tokens = sample_next_token(logits, sampling, uniforms).tolist()
         if sampling.numbers:
-            self._record_numbers(rows, logits, tokens)
+            self._record_numbers(rows, logits, tokens, sampling)
         for row, token in zip(rows, tokens, strict=True):
             row.stopped = token in self.ends
             row.generated += [] if row.stopped else [token]
             row.finished = row.stopped or len(row.generated) == sampling.max_tokens
 
-    def _record_numbers(self, rows: list[Row], logits: torch.Tensor, tokens: list[int]) -> None:
-        """Keep the most likely tokens of each row whose next or last token holds a digit."""
+    def _record_numbers(self, rows: list[Row], logits: torch.Tensor, tokens: list[int], sampling: Sampling) -> None:
+        """Keep the most likely tokens of each row whose next token is a number by `is_number`."""
         if not self._token_texts:
             self._token_texts = self.tokenizer.batch_decode([[token] for token in range(logits.shape[-1])])
         at_number = [
             index
             for index, (row, token) in enumerate(zip(rows, tokens, strict=True))
-            if any(holds_digit(self._token_texts[near]) for near in (token, row.last_token()))
+            if is_number(sampling, self._token_texts[token], self._token_texts[row.last_token()])
         ]
         if not at_number:
             return
