@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 from stages.core.records import Tally, read, write
+from stages.data.preference_pairs import pairs_of, pools, preference_pairs
 from stages.select import (
     added,
     by_content,
@@ -15,9 +16,6 @@ from stages.select import (
     earlier_rows,
     judge_rows,
     main,
-    pairs_of,
-    pools,
-    preference_pairs,
     rescored,
     seed_rows,
     sft_rows,
