@@ -13,14 +13,11 @@ from stages.core.records import content_id, read, write
 from stages.data.decontamination import HeldOut
 from stages.data.similarity import rouge_l
 from stages.filter import (
-    diversity,
-    embedding_faults,
     instruction_faults,
     likeness_fault,
     main,
     new_instructions,
     own_fault,
-    repeated_instructions,
     response_faults,
     split,
 )
@@ -97,12 +94,6 @@ def test_a_copy_of_an_example_in_the_prompt_falls():
     }
 
 
-def test_an_instruction_with_the_words_of_an_earlier_one_falls_whatever_the_limit_of_the_embedding():
-    first, again, other = "What is 3 - 2?", "what is  3 − 2", "What is 3 + 2?"
-    assert repeated_instructions([first, again, other], []) == {again}
-    assert repeated_instructions([first, other], [again]) == {first}
-
-
 def test_an_instruction_of_the_same_template_stays():
     assert (
         faults("Which word appears twice: fox, bus, bus?", benchmark=["Which word appears twice: red, kiwi, red?"])
@@ -162,13 +153,6 @@ def test_the_shipped_sets_know_what_speaks_for_the_judge_and_let_an_answer_pass(
         assert own_fault(answer, "response", WIDE, review) is None
 
 
-def test_instructions_are_not_compared_where_the_limit_is_1(base):
-    found, _ = embedding_faults(["Which is larger, 4 or 5?"], ["Which is larger, 4 or 5?"], base, 1.0)
-    assert found == set()
-    found, _ = embedding_faults(["Which is larger, 4 or 5?"], ["Which is larger, 4 or 5?"], base, 0.999)
-    assert found == {"Which is larger, 4 or 5?"}
-
-
 def test_a_row_falls_for_its_own_fault_before_its_likeness_and_for_that_before_the_benchmark():
     short, alike = "first word", "Name the first word in cat, dog, owl."
     assert faults(short, alike, benchmark=[short, alike]) == {
@@ -196,13 +180,6 @@ def test_an_instruction_takes_all_its_responses_along_and_the_rest_keeps_its_ord
     assert [(row["prompt"], row["reason"]) for row in dropped] == [
         ("gone", "in the benchmark"), ("gone", "in the benchmark"), ("stays", "response like a sibling"),
     ]  # fmt: skip
-
-
-def test_diversity_is_of_the_kept_and_repetition_of_the_compared_and_what_was_not_measured_is_null():
-    assert diversity(["a b", "a c"], 0.123456, 1 / 3) == {
-        "distance": 0.1235, "distinct_1": 0.75, "distinct_2": 1.0, "near_duplicates": 0.3333,
-    }  # fmt: skip
-    assert diversity([], None, None) == dict.fromkeys(("distance", "distinct_1", "distinct_2", "near_duplicates"))
 
 
 def candidate(prompt, response, route="new", seed=SEED):

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from stages.base import materialise
-from stages.data.similarity import distinct, duplicates, embed, mean_distance, rouge_l
+from stages.data.similarity import (
+    distinct,
+    diversity,
+    duplicates,
+    embed,
+    mean_distance,
+    near_duplicates,
+    rouge_l,
+    same_words,
+)
 
 
 def test_an_embedding_duplicate_of_an_earlier_or_a_kept_row_falls():
@@ -67,6 +76,26 @@ def test_distinct_n_is_the_share_of_different_ngrams():
     assert distinct(["a b a", "a b"], 1) == pytest.approx(2 / 5)
     assert distinct(["a b a", "a b"], 2) == pytest.approx(2 / 3)
     assert distinct([], 1) is None
+
+
+def test_a_text_with_the_words_of_an_earlier_one_repeats_it():
+    first, again, other = "What is 3 - 2?", "what is  3 − 2", "What is 3 + 2?"
+    assert same_words([first, again, other], []) == {again}
+    assert same_words([first, other], [again]) == {first}
+
+
+def test_embeddings_are_not_compared_where_the_limit_is_1(base):
+    found, _ = near_duplicates(["Which is larger, 4 or 5?"], ["Which is larger, 4 or 5?"], base, 1.0)
+    assert found == set()
+    found, _ = near_duplicates(["Which is larger, 4 or 5?"], ["Which is larger, 4 or 5?"], base, 0.999)
+    assert found == {"Which is larger, 4 or 5?"}
+
+
+def test_diversity_is_of_the_kept_and_repetition_of_the_compared_and_what_was_not_measured_is_null():
+    assert diversity(["a b", "a c"], 0.123456, 1 / 3) == {
+        "distance": 0.1235, "distinct_1": 0.75, "distinct_2": 1.0, "near_duplicates": 0.3333,
+    }  # fmt: skip
+    assert diversity([], None, None) == dict.fromkeys(("distance", "distinct_1", "distinct_2", "near_duplicates"))
 
 
 @pytest.mark.slow
