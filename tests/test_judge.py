@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stages.core.prompts import ReviewPrompt, verdict_rule
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Number, holds_digit
-from stages.judging.expected_score import expectation, may_be_fractions, probabilities, unresolved
+from stages.judging.expected_score import NEGLIGIBLE, expectation, may_be_fractions, probabilities, unresolved
 from stages.judging.judge import expected, mean_score, reviews_of
 
 SAMPLED = {"estimator": "sampled", "samples": 3, "temperature": 0.7, "top_p": 0.9, "max_tokens": 48}
@@ -144,6 +144,27 @@ def test_a_point_that_ends_the_sentence_begins_no_fraction():
     assert may_be_fractions(Completion("Score: 4.5", "stop"), 7)
     assert may_be_fractions(Completion("Score: 4", "stop", numbers=(Number(8, {"\n": -0.1, ".": -3.0}),)), 7)
     assert may_be_fractions(Completion("Score: 4", "stop", numbers=(Number(7, {"4": -0.1, "3.5": -3.0}),)), 7)
+    assert may_be_fractions(Completion("4", "stop", numbers=(Number(0, {"4": -0.1, "3.5": -3.0}),)), 0)
+
+
+def test_a_fraction_of_negligible_probability_and_a_score_in_words_are_none():
+    after_four = {"\n": log(0.99), ".5": log(0.0009)}
+    assert not may_be_fractions(Completion("Score: 4", "stop", numbers=(Number(8, after_four),)), 7)
+    assert not may_be_fractions(Completion("Score: four", "stop"), 7)
+
+
+def test_only_what_is_likely_enough_and_within_the_scale_may_go_on():
+    assert unresolved({"1": NEGLIGIBLE}, 10, {}, False) == ["1"]
+    assert unresolved({"1": 0.9 * NEGLIGIBLE}, 10, {}, False) == []
+    assert unresolved({"0": 0.5, "2": 0.5}, 10, {}, False) == []
+    fractions = {"4": 0.2, "4.": 0.2, "4.2": 0.2, "4.25": 0.2, "4.255": 0.1, "5": 0.05, "7": 0.05}
+    assert unresolved(fractions, 5, {}, True) == ["4", "4.", "4.2"]
+    assert unresolved(fractions, 5, {}, False) == []
+
+
+def test_no_number_has_a_negative_weight_where_the_probabilities_add_up_to_more_than_1():
+    """As those of a model in 16 bits do."""
+    assert expectation({"4": 1.0}, 5, {"4": {".5": 1.001}}) == 4.5
 
 
 @given(st.text(max_size=8), st.lists(st.tuples(st.text(max_size=4), st.floats(-9, 0)), max_size=6))
