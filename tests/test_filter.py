@@ -74,6 +74,25 @@ def test_likeness_is_rouge_l_above_the_limit_and_not_at_it():
     assert likeness_fault(text, "response", other, [], 0.69) == "response like its source"
 
 
+def test_texts_without_a_word_are_alike_if_they_are_equal():
+    assert likeness_fault("!", "response", "!", [], 0.7) == "response like its source"
+    assert likeness_fault("!", "response", "?", ["…", "!"], 0.7) == "response like a sibling"
+    assert likeness_fault("!", "response", "?", ["…"], 0.7) is None
+
+
+def test_likeness_to_a_sibling_is_rouge_l_above_the_limit_and_not_at_it():
+    text, sibling = "a b c d e f g x y z", "a b c d e f g p q r"
+    assert likeness_fault(text, "response", "other", [sibling], rouge_l(text, sibling)) is None
+    assert likeness_fault(text, "response", "other", ["else", sibling], 0.69) == "response like a sibling"
+
+
+def test_siblings_are_those_of_the_same_seed():
+    first, second = "Which number comes after twelve here?", "Which number comes after eleven here?"
+    other_seed = {**SEED, "id": "t"}
+    candidates = {first: new(first), second: new(second, seed=other_seed)}
+    assert instruction_faults(candidates, SETTINGS, REVIEW, HeldOut([], 1.0), HeldOut([], 0.8)) == {}
+
+
 def test_a_benchmark_item_falls_whatever_its_case_and_punctuation():
     item = "Which word appears twice: red, kiwi, red?"
     assert faults("which word appears twice red kiwi red", benchmark=[item]) == {
@@ -234,7 +253,10 @@ def test_every_row_is_kept_or_dropped_with_its_reason_and_the_counts_say_so(fold
     assert counts["diversity"]["near_duplicates"] == 0.3333
     assert counts["diversity"]["distance"] > 0.01
     assert {example["reason"] for example in counts["examples"]} == set(reasons)
-    assert capsys.readouterr().out.endswith("filter@1: 4 of 7 rows kept\n")
+    assert [line.partition(" in ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "filter instructions: 5 of 5", "filter embeddings: 4 of 4", "filter responses: 4 of 4",
+        "filter@1: 4 of 7 rows kept",
+    ]  # fmt: skip
 
 
 def test_without_a_limit_for_the_embedding_an_equal_instruction_falls_and_near_duplicates_are_null(folder):

@@ -147,11 +147,12 @@ def test_a_lead_of_exactly_the_margin_is_no_pair_and_the_margin_has_four_digits(
 
 
 def test_over_a_bound_is_counted():
-    tally, replayed = Tally(5), Tally(5)
-    assert len(added([], [{"id": str(number)} for number in range(5)], 3, tally)) == 3
-    assert tally.counts(3)["dropped"] == {"over the bound": 2}
-    assert len(judge_rows([{"id": str(number)} for number in range(5)], 4, replayed)) == 4
-    assert replayed.counts(4)["dropped"] == {"over select.max_judge": 1}
+    rows = [{"id": str(number)} for number in range(9)]
+    tally, replayed = Tally(9), Tally(9)
+    assert len(added([], rows, 3, tally)) == 3
+    assert tally.counts(3)["dropped"] == {"over the bound": 6}
+    assert len(judge_rows(rows, 4, replayed)) == 4
+    assert replayed.counts(4)["dropped"] == {"over select.max_judge": 5}
 
 
 def test_counts_tell_new_rows_from_earlier_ones():

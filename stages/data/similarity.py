@@ -78,7 +78,7 @@ def embed(texts: list[str], model: Path) -> "numpy.ndarray":
     code = {"trust_remote_code": has_custom_code(model)}
     transformer = Transformer(str(model), model_kwargs=code, processor_kwargs=code, config_kwargs=code)
     pooling = Pooling(transformer.get_embedding_dimension(), "mean")
-    embedder = SentenceTransformer(modules=[transformer, pooling], device=_device(model))
+    embedder = SentenceTransformer(modules=[transformer, pooling], device=device_of(model))
 
     def encoded(batch_size: int) -> Any:
         return embedder.encode(texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
@@ -89,8 +89,8 @@ def embed(texts: list[str], model: Path) -> "numpy.ndarray":
     return vectors
 
 
-def _device(model: Path) -> str:
-    """The GPU if the model fits there with room to compute, else the CPU."""
+def device_of(model: Path) -> str:
+    """The GPU if the weights fit there one and a half times, with room to compute; else the CPU."""
     import torch
 
     weights = sum(path.stat().st_size for path in model.glob("*.safetensors"))
