@@ -91,11 +91,14 @@ def test_rows_that_add_up_over_the_iterations_have_no_doubles():
 
 
 def test_the_seed_set_grows_by_each_new_instruction_with_its_best_response():
-    rows = [assessed("a", 3.0), assessed("b", 9.0), assessed("c", None, prompt="q"), assessed("f", 9.0, "flawed")]
-    tally = Tally(4)
-    (row,) = seed_rows(rows, "1", tally)
+    rows = [assessed("a", 3.0), assessed("b", 9.0), assessed("c", None, prompt="q")]
+    flawed = [assessed("f", 9.5, "flawed"), assessed("g", 9.5, "flawed", SEED["prompt"])]
+    tally = Tally(5)
+    (row,) = seed_rows(rows + flawed, "1", tally)
     assert (row["id"], row["score"], row["iteration"]) == ("b", 9.0, "1")
-    assert tally.counts(1)["in"] == 4
+    assert tally.counts(1)["dropped"] == {
+        "flawed on purpose": 2, "not the best response to its instruction": 1, "unscored": 1,
+    }  # fmt: skip
 
 
 def test_a_seed_row_carries_its_newest_score_and_keeps_its_verdicts_when_it_is_not_reviewed_again():
