@@ -139,13 +139,13 @@ def test_of_equal_scores_the_rejected_one_goes_by_its_id():
 
 
 def test_a_lead_of_exactly_the_margin_is_no_pair_and_the_margin_has_four_digits():
-    rows = [assessed("a", 1.0), assessed("b", 3.0), assessed("c", 8.66667)]
-    tally = Tally(3)
+    rows = [assessed("a", 1.0), assessed("b", 3.0), assessed("c", 8.66667), assessed("d", 2.0)]
+    tally = Tally(4)
     (pair,) = preference_pairs(pools([], rows), "1", 2.0, tally)
     assert (pair["chosen"], pair["rejected"], pair["margin"]) == ("response c", "response a", 7.6667)
     assert tally.counts(1)["dropped"] == {
         "the rejected one of its pool": 1,
-        "does not lead by more than select.min_margin": 1,
+        "does not lead by more than select.min_margin": 2,
     }
 
 
@@ -166,15 +166,17 @@ def test_counts_tell_new_rows_from_earlier_ones():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Where iteration 1 may be selected: two candidates of one instruction, and an earlier row of each set."""
+    """Where iteration 1 may be selected: two responses to a new instruction, a flawed one to a high seed's, and an
+    earlier row of each set."""
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     sft = [{"id": "old", "kind": "new"}, {"id": "j", "kind": "judge"}]
+    candidates = [assessed("a", 9.0), assessed("b", 3.0), assessed("f", 2.0, "flawed", SEED["prompt"])]
     files = {
         "0/judge.jsonl": [{"id": "j", "kind": "judge"}], "0/seed.jsonl": [SEED], "0/sft.jsonl": sft,
         "0/pairs.jsonl": [{"id": "old", "prompt": "q", "chosen": "c", "rejected": "r", "margin": 3.0}],
-        "1/review.jsonl": [REVIEWED], "1/assess.jsonl": [assessed("a", 9.0), assessed("b", 3.0)],
+        "1/review.jsonl": [REVIEWED], "1/assess.jsonl": candidates,
     }  # fmt: skip
     for name, rows in files.items():
         write(Path("iterations", name), rows)
@@ -190,14 +192,14 @@ def select_iteration_1():
 
 def test_an_iteration_trains_on_its_own_rows_and_those_that_it_replays(folder, capsys):
     rows, counts = select_iteration_1()
-    (pair,) = rows["pairs"]
     assert (rows["sft"], rows["seed"]) == (["a", "j"], ["s", "a"])
-    assert pair != "old"
+    pairs = {(pair["chosen"], pair["rejected"]) for pair in read(Path("iterations/1/pairs.jsonl"), dict)}
+    assert pairs == {("response a", "response b"), ("is even", "response f")}
     totals = {name: (counts[name]["new"], counts[name]["earlier"], counts[name]["total"]) for name in rows}
-    assert totals == {"sft": (1, 0, 1), "pairs": (1, 0, 1), "seed": (1, 1, 2)}
+    assert totals == {"sft": (1, 0, 1), "pairs": (2, 0, 2), "seed": (1, 1, 2)}
     assert counts["replayed_judge_training"] == {"in": 1, "out": 1, "dropped": {}}
-    assert [example["sft"] for example in counts["examples"]] == [True]
-    assert capsys.readouterr().out == "select@1: 1 SFT rows, 1 pairs, 2 seeds\n"
+    assert [example["sft"] for example in counts["examples"]] == [True, False]
+    assert capsys.readouterr().out == "select@1: 1 SFT rows, 2 pairs, 2 seeds\n"
 
 
 def test_rows_and_pairs_of_earlier_iterations_are_added_where_they_accumulate(folder):
