@@ -139,7 +139,6 @@ def test_diversity_is_of_the_kept_and_repetition_of_the_compared_and_what_was_no
     assert diversity([], None, None) == dict.fromkeys(("distance", "distinct_1", "distinct_2", "near_duplicates"))
 
 
-@pytest.mark.slow
 def test_vectors_of_a_model_in_16_bits_have_unit_length_too(tmp_path):
     """Else a cosine may be above 1, and distinct instructions fall by rounding."""
     base = materialise(ROOT / "stages/microworld/base", "bfloat16", tmp_path / "base")
