@@ -186,7 +186,7 @@ def test_of_a_repeated_instruction_the_first_candidate_stands_for_all():
     assert [(prompt, row["response"]) for prompt, row in first.items()] == [("p", "one"), ("q", "two")]
 
 
-def test_an_instruction_takes_all_its_responses_along_and_the_rest_keeps_its_order():
+def test_a_new_instruction_takes_all_its_responses_along_and_the_rest_keeps_its_order():
     rows = [
         new("gone", "is red"),
         new("stays", "is red"),
@@ -194,7 +194,8 @@ def test_an_instruction_takes_all_its_responses_along_and_the_rest_keeps_its_ord
         flawed("it cannot be known"),
         new("gone"),
     ]
-    kept, dropped = split(rows, {"gone": "in the benchmark"}, WIDE, REVIEW)
+    faults = {"gone": "in the benchmark", SEED["prompt"]: "instruction like its source"}
+    kept, dropped = split(rows, faults, WIDE, REVIEW)
     assert kept == [rows[1], rows[3]]
     assert [(row["prompt"], row["reason"]) for row in dropped] == [
         ("gone", "in the benchmark"), ("gone", "in the benchmark"), ("stays", "response like a sibling"),
@@ -207,17 +208,23 @@ def candidate(prompt, response, route="new", seed=SEED):
 
 
 @pytest.fixture
-def folder(base, tmp_path, monkeypatch):
-    """Where iteration 1 may be filtered: a seed set of one row, a benchmark of one item."""
+def folder(tmp_path, monkeypatch):
+    """Where iteration 1 may be filtered as long as nothing is embedded: a seed set of one row, a benchmark of one
+    item."""
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "prompts").symlink_to(ROOT / "prompts")
     monkeypatch.chdir(tmp_path)
-    Path("iterations/0").mkdir(parents=True)
-    Path("iterations/0/base").symlink_to(base)
     write(Path("iterations/0/seed.jsonl"), [SEED])
     write(Path("iterations/0/benchmark.jsonl"), [{"text": "How many words are in this list: red, kiwi?"}])
     return tmp_path
+
+
+@pytest.fixture
+def base_folder(folder, base):
+    """The same with the base model, whose embeddings are compared."""
+    (folder / "iterations/0/base").symlink_to(base)
+    return folder
 
 
 def filter_iteration_1(rows):
@@ -232,7 +239,7 @@ def filter_iteration_1(rows):
 GREATER, OTHER = "Which number is greater, 4 or 5?", "Count the words in owl, fox, lemon and tell me."
 
 
-def test_every_row_is_kept_or_dropped_with_its_reason_and_the_counts_say_so(folder, capsys):
+def test_every_row_is_kept_or_dropped_with_its_reason_and_the_counts_say_so(base_folder, capsys):
     benchmark = "Please: how many words are in this list: red, kiwi?"
     other_seed = {**SEED, "id": "t", "prompt": "Say a colour to me now.", "response": "is red"}
     rows = [
@@ -259,14 +266,34 @@ def test_every_row_is_kept_or_dropped_with_its_reason_and_the_counts_say_so(fold
     ]  # fmt: skip
 
 
-def test_without_a_limit_for_the_embedding_an_equal_instruction_falls_and_near_duplicates_are_null(folder):
-    params = (folder / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(params.replace("max_cosine: 0.9995", "max_cosine: 1.0"))
+def test_without_a_limit_for_the_embedding_an_equal_instruction_falls_and_near_duplicates_are_null(
+    base_folder,
+):
+    params = (base_folder / "params.yaml").read_text()
+    (base_folder / "params.yaml").write_text(params.replace("max_cosine: 0.9995", "max_cosine: 1.0"))
     other_seed = {**SEED, "id": "t", "prompt": "Say a colour to me now.", "response": "is red"}
     rows = [candidate("name the first word in CAT, dog, fox", "is cat", seed=other_seed), candidate(OTHER, "is 3")]
     kept, dropped, counts = filter_iteration_1(rows)
     assert (kept, [reason for _, reason in dropped]) == ([OTHER], ["instruction like an earlier one"])
     assert counts["diversity"]["near_duplicates"] is None
+
+
+def test_without_a_new_instruction_nothing_is_embedded_and_its_counts_are_null(folder, capsys):
+    benchmark = "Please: how many words are in this list: red, kiwi?"
+    rows = [
+        candidate(SEED["prompt"], "dog", "flawed"), candidate(benchmark, "is 2"), candidate(benchmark, "is 3"),
+        candidate(SEED["prompt"], "is cat", "flawed"), candidate(SEED["prompt"], "guess an owl", "flawed"),
+    ]  # fmt: skip
+    kept, dropped, counts = filter_iteration_1(rows)
+    assert kept == [SEED["prompt"]] * 2
+    assert dropped == [(benchmark, "in the benchmark")] * 2 + [(SEED["prompt"], "response like its source")]
+    assert counts["rows"] == {"in": 5, "out": 2, "dropped": {"in the benchmark": 2, "response like its source": 1}}
+    assert counts["words"] == {"instruction": None, "response": 2}
+    assert counts["diversity"] == dict.fromkeys(("distance", "distinct_1", "distinct_2", "near_duplicates"))
+    assert len(counts["examples"]) == 3
+    assert [line.partition(" in ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "filter instructions: 1 of 1", "filter responses: 3 of 3", "filter@1: 2 of 5 rows kept",
+    ]  # fmt: skip
 
 
 def test_where_nothing_is_left_the_closing_line_says_what_follows(folder, capsys):
