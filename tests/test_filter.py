@@ -75,9 +75,10 @@ def test_likeness_is_rouge_l_above_the_limit_and_not_at_it():
 
 
 def test_texts_without_a_word_are_alike_if_they_are_equal():
-    assert likeness_fault("!", "response", "!", [], 0.7) == "response like its source"
-    assert likeness_fault("!", "response", "?", ["…", "!"], 0.7) == "response like a sibling"
-    assert likeness_fault("!", "response", "?", ["…"], 0.7) is None
+    text, again, other = json.loads('["?!", "?!", "!!"]')  # as they are read from rows
+    assert likeness_fault(text, "response", again, [], 0.7) == "response like its source"
+    assert likeness_fault(text, "response", other, ["…", again], 0.7) == "response like a sibling"
+    assert likeness_fault(text, "response", other, ["…"], 0.7) is None
 
 
 def test_likeness_to_a_sibling_is_rouge_l_above_the_limit_and_not_at_it():
