@@ -99,9 +99,10 @@ def test_a_text_with_the_words_of_an_earlier_one_repeats_it():
 EARLIER, NEW = ["Which is larger, 4 or 5?"], ["Is 7 even or odd?", "Name the last word in fox, bus."]
 
 
-def test_a_near_duplicate_falls_and_the_distance_is_that_of_the_others(base):
+def test_a_near_duplicate_falls_and_the_distance_is_that_of_the_others(base, capsys):
     texts = [NEW[0], *EARLIER, NEW[1]]
     assert near_duplicates(texts, EARLIER, base, 0.999) == (set(EARLIER), mean_distance(embed(NEW, base)))
+    assert "filter embeddings: 4 of 4 in" in capsys.readouterr().out
 
 
 def test_embeddings_are_not_compared_where_the_limit_is_1(base):
