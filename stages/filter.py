@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from typer import Option
 
 from stages.core.command import run
-from stages.core.counts import Diversity, FilterCounts
+from stages.core.counts import FilterCounts
 from stages.core.params import read_params
 from stages.core.progress import progress, say
 from stages.core.prompts import ReviewPrompt, generation_templates
@@ -23,8 +23,8 @@ from stages.core.records import Tally, counts_file, read, write, write_json
 from stages.core.rows import BenchmarkItem, Candidate, DroppedCandidate, SeedRow
 from stages.data import lineage
 from stages.data.decontamination import HeldOut, held_out
-from stages.data.similarity import distinct, duplicates, embed, mean_distance, rouge_l
-from stages.data.words import count_words, mean_words, words
+from stages.data.similarity import diversity, near_duplicates, rouge_l, same_words
+from stages.data.words import count_words, mean_words
 
 BASE, BENCHMARK = Path("iterations/0/base"), Path("iterations/0/benchmark.jsonl")
 Settings = dict[str, Any]  # the section `filter` of params.yaml
@@ -98,48 +98,6 @@ def response_faults(candidates: list[Candidate], settings: Settings, review: Rev
             advance(1)
 
 
-def repeated_instructions(instructions: list[str], earlier: list[str]) -> set[str]:
-    """The new instructions with the same words as an earlier one, of the seed set or of another candidate."""
-    before = set(map(words, earlier))
-    repeated = set()
-    for instruction in instructions:
-        if words(instruction) in before:
-            repeated.add(instruction)
-        before.add(words(instruction))
-    return repeated
-
-
-def embedding_faults(
-    instructions: list[str], earlier: list[str], model: Path, max_cosine: float
-) -> tuple[set[str], float | None]:
-    """The new instructions whose embedding is closer than `max_cosine` to an earlier one, of the seed set or of another
-    candidate; and the mean cosine distance of the others, None for fewer than two."""
-    if not instructions:
-        return set(), None
-    with progress("filter embeddings", len(earlier) + len(instructions)) as advance:
-        vectors = embed(earlier + instructions, model)
-        advance(len(vectors))
-    rows = duplicates(vectors, len(earlier), max_cosine) if max_cosine < 1 else set()
-    repeated = {row - len(earlier) for row in rows}
-    fresh = [len(earlier) + number for number in range(len(instructions)) if number not in repeated]
-    return {instructions[number] for number in repeated}, mean_distance(vectors[fresh])
-
-
-def diversity(instructions: list[str], distance: float | None, near_duplicates: float | None) -> Diversity:
-    """The diversity of the kept instructions. `near_duplicates`: share of those compared that repeated an earlier one;
-    None if embeddings were not compared."""
-
-    def rounded(value: float | None) -> float | None:
-        return None if value is None else round(value, 4)
-
-    return {
-        "distance": rounded(distance),
-        "distinct_1": rounded(distinct(instructions, 1)),
-        "distinct_2": rounded(distinct(instructions, 2)),
-        "near_duplicates": rounded(near_duplicates),
-    }
-
-
 def new_instructions(candidates: list[Candidate]) -> dict[str, Candidate]:
     """{new instruction: its first candidate}, in their order."""
     first: dict[str, Candidate] = {}
@@ -188,8 +146,8 @@ def main(
     faults = instruction_faults(instructions, settings, review, examples, benchmark)
     standing = [instruction for instruction in instructions if instruction not in faults]
     earlier = list(dict.fromkeys(row["prompt"] for row in read(seed, SeedRow)))
-    repeated, distance = embedding_faults(standing, earlier, BASE, settings["max_cosine"])
-    repeated |= repeated_instructions(standing, earlier)
+    repeated, distance = near_duplicates(standing, earlier, BASE, settings["max_cosine"])
+    repeated |= same_words(standing, earlier)
     compared = len(standing) if settings["max_cosine"] < 1 else 0
     faults |= dict.fromkeys(repeated, "instruction like an earlier one")
     kept, dropped = split(candidates, faults, settings, review)

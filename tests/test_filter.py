@@ -13,14 +13,11 @@ from stages.core.records import content_id, read, write
 from stages.data.decontamination import HeldOut
 from stages.data.similarity import rouge_l
 from stages.filter import (
-    diversity,
-    embedding_faults,
     instruction_faults,
     likeness_fault,
     main,
     new_instructions,
     own_fault,
-    repeated_instructions,
     response_faults,
     split,
 )
@@ -77,6 +74,26 @@ def test_likeness_is_rouge_l_above_the_limit_and_not_at_it():
     assert likeness_fault(text, "response", other, [], 0.69) == "response like its source"
 
 
+def test_texts_without_a_word_are_alike_if_they_are_equal():
+    text, again, other = json.loads('["?!", "?!", "!!"]')  # as they are read from rows
+    assert likeness_fault(text, "response", again, [], 0.7) == "response like its source"
+    assert likeness_fault(text, "response", other, ["…", again], 0.7) == "response like a sibling"
+    assert likeness_fault(text, "response", other, ["…"], 0.7) is None
+
+
+def test_likeness_to_a_sibling_is_rouge_l_above_the_limit_and_not_at_it():
+    text, sibling = "a b c d e f g x y z", "a b c d e f g p q r"
+    assert likeness_fault(text, "response", "other", [sibling], rouge_l(text, sibling)) is None
+    assert likeness_fault(text, "response", "other", ["else", sibling], 0.69) == "response like a sibling"
+
+
+def test_siblings_are_those_of_the_same_seed():
+    first, second = "Which number comes after twelve here?", "Which number comes after eleven here?"
+    other_seed = {**SEED, "id": "t"}
+    candidates = {first: new(first), second: new(second, seed=other_seed)}
+    assert instruction_faults(candidates, SETTINGS, REVIEW, HeldOut([], 1.0), HeldOut([], 0.8)) == {}
+
+
 def test_a_benchmark_item_falls_whatever_its_case_and_punctuation():
     item = "Which word appears twice: red, kiwi, red?"
     assert faults("which word appears twice red kiwi red", benchmark=[item]) == {
@@ -95,12 +112,6 @@ def test_a_copy_of_an_example_in_the_prompt_falls():
     assert faults(f"Well: {example.lower()}", examples=[example]) == {
         f"Well: {example.lower()}": "instruction like an example of the prompt"
     }
-
-
-def test_an_instruction_with_the_words_of_an_earlier_one_falls_whatever_the_limit_of_the_embedding():
-    first, again, other = "What is 3 - 2?", "what is  3 − 2", "What is 3 + 2?"
-    assert repeated_instructions([first, again, other], []) == {again}
-    assert repeated_instructions([first, other], [again]) == {first}
 
 
 def test_an_instruction_of_the_same_template_stays():
@@ -162,13 +173,6 @@ def test_the_shipped_sets_know_what_speaks_for_the_judge_and_let_an_answer_pass(
         assert own_fault(answer, "response", WIDE, review) is None
 
 
-def test_instructions_are_not_compared_where_the_limit_is_1(base):
-    found, _ = embedding_faults(["Which is larger, 4 or 5?"], ["Which is larger, 4 or 5?"], base, 1.0)
-    assert found == set()
-    found, _ = embedding_faults(["Which is larger, 4 or 5?"], ["Which is larger, 4 or 5?"], base, 0.999)
-    assert found == {"Which is larger, 4 or 5?"}
-
-
 def test_a_row_falls_for_its_own_fault_before_its_likeness_and_for_that_before_the_benchmark():
     short, alike = "first word", "Name the first word in cat, dog, owl."
     assert faults(short, alike, benchmark=[short, alike]) == {
@@ -183,7 +187,7 @@ def test_of_a_repeated_instruction_the_first_candidate_stands_for_all():
     assert [(prompt, row["response"]) for prompt, row in first.items()] == [("p", "one"), ("q", "two")]
 
 
-def test_an_instruction_takes_all_its_responses_along_and_the_rest_keeps_its_order():
+def test_a_new_instruction_takes_all_its_responses_along_and_the_rest_keeps_its_order():
     rows = [
         new("gone", "is red"),
         new("stays", "is red"),
@@ -191,18 +195,12 @@ def test_an_instruction_takes_all_its_responses_along_and_the_rest_keeps_its_ord
         flawed("it cannot be known"),
         new("gone"),
     ]
-    kept, dropped = split(rows, {"gone": "in the benchmark"}, WIDE, REVIEW)
+    faults = {"gone": "in the benchmark", SEED["prompt"]: "instruction like its source"}
+    kept, dropped = split(rows, faults, WIDE, REVIEW)
     assert kept == [rows[1], rows[3]]
     assert [(row["prompt"], row["reason"]) for row in dropped] == [
         ("gone", "in the benchmark"), ("gone", "in the benchmark"), ("stays", "response like a sibling"),
     ]  # fmt: skip
-
-
-def test_diversity_is_of_the_kept_and_repetition_of_the_compared_and_what_was_not_measured_is_null():
-    assert diversity(["a b", "a c"], 0.123456, 1 / 3) == {
-        "distance": 0.1235, "distinct_1": 0.75, "distinct_2": 1.0, "near_duplicates": 0.3333,
-    }  # fmt: skip
-    assert diversity([], None, None) == dict.fromkeys(("distance", "distinct_1", "distinct_2", "near_duplicates"))
 
 
 def candidate(prompt, response, route="new", seed=SEED):
@@ -211,17 +209,23 @@ def candidate(prompt, response, route="new", seed=SEED):
 
 
 @pytest.fixture
-def folder(base, tmp_path, monkeypatch):
-    """Where iteration 1 may be filtered: a seed set of one row, a benchmark of one item."""
+def folder(tmp_path, monkeypatch):
+    """Where iteration 1 may be filtered as long as nothing is embedded: a seed set of one row, a benchmark of one
+    item."""
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "prompts").symlink_to(ROOT / "prompts")
     monkeypatch.chdir(tmp_path)
-    Path("iterations/0").mkdir(parents=True)
-    Path("iterations/0/base").symlink_to(base)
     write(Path("iterations/0/seed.jsonl"), [SEED])
     write(Path("iterations/0/benchmark.jsonl"), [{"text": "How many words are in this list: red, kiwi?"}])
     return tmp_path
+
+
+@pytest.fixture
+def base_folder(folder, base):
+    """The same with the base model, whose embeddings are compared."""
+    (folder / "iterations/0/base").symlink_to(base)
+    return folder
 
 
 def filter_iteration_1(rows):
@@ -236,7 +240,7 @@ def filter_iteration_1(rows):
 GREATER, OTHER = "Which number is greater, 4 or 5?", "Count the words in owl, fox, lemon and tell me."
 
 
-def test_every_row_is_kept_or_dropped_with_its_reason_and_the_counts_say_so(folder, capsys):
+def test_every_row_is_kept_or_dropped_with_its_reason_and_the_counts_say_so(base_folder, capsys):
     benchmark = "Please: how many words are in this list: red, kiwi?"
     other_seed = {**SEED, "id": "t", "prompt": "Say a colour to me now.", "response": "is red"}
     rows = [
@@ -257,17 +261,40 @@ def test_every_row_is_kept_or_dropped_with_its_reason_and_the_counts_say_so(fold
     assert counts["diversity"]["near_duplicates"] == 0.3333
     assert counts["diversity"]["distance"] > 0.01
     assert {example["reason"] for example in counts["examples"]} == set(reasons)
-    assert capsys.readouterr().out.endswith("filter@1: 4 of 7 rows kept\n")
+    assert [line.partition(" in ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "filter instructions: 5 of 5", "filter embeddings: 4 of 4", "filter responses: 4 of 4",
+        "filter@1: 4 of 7 rows kept",
+    ]  # fmt: skip
 
 
-def test_without_a_limit_for_the_embedding_an_equal_instruction_falls_and_near_duplicates_are_null(folder):
-    params = (folder / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(params.replace("max_cosine: 0.9995", "max_cosine: 1.0"))
+def test_without_a_limit_for_the_embedding_an_equal_instruction_falls_and_near_duplicates_are_null(
+    base_folder,
+):
+    params = (base_folder / "params.yaml").read_text()
+    (base_folder / "params.yaml").write_text(params.replace("max_cosine: 0.9995", "max_cosine: 1.0"))
     other_seed = {**SEED, "id": "t", "prompt": "Say a colour to me now.", "response": "is red"}
     rows = [candidate("name the first word in CAT, dog, fox", "is cat", seed=other_seed), candidate(OTHER, "is 3")]
     kept, dropped, counts = filter_iteration_1(rows)
     assert (kept, [reason for _, reason in dropped]) == ([OTHER], ["instruction like an earlier one"])
     assert counts["diversity"]["near_duplicates"] is None
+
+
+def test_without_a_new_instruction_nothing_is_embedded_and_its_counts_are_null(folder, capsys):
+    benchmark = "Please: how many words are in this list: red, kiwi?"
+    rows = [
+        candidate(SEED["prompt"], "dog", "flawed"), candidate(benchmark, "is 2"), candidate(benchmark, "is 3"),
+        candidate(SEED["prompt"], "is cat", "flawed"), candidate(SEED["prompt"], "guess an owl", "flawed"),
+    ]  # fmt: skip
+    kept, dropped, counts = filter_iteration_1(rows)
+    assert kept == [SEED["prompt"]] * 2
+    assert dropped == [(benchmark, "in the benchmark")] * 2 + [(SEED["prompt"], "response like its source")]
+    assert counts["rows"] == {"in": 5, "out": 2, "dropped": {"in the benchmark": 2, "response like its source": 1}}
+    assert counts["words"] == {"instruction": None, "response": 2}
+    assert counts["diversity"] == dict.fromkeys(("distance", "distinct_1", "distinct_2", "near_duplicates"))
+    assert len(counts["examples"]) == 3
+    assert [line.partition(" in ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "filter instructions: 1 of 1", "filter responses: 3 of 3", "filter@1: 2 of 5 rows kept",
+    ]  # fmt: skip
 
 
 def test_where_nothing_is_left_the_closing_line_says_what_follows(folder, capsys):

@@ -246,15 +246,17 @@ def test_the_writer_keeps_what_can_be_read_with_its_sample_and_counts_the_rest()
         "one": [Completion("Final Answer: Why?", "stop"), Completion("Final Answer: Wh", "length")],
         "two": [Completion("", "too long"), Completion("I cannot say.", "stop")],
         "three": [Completion("Why?", "stop"), Completion("Final Answer: How?", "stop")],
+        "four": [Completion("", "unfinished reasoning"), Completion("", "reasoning within the answer")],
     }
     writer = Writer(Scripted(script), "micro", 2, Sampling(1.0, 1.0, 8, 0))
-    texts, counts = writer.write("generate@1", "instruction", ["s1", "s2", "s3"], list(script))
+    texts, counts = writer.write("generate@1", "instruction", ["s1", "s2", "s3", "s4"], list(script))
     assert texts == [
         Text("s1", "Why?", {"prompt_hash": content_id("one"), "draw": 0}),
         Text("s3", "How?", {"prompt_hash": content_id("three"), "draw": 1}),
     ]
     dropped = {"does not fit the context": 1, "truncated": 1, "unreadable": 2}
-    assert counts == {"in": 6, "out": 2, "dropped": dropped}
+    dropped |= {"unfinished reasoning": 1, "reasoning within the answer": 1}
+    assert counts == {"in": 8, "out": 2, "dropped": dropped}
 
 
 def test_a_seed_over_a_bound_is_counted_by_its_route():
@@ -273,7 +275,8 @@ def test_low_seeds_get_new_pairs_high_ones_flawed_responses_and_the_counts_add_u
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     Path("iterations/0").mkdir(parents=True)
     Path("iterations/0/model").symlink_to(base)
-    scores = {"Which is larger, 4 or 5?": 2.0, "Is 4 even or odd?": 7.0, "Which is larger, 8 or 1?": 9.0, "Why?": None}
+    low = {"Which is larger, 4 or 5?": 2.0, "Is 4 even or odd?": 7.0, "Which is larger, 6 or 7?": 1.0}
+    scores = low | {"Which is larger, 8 or 1?": 9.0, "Why?": None}
     here = Path("iterations/1")
     write(here / "review.jsonl", [row(prompt, score) for prompt, score in scores.items()])
     main(here / "review.jsonl", Path("iterations/0/model"), here / "generated.jsonl")
@@ -284,11 +287,11 @@ def test_low_seeds_get_new_pairs_high_ones_flawed_responses_and_the_counts_add_u
     assert new > 4
     assert flawed > 1
     counts = json.loads(Path("results/1/generate.json").read_text())
-    assert counts["seed"] == {"in": 4, "out": 3, "dropped": {"unscored": 1}, "low": 2, "high": 1}
-    assert [counts[step]["in"] for step in ("new_instructions", "flawed_responses")] == [2 * 4, 1 * 4]
+    assert counts["seed"] == {"in": 5, "out": 4, "dropped": {"unscored": 1}, "low": 3, "high": 1}
+    assert [counts[step]["in"] for step in ("new_instructions", "flawed_responses")] == [3 * 4, 1 * 4]
     assert counts["responses"]["in"] == 4 * counts["new_instructions"]["out"]
     assert [counts[step]["out"] for step in ("responses", "flawed_responses")] == [new, flawed]
     assert "reasoning" not in counts
     assert Path("costs/1/generate.json").is_file()
-    expected = f"generate@1: 2 low, 1 high seeds gave {new} new pairs, {flawed} flawed\n"
+    expected = f"generate@1: 3 low, 1 high seeds gave {new} new pairs, {flawed} flawed\n"
     assert capsys.readouterr().out.endswith(expected)

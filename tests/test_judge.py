@@ -1,6 +1,7 @@
 """The judge: a score comes from the judge's own completion, at the verdict's place, and from nothing else."""
 
 import json
+from dataclasses import replace
 from math import exp, log
 
 import pytest
@@ -10,9 +11,9 @@ from hypothesis import strategies as st
 
 from stages.core.prompts import ReviewPrompt, verdict_rule
 from stages.inference.client import Client
-from stages.inference.engines import Completion, Number, holds_digit
-from stages.judging.expected_score import expectation, may_be_fractions, probabilities, unresolved
-from stages.judging.judge import elicited, expected, mean_score, reviews_of
+from stages.inference.engines import Completion, Number, Sampling, holds_digit
+from stages.judging.expected_score import NEGLIGIBLE, expectation, may_be_fractions, probabilities, unresolved
+from stages.judging.judge import elicited, expected, mean_score, reviews_of, sampled
 
 SAMPLED = {"estimator": "sampled", "samples": 3, "temperature": 0.7, "top_p": 0.9, "max_tokens": 48}
 EXPECTED = {**SAMPLED, "estimator": "expected"}
@@ -91,6 +92,7 @@ class NumberJudge:
     def __init__(self, weights: dict[str, int]) -> None:
         first, following = sign_by_sign(weights)
         self.following = {"": first, **following}
+        self.calls: list[tuple[str, int, Sampling]] = []
         self.prompts: list[str] = []
 
     def review(self) -> Completion:
@@ -110,6 +112,9 @@ class NumberJudge:
             numbers.append(Number(len(text), logprobs))
 
     def complete_rendered(self, task, rendered, draws, sampling):
+        self.calls.append((task, draws, sampling))
+        if sampling.max_tokens > 1:
+            return [[self.review()] * draws for _ in rendered]
         self.prompts += rendered
         return [[self.one_token(prompt.rpartition(": ")[2])] for prompt in rendered]
 
@@ -118,6 +123,11 @@ class NumberJudge:
         sign = max(tokens, key=tokens.get)
         self.report(f"_{beginning}", beginning, sign, numbers)
         return Completion(sign, "stop", numbers=tuple(Number(0, number.logprobs) for number in numbers))
+
+
+@pytest.fixture
+def in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
 
 
 @pytest.mark.parametrize(
@@ -132,12 +142,52 @@ class NumberJudge:
         ({"4": 3, "4.5": 1}, 8.25, 1),
     ],
 )
-def test_expected_means_what_was_written(weights, score, calls, monkeypatch):
+def test_expected_means_what_was_written(in_the_project, weights, score, calls):
     """Fractions count. Whole numbers are not asked for fractions where the judge writes none."""
-    monkeypatch.chdir(ROOT)
     judge = NumberJudge(weights)
     assert expected(judge, "review", ["prompt: "], [judge.review()], verdict_rule("lance")) == [pytest.approx(score)]
     assert len(judge.prompts) == 2 * calls
+
+
+def test_sampled_draws_reviews_by_the_settings_and_scores_what_each_says(in_the_project):
+    judge = NumberJudge({"4": 3, "3": 1})
+    reviews = reviews_of(judge, "review", ["one", "two"], "lance", SAMPLED, 7)
+    assert judge.calls == [("review", 3, Sampling(temperature=0.7, top_p=0.9, max_tokens=48, random_state=7))]
+    assert [[(review.score, review.written) for review in row] for row in reviews] == [[(8, 8)] * 3] * 2
+
+
+@pytest.mark.parametrize("random_state", [0, 7])
+def test_expected_asks_for_one_greedy_review_and_single_tokens_whatever_the_random_state(in_the_project, random_state):
+    judge = NumberJudge({"3.5": 3, "4": 1})
+    ((review,),) = reviews_of(judge, "review", ["prompt: "], "lance", EXPECTED, random_state)
+    greedy = {"temperature": 0, "top_p": 1, "random_state": 0, "numbers": True}
+    whole, *single = judge.calls
+    assert whole == ("review", 1, Sampling(**greedy, max_tokens=48))
+    assert set(single) == {("review other scores", 1, Sampling(**greedy, max_tokens=1))}
+    assert (review.score, review.written) == (7.25, 7)
+
+
+@pytest.mark.parametrize("finish", ["length", "too long"])
+def test_a_review_that_did_not_end_has_no_verdict(in_the_project, finish):
+    rule = verdict_rule("lance")
+    review = replace(NumberJudge({"4": 1}).review(), finish=finish)
+    assert sampled(review, rule)[:3] == (review, None, None)
+    assert expected(NumberJudge({"4": 1}), "review", ["prompt: "], [review], rule) == [None]
+
+
+def test_expected_gives_no_score_where_a_part_of_the_verdict_cannot_be_read(in_the_project):
+    judge, rule = NumberJudge({"4": 1}), verdict_rule("lance")
+    without_verdict = Completion("I like it.", "stop")
+    half = replace(judge.review(), numbers=judge.review().numbers[:1])
+    assert expected(judge, "review", ["prompt: "] * 2, [without_verdict, half], rule) == [None, None]
+
+
+def test_scores_have_four_decimals_and_an_unreadable_one_is_left_out(in_the_project):
+    judge = NumberJudge({"4": 2, "3": 1})
+    assert expected(judge, "review", ["prompt: "], [judge.review()], verdict_rule("lance")) == [7.3333]
+    assert mean_score([8.0, None, 7.0, 7.0]) == 7.3333
+    assert mean_score([None]) is None
+    assert mean_score([]) is None
 
 
 def test_a_point_that_ends_the_sentence_begins_no_fraction():
@@ -146,6 +196,27 @@ def test_a_point_that_ends_the_sentence_begins_no_fraction():
     assert may_be_fractions(Completion("Score: 4.5", "stop"), 7)
     assert may_be_fractions(Completion("Score: 4", "stop", numbers=(Number(8, {"\n": -0.1, ".": -3.0}),)), 7)
     assert may_be_fractions(Completion("Score: 4", "stop", numbers=(Number(7, {"4": -0.1, "3.5": -3.0}),)), 7)
+    assert may_be_fractions(Completion("4", "stop", numbers=(Number(0, {"4": -0.1, "3.5": -3.0}),)), 0)
+
+
+def test_a_fraction_of_negligible_probability_and_a_score_in_words_are_none():
+    after_four = {"\n": log(0.99), ".5": log(0.0009)}
+    assert not may_be_fractions(Completion("Score: 4", "stop", numbers=(Number(8, after_four),)), 7)
+    assert not may_be_fractions(Completion("Score: four", "stop"), 7)
+
+
+def test_only_what_is_likely_enough_and_within_the_scale_may_go_on():
+    assert unresolved({"1": NEGLIGIBLE}, 10, {}, False) == ["1"]
+    assert unresolved({"1": 0.9 * NEGLIGIBLE}, 10, {}, False) == []
+    assert unresolved({"0": 0.5, "2": 0.5}, 10, {}, False) == []
+    fractions = {"4": 0.2, "4.": 0.2, "4.2": 0.2, "4.25": 0.2, "4.255": 0.1, "5": 0.05, "7": 0.05}
+    assert unresolved(fractions, 5, {}, True) == ["4", "4.", "4.2"]
+    assert unresolved(fractions, 5, {}, False) == []
+
+
+def test_no_number_has_a_negative_weight_where_the_probabilities_add_up_to_more_than_1():
+    """As those of a model in 16 bits do."""
+    assert expectation({"4": 1.0}, 5, {"4": {".5": 1.001}}) == 4.5
 
 
 @given(st.text(max_size=8), st.lists(st.tuples(st.text(max_size=4), st.floats(-9, 0)), max_size=6))

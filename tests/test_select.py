@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 from stages.core.records import Tally, read, write
+from stages.data.preference_pairs import pairs_of, pools, preference_pairs
 from stages.data.scale import quantile
 from stages.select import (
     added,
@@ -16,9 +17,6 @@ from stages.select import (
     earlier_rows,
     judge_rows,
     main,
-    pairs_of,
-    pools,
-    preference_pairs,
     rescored,
     seed_rows,
     sft_rows,
@@ -106,11 +104,14 @@ def test_rows_that_add_up_over_the_iterations_have_no_doubles():
 
 
 def test_the_seed_set_grows_by_each_new_instruction_with_its_best_response():
-    rows = [assessed("a", 3.0), assessed("b", 9.0), assessed("c", None, prompt="q"), assessed("f", 9.0, "flawed")]
-    tally = Tally(4)
-    (row,) = seed_rows(rows, "1", tally)
+    rows = [assessed("a", 3.0), assessed("b", 9.0), assessed("c", None, prompt="q")]
+    flawed = [assessed("f", 9.5, "flawed"), assessed("g", 9.5, "flawed", SEED["prompt"])]
+    tally = Tally(5)
+    (row,) = seed_rows(rows + flawed, "1", tally)
     assert (row["id"], row["score"], row["iteration"]) == ("b", 9.0, "1")
-    assert tally.counts(1)["in"] == 4
+    assert tally.counts(1)["dropped"] == {
+        "flawed on purpose": 2, "not the best response to its instruction": 1, "unscored": 1,
+    }  # fmt: skip
 
 
 def test_a_seed_row_carries_its_newest_score_and_keeps_its_verdicts_when_it_is_not_reviewed_again():
@@ -151,22 +152,23 @@ def test_of_equal_scores_the_rejected_one_goes_by_its_id():
 
 
 def test_a_lead_of_exactly_the_margin_is_no_pair_and_the_margin_has_four_digits():
-    rows = [assessed("a", 1.0), assessed("b", 3.0), assessed("c", 8.66667)]
-    tally = Tally(3)
+    rows = [assessed("a", 1.0), assessed("b", 3.0), assessed("c", 8.66667), assessed("d", 2.0)]
+    tally = Tally(4)
     (pair,) = preference_pairs(pools([], rows), "1", 2.0, tally)
     assert (pair["chosen"], pair["rejected"], pair["margin"]) == ("response c", "response a", 7.6667)
     assert tally.counts(1)["dropped"] == {
         "the rejected one of its pool": 1,
-        "does not lead by more than select.min_margin": 1,
+        "does not lead by more than select.min_margin": 2,
     }
 
 
 def test_over_a_bound_is_counted():
-    tally, replayed = Tally(5), Tally(5)
-    assert len(added([], [{"id": str(number)} for number in range(5)], 3, tally)) == 3
-    assert tally.counts(3)["dropped"] == {"over the bound": 2}
-    assert len(judge_rows([{"id": str(number)} for number in range(5)], 4, replayed)) == 4
-    assert replayed.counts(4)["dropped"] == {"over select.max_judge": 1}
+    rows = [{"id": str(number)} for number in range(9)]
+    tally, replayed = Tally(9), Tally(9)
+    assert len(added([], rows, 3, tally)) == 3
+    assert tally.counts(3)["dropped"] == {"over the bound": 6}
+    assert len(judge_rows(rows, 4, replayed)) == 4
+    assert replayed.counts(4)["dropped"] == {"over select.max_judge": 5}
 
 
 def test_counts_tell_new_rows_from_earlier_ones():
@@ -177,15 +179,17 @@ def test_counts_tell_new_rows_from_earlier_ones():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Where iteration 1 may be selected: two candidates of one instruction, and an earlier row of each set."""
+    """Where iteration 1 may be selected: two responses to a new instruction, a flawed one to a high seed's, and an
+    earlier row of each set."""
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     sft = [{"id": "old", "kind": "new"}, {"id": "j", "kind": "judge"}]
+    candidates = [assessed("a", 9.0), assessed("b", 3.0), assessed("f", 2.0, "flawed", SEED["prompt"])]
     files = {
         "0/judge.jsonl": [{"id": "j", "kind": "judge"}], "0/seed.jsonl": [SEED], "0/sft.jsonl": sft,
         "0/pairs.jsonl": [{"id": "old", "prompt": "q", "chosen": "c", "rejected": "r", "margin": 3.0}],
-        "1/review.jsonl": [REVIEWED], "1/assess.jsonl": [assessed("a", 9.0), assessed("b", 3.0)],
+        "1/review.jsonl": [REVIEWED], "1/assess.jsonl": candidates,
     }  # fmt: skip
     for name, rows in files.items():
         write(Path("iterations", name), rows)
@@ -201,14 +205,14 @@ def select_iteration_1():
 
 def test_an_iteration_trains_on_its_own_rows_and_those_that_it_replays(folder, capsys):
     rows, counts = select_iteration_1()
-    (pair,) = rows["pairs"]
     assert (rows["sft"], rows["seed"]) == (["a", "j"], ["s", "a"])
-    assert pair != "old"
+    pairs = {(pair["chosen"], pair["rejected"]) for pair in read(Path("iterations/1/pairs.jsonl"), dict)}
+    assert pairs == {("response a", "response b"), ("is even", "response f")}
     totals = {name: (counts[name]["new"], counts[name]["earlier"], counts[name]["total"]) for name in rows}
-    assert totals == {"sft": (1, 0, 1), "pairs": (1, 0, 1), "seed": (1, 1, 2)}
+    assert totals == {"sft": (1, 0, 1), "pairs": (2, 0, 2), "seed": (1, 1, 2)}
     assert counts["replayed_judge_training"] == {"in": 1, "out": 1, "dropped": {}}
-    assert [example["sft"] for example in counts["examples"]] == [True]
-    assert capsys.readouterr().out == "select@1: 1 SFT rows, 1 pairs, 2 seeds\n"
+    assert [example["sft"] for example in counts["examples"]] == [True, False]
+    assert capsys.readouterr().out == "select@1: 1 SFT rows, 2 pairs, 2 seeds\n"
 
 
 def test_rows_and_pairs_of_earlier_iterations_are_added_where_they_accumulate(folder):
@@ -221,18 +225,18 @@ def test_rows_and_pairs_of_earlier_iterations_are_added_where_they_accumulate(fo
 
 
 def test_ranks_are_those_among_the_reviewed_seeds_and_the_assessed_rows_of_the_iteration(folder):
-    """Three scores: the seed's 9.0, the candidates' 9.0 and 3.0. Two ranks are 3.33, the lowest is 0."""
+    """Four scores, two of them the same 9.0 above the others: both have the rank 5."""
     params = (folder / "params.yaml").read_text()
-    for score, selected in (("3.3", ["a", "j"]), ("3.4", ["j"])):
+    for score, selected in (("4.9", ["a", "j"]), ("5.0", ["j"])):
         text = params.replace("scale: absolute", "scale: quantile").replace(
             "min_sft_score: 8.0", f"min_sft_score: {score}"
         )
         (folder / "params.yaml").write_text(text)
         rows, counts = select_iteration_1()
         assert rows["sft"] == selected
-        assert counts["ranks"] == {"scores": 3, "same": 0.6667}
-    (pair,) = read(Path("iterations/1/pairs.jsonl"), dict)
-    assert pair["margin"] == 3.3333
+        assert counts["ranks"] == {"scores": 4, "same": 0.5}
+    margins = [pair["margin"] for pair in read(Path("iterations/1/pairs.jsonl"), dict)]
+    assert margins == [2.5, 5.0]  # ranks 5 over 2.5, and 5 over 0
 
 
 def test_a_stopped_chain_keeps_its_seed_set_and_trains_on_nothing(folder, capsys):

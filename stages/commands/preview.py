@@ -34,6 +34,7 @@ from stages.core.schema import parse_runtime
 from stages.data.decontamination import HeldOut
 from stages.data.seeds.files import of_file, of_hub
 from stages.data.seeds.pairs import SeedTally, pairs
+from stages.data.similarity import same_words
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Sampling
 from stages.judging.judge import Verdict
@@ -131,7 +132,7 @@ class Preview:
             HeldOut(template.text.splitlines(), overlap),
             HeldOut((item["text"] for item in items), overlap),
         )
-        repeated = filtering.repeated_instructions(list(instructions), [seed["prompt"] for seed in seeds])
+        repeated = same_words(list(instructions), [seed["prompt"] for seed in seeds])
         faults |= dict.fromkeys(repeated, "instruction like an earlier one")
         kept, dropped = filtering.split(candidates, faults, settings, prompt)
         return kept, Counter(row["reason"] for row in dropped)

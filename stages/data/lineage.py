@@ -1,11 +1,29 @@
-"""Sampled rows with their lineage: seed → its review → new instruction → response → verdict → pair."""
+"""What a row was made from, and what the judge made of it: seed → review → new instruction → response → verdict → pair.
+
+Selected rows carry it; `lineages` and `dropped` are the sampled rows that the report shows.
+"""
 
 from stages.core.counts import DroppedExample, Example
-from stages.core.rows import DroppedCandidate, JudgedCandidate, PreferencePair, ReviewedSeed, Route, SftRow
+from stages.core.rows import DroppedCandidate, JudgedCandidate, Lineage, PreferencePair, ReviewedSeed, Route, SftRow
 
 SAMPLE = 10  # rows
 
 ROUTES: tuple[Route, ...] = ("new", "flawed")
+
+
+def verdicts(row: ReviewedSeed | JudgedCandidate) -> list[float | None]:
+    """The scores of a row's reviews."""
+    return [review["score"] for review in row["reviews"]]
+
+
+def seed_verdicts(seed: ReviewedSeed) -> list[float | None]:
+    """The scores of a seed's reviews, or of its earlier ones where the same judge has not reviewed it again."""
+    return verdicts(seed) or seed.get("verdicts", [])
+
+
+def judged(lineage: Lineage, score: float, verdicts: list[float | None]) -> Lineage:
+    """A lineage with what the judge made of the text."""
+    return {**lineage, "score": score, "verdicts": verdicts}
 
 
 def lineages(

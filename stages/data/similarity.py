@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.core.counts import Diversity
+from stages.core.progress import progress
 from stages.data.words import ngrams, words
 from stages.models.fingerprint import has_custom_code
 
@@ -23,6 +25,47 @@ def rouge_l(text: str, other: str) -> float:
     return 2 * common / (len(these) + len(others)) if common else 0.0
 
 
+def same_words(texts: list[str], earlier: list[str]) -> set[str]:
+    """The texts with the same words as an earlier one, of `earlier` or of the texts before."""
+    before = set(map(words, earlier))
+    repeated = set()
+    for text in texts:
+        if words(text) in before:
+            repeated.add(text)
+        before.add(words(text))
+    return repeated
+
+
+def near_duplicates(
+    texts: list[str], earlier: list[str], model: Path, max_cosine: float
+) -> tuple[set[str], float | None]:
+    """The texts whose embedding by `model` has a cosine above `max_cosine` with an earlier one, of `earlier` or of the
+    texts kept before; and the mean cosine distance of the others, None for fewer than two. 1 compares none."""
+    if not texts:
+        return set(), None
+    with progress("filter embeddings", len(earlier) + len(texts)) as advance:
+        vectors = embed(earlier + texts, model)
+        advance(len(vectors))
+    repeated = duplicates(vectors, len(earlier), max_cosine) if max_cosine < 1 else set()
+    fresh = [row for row in range(len(earlier), len(vectors)) if row not in repeated]
+    return {texts[row - len(earlier)] for row in repeated}, mean_distance(vectors[fresh])
+
+
+def diversity(texts: list[str], distance: float | None, repeated: float | None) -> Diversity:
+    """How diverse texts are. `distance`: their mean cosine distance. `repeated`: the share of those compared that
+    repeat an earlier one. None: not measured."""
+
+    def rounded(value: float | None) -> float | None:
+        return None if value is None else round(value, 4)
+
+    return {
+        "distance": rounded(distance),
+        "distinct_1": rounded(distinct(texts, 1)),
+        "distinct_2": rounded(distinct(texts, 2)),
+        "near_duplicates": rounded(repeated),
+    }
+
+
 def embed(texts: list[str], model: Path) -> "numpy.ndarray":
     """(texts, hidden) unit vectors in fp32: the mean of a causal language model's last hidden states over a text's
     tokens. `model`: its folder."""
@@ -35,7 +78,7 @@ def embed(texts: list[str], model: Path) -> "numpy.ndarray":
     code = {"trust_remote_code": has_custom_code(model)}
     transformer = Transformer(str(model), model_kwargs=code, processor_kwargs=code, config_kwargs=code)
     pooling = Pooling(transformer.get_embedding_dimension(), "mean")
-    embedder = SentenceTransformer(modules=[transformer, pooling], device=_device(model))
+    embedder = SentenceTransformer(modules=[transformer, pooling], device=device_of(model))
 
     def encoded(batch_size: int) -> Any:
         return embedder.encode(texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
@@ -46,8 +89,8 @@ def embed(texts: list[str], model: Path) -> "numpy.ndarray":
     return vectors
 
 
-def _device(model: Path) -> str:
-    """The GPU if the model fits there with room to compute, else the CPU."""
+def device_of(model: Path) -> str:
+    """The GPU if the weights fit there one and a half times, with room to compute; else the CPU."""
     import torch
 
     weights = sum(path.stat().st_size for path in model.glob("*.safetensors"))

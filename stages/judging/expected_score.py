@@ -89,7 +89,7 @@ def _steps(text: str, tokens: Probabilities) -> Beginnings:
     steps: dict[str, float] = {}
     for token, share in tokens.items():
         match = _BEGINNING.match(text + token)
-        if match and len(match[0]) > len(text):
+        if match and match[0] != text:
             steps[match[0]] = steps.get(match[0], 0.0) + share
     return list(steps.items())
 
@@ -97,7 +97,5 @@ def _steps(text: str, tokens: Probabilities) -> Beginnings:
 def _may_go_on(beginning: str, highest: int, fractions: bool) -> bool:
     """Whether a longer number from 0 to `highest`, with at most two decimals, begins so."""
     whole, point, decimals = beginning.partition(".")
-    if int(whole) > highest:
-        return False
-    longer = not point and any(str(score).startswith(whole) and str(score) != whole for score in range(highest + 1))
+    longer = not point and 0 < 10 * int(whole) <= highest
     return longer or (fractions and int(whole) < highest and len(decimals) < 2)
