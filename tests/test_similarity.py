@@ -39,6 +39,7 @@ def test_a_cosine_at_the_limit_is_not_above_it(earlier):
     vectors = np.array([[1.0, 0.0], [0.6, 0.8]])
     assert duplicates(vectors, earlier, cosine=0.6) == set()
     assert duplicates(vectors, earlier, cosine=0.59) == {1}
+    assert duplicates(np.array([[1.0, 0.0], [0.2, 0.96**0.5]]), earlier, cosine=0.1) == {1}
 
 
 @given(text=st.text(), other=st.text())
