@@ -39,6 +39,7 @@ def test_a_cosine_at_the_limit_is_not_above_it(earlier):
     vectors = np.array([[1.0, 0.0], [0.6, 0.8]])
     assert duplicates(vectors, earlier, cosine=0.6) == set()
     assert duplicates(vectors, earlier, cosine=0.59) == {1}
+    assert duplicates(np.array([[1.0, 0.0], [0.2, 0.96**0.5]]), earlier, cosine=0.1) == {1}
 
 
 @given(text=st.text(), other=st.text())
@@ -100,9 +101,10 @@ EARLIER, NEW = ["Which is larger, 4 or 5?"], ["Is 7 even or odd?", "Name the las
 
 
 def test_a_near_duplicate_falls_and_the_distance_is_that_of_the_others(base, capsys):
-    texts = [NEW[0], *EARLIER, NEW[1]]
-    assert near_duplicates(texts, EARLIER, base, 0.999) == (set(EARLIER), mean_distance(embed(NEW, base)))
-    assert "filter embeddings: 4 of 4 in" in capsys.readouterr().out
+    fresh = [*NEW, "Say a colour to me now."]
+    distance = mean_distance(embed(fresh, base))
+    assert near_duplicates(fresh + EARLIER, EARLIER, base, 0.999) == (set(EARLIER), pytest.approx(distance))
+    assert "filter embeddings: 5 of 5 in" in capsys.readouterr().out
 
 
 def test_embeddings_are_not_compared_where_the_limit_is_1(base):
