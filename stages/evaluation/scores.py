@@ -6,7 +6,7 @@ from typing import SupportsFloat
 from stages.core.counts import BenchmarkScore, EvaluationCounts, SuiteScore
 from stages.core.errors import UserError
 from stages.core.records import Record
-from stages.core.rows import BenchmarkItem, ItemScore, Part
+from stages.core.rows import BenchmarkItem, ItemScore, JudgingPair, Part
 from stages.evaluation.suite import Suite
 
 
@@ -53,8 +53,25 @@ def other_scores(items: list[BenchmarkItem], results: Record, settings: Suite) -
     return {metric: item_scores(items, results, dict.fromkeys(names, metric)) for metric, names in benchmarks.items()}
 
 
+def pair_scores(pairs: list[JudgingPair], preferred: list[float]) -> list[ItemScore]:
+    """The scores of judged pairs, like those of items."""
+    return [
+        {
+            "id": pair["id"],
+            "group": pair["group"],
+            "benchmark": pair["benchmark"],
+            "part": pair["part"],
+            "score": preference,
+        }
+        for pair, preference in zip(pairs, preferred, strict=True)
+    ]
+
+
 def summarise_suite(scores: list[ItemScore], others: dict[str, list[ItemScore]], settings: Suite) -> EvaluationCounts:
-    """The suite's score in each part, and its other benchmarks over both parts."""
+    """The suite's score in each part, and its other benchmarks over both parts. How the model judges is measured by the
+    suite's own judging benchmarks or, without any, by each kind of pair that was judged."""
+    known = {*settings.all}
+    judging = settings.judging or sorted({row["benchmark"] for row in scores} - known)
 
     def part(name: Part) -> SuiteScore:
         return summarise(
@@ -64,7 +81,7 @@ def summarise_suite(scores: list[ItemScore], others: dict[str, list[ItemScore]],
     return {
         "validation": part("validation"),
         "test": part("test"),
-        "judging": summarise(scores, others, settings.judging) if settings.judging else None,
+        "judging": summarise(scores, others, judging) if judging else None,
         "apart": summarise(scores, others, settings.reported_only) if settings.reported_only else None,
     }
 
