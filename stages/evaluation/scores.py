@@ -9,6 +9,8 @@ from stages.core.records import Record
 from stages.core.rows import BenchmarkItem, ItemScore, JudgingPair, Part
 from stages.evaluation.suite import Suite
 
+CHANCE = 50.0  # percent of pairs
+
 
 def item_scores(items: list[BenchmarkItem], results: Record, metrics: dict[str, str]) -> list[ItemScore]:
     """The score of each evaluated item of the benchmarks in `metrics` ({benchmark: metric,filter}), from 0 to 1:
@@ -70,8 +72,10 @@ def pair_scores(pairs: list[JudgingPair], preferred: list[float]) -> list[ItemSc
 def summarise_suite(scores: list[ItemScore], others: dict[str, list[ItemScore]], settings: Suite) -> EvaluationCounts:
     """The suite's score in each part, and its other benchmarks over both parts. How the model judges is measured by the
     suite's own judging benchmarks or, without any, by each kind of pair that was judged."""
-    known = {*settings.all}
-    judging = settings.judging or sorted({row["benchmark"] for row in scores} - known)
+    kinds = sorted({row["benchmark"] for row in scores} - {*settings.all})
+    judging = summarise(scores, others, settings.judging or kinds) if settings.judging or kinds else None
+    if judging and not settings.judging:
+        judging["chance"] = CHANCE
 
     def part(name: Part) -> SuiteScore:
         return summarise(
@@ -81,7 +85,7 @@ def summarise_suite(scores: list[ItemScore], others: dict[str, list[ItemScore]],
     return {
         "validation": part("validation"),
         "test": part("test"),
-        "judging": summarise(scores, others, judging) if judging else None,
+        "judging": judging,
         "apart": summarise(scores, others, settings.reported_only) if settings.reported_only else None,
     }
 
