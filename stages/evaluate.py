@@ -8,6 +8,7 @@ one before it can stop the chain (`evaluate.stop_on`): the stages after it then 
 """
 
 import json
+from collections.abc import Sequence
 from heapq import nsmallest
 from operator import itemgetter
 from pathlib import Path
@@ -21,18 +22,18 @@ from stages.core.params import read_params, read_runtime
 from stages.core.progress import say
 from stages.core.prompts import read_system_prompt
 from stages.core.records import counts_file, read, write, write_json
-from stages.core.rows import BenchmarkItem, ItemScore
-from stages.evaluation import harness, suite
+from stages.core.rows import BenchmarkItem, ItemScore, JudgingPair
+from stages.evaluation import harness, judging, suite
 from stages.evaluation.bootstrap import difference, mean_score, of_one_group
-from stages.evaluation.scores import item_scores, other_scores, summarise_suite
+from stages.evaluation.scores import item_scores, other_scores, pair_scores, summarise_suite
 
-BENCHMARK = Path("iterations/0/benchmark.jsonl")
+BENCHMARK, PAIRS = Path("iterations/0/benchmark.jsonl"), Path("iterations/0/judgebench.jsonl")
 
 
-def select_samples(items: list[BenchmarkItem], limit: int | None) -> dict[str, list[int]]:
+def select_samples(items: Sequence[BenchmarkItem | JudgingPair], limit: int | None) -> dict[str, list[int]]:
     """The items to evaluate, {task: indices}: all of them, or `limit` of each part of a benchmark, chosen by the hash
     of their content from all of its tasks. A larger limit keeps those of a smaller one."""
-    parts: dict[tuple[str, str], list[BenchmarkItem]] = {}
+    parts: dict[tuple[str, str], list[BenchmarkItem | JudgingPair]] = {}
     for item in items:
         parts.setdefault((item["benchmark"], item["part"]), []).append(item)
     indices: dict[str, list[int]] = {}
@@ -40,6 +41,12 @@ def select_samples(items: list[BenchmarkItem], limit: int | None) -> dict[str, l
         for item in part if limit is None else nsmallest(limit, part, key=itemgetter("id")):
             indices.setdefault(item["task"], []).append(item["index"])
     return {task: sorted(numbers) for task, numbers in indices.items()}
+
+
+def select_pairs(limit: int | None) -> list[JudgingPair]:
+    """The pairs to judge, of each kind and part at most `limit`."""
+    pairs = read(PAIRS, JudgingPair)
+    return [pairs[index] for index in select_samples(pairs, limit).get(judging.TASK, [])]
 
 
 def update_best(
@@ -68,13 +75,14 @@ def main(
     settings = suite.load(params["evaluate.suite"])
     tasks = suite.load_tasks(params["evaluate.suite"], settings)
     items, system_prompt = read(BENCHMARK, BenchmarkItem), read_system_prompt(params["prompts"])
-    samples = select_samples(items, params["evaluate.limit"])
+    samples, pairs = select_samples(items, params["evaluate.limit"]), select_pairs(params["evaluate.limit"])
 
     name = f"evaluate@{iteration}"
-    results, answers, reasoning = harness.evaluate_model(
-        name, model, list(tasks.values()), samples, system_prompt, runtime
+    results, preferred, answers, reasoning = harness.evaluate_model(
+        name, model, list(tasks.values()), samples, pairs, system_prompt, runtime
     )
     scores = item_scores(items, results, {key: benchmark.metric for key, benchmark in settings.all.items()})
+    scores += pair_scores(pairs, preferred)
     summary = summarise_suite(scores, other_scores(items, results, settings), settings)
     if reasoning["completions"]:
         summary["reasoning"] = reasoning
@@ -85,8 +93,8 @@ def main(
     write(counts_file("evaluate", iteration).with_name("scores.jsonl"), scores)
     write_json(counts_file("evaluate", iteration), summary)
     cost.write("evaluate", iteration, cost.of_completions(answers, harness.gpus(runtime)))
-    test, judging = summary["test"], summary["judging"]
-    judged = f", judging {judging['score']:.1f} ± {judging['stderr']:.1f} %" if judging else ""
+    test, score = summary["test"], summary["judging"]
+    judged = f", judging {score['score']:.1f} ± {score['stderr']:.1f} %" if score else ""
     say(f"{name}: test {test['score']:.1f} ± {test['stderr']:.1f} %{judged}")
     if params["evaluate.stop_on"] and (single := of_one_group(validation)):
         say(f"{name}: evaluate.stop_on has no effect: the validation items of {', '.join(single)} are all of one group")

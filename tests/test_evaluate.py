@@ -150,7 +150,8 @@ EVALUATE = ("--model", "iterations/1/model")
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, tiny_model):
-    """The safety principle and a family of the default, by a model of one layer: choices and generated answers."""
+    """The safety principle, a family of the default and pairs of seed rows, by a model of one layer: choices, generated
+    answers and preferences."""
     project = Project(tmp_path_factory.mktemp("evaluated") / "project")
     folder = project.folder / "evaluation/both"
     shutil.copytree(project.folder / "evaluation/micro", folder)
@@ -162,6 +163,8 @@ def evaluated(tmp_path_factory, tiny_model):
     shutil.copytree(tiny_model, project.folder / "iterations/1/model")
     project.change({"evaluate": {"suite": "both"}})
     assert project.stage("stages.benchmark").returncode == 0
+    shutil.copy(ROOT / "stages/presets/seeds.jsonl", project.folder / "iterations/0/seed.jsonl")
+    assert project.stage("stages.judgebench").returncode == 0
     result = project.stage("stages.evaluate", *EVALUATE)
     assert result.returncode == 0, result.stderr
     project.output = result.stdout
@@ -174,9 +177,14 @@ def test_an_evaluation_keeps_every_items_score_and_lm_evals_own_files(evaluated)
 
     items = [json.loads(line) for line in evaluated.read("iterations/0/benchmark.jsonl").splitlines()]
     rows = [json.loads(line) for line in evaluated.read("results/1/scores.jsonl").splitlines()]
-    assert {row["id"] for row in rows} == {item["id"] for item in items}
+    pairs = [json.loads(line) for line in evaluated.read("iterations/0/judgebench.jsonl").splitlines()]
+    assert {row["id"] for row in rows} == {item["id"] for item in items + pairs}
     summary = json.loads(evaluated.read("results/1/evaluate.json"))
-    assert sum(summary[part]["items"] for part in ("validation", "test")) == len(rows) == 130 + 40
+    assert sum(summary[part]["items"] for part in ("validation", "test")) == len(items) == 130 + 40
+    assert summary["judging"]["items"] == len(pairs) == 50 + 50
+    judged = [row["score"] for row in rows if row["benchmark"] == "judging half a response"]
+    assert summary["judging"]["benchmarks"]["judging half a response"]["score"] == 100 * sum(judged) / len(judged)
+    assert f", judging {summary['judging']['score']:.1f} ± {summary['judging']['stderr']:.1f} %" in evaluated.output
     results = json.loads(evaluated.read("iterations/1/evaluation/results.json"))
     assert "|safety_principle|" in make_table(results)
     both = [row["score"] for row in rows if row["benchmark"] == "safety_principle"]
@@ -253,6 +261,7 @@ def sampled(tmp_path_factory, tiny_model):
     shutil.copytree(tiny_model, project.folder / "iterations/1/model")
     project.change({"evaluate": {"suite": "sampled"}})
     assert project.stage("stages.benchmark").returncode == 0
+    (project.folder / "iterations/0/judgebench.jsonl").touch()
     project.outs = evaluate_again(project)
     return project
 

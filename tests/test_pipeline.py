@@ -128,7 +128,8 @@ def since(first: str) -> set[str]:
 
 
 WARM_START = {"sft-0", "evaluate-0"} | since("review")
-EVERYTHING = {"prepare", "base"} | WARM_START
+SEEDS = {"prepare", "judgebench"} | WARM_START
+EVERYTHING = {"base"} | SEEDS
 
 # parameter: (another valid value, what reruns). `check` looks at every change, and its out never changes.
 TABLE = {
@@ -142,18 +143,18 @@ TABLE = {
     "samples": (2, since("generate")),
     "max_overlong": (0.9, since("review")),
     "random_state": (1, WARM_START),
-    "prompts": ("lance", {"prepare"} | WARM_START),
+    "prompts": ("lance", SEEDS),
     "model.name": ("another_model", {"base"} | WARM_START),
     "model.hub": ({"id": "Qwen/Qwen2-7B", "revision": 40 * "0"}, {"base"} | WARM_START),
     "model.trust_remote_code": (True, {"base"} | WARM_START),
     "model.dtype": ("bfloat16", {"base"} | WARM_START),
-    "seed.path": ("another.jsonl", {"prepare"} | WARM_START),
-    "seed.hub": ({"id": "a/b", "config": None, "split": "train", "revision": "0" * 40}, {"prepare"} | WARM_START),
-    "seed.reviews": ("another.jsonl", {"prepare"} | WARM_START),
-    "seed.columns": ({"prompt": "question", "response": "answer"}, {"prepare"} | WARM_START),
-    "seed.on_bad": ("drop", {"prepare"} | WARM_START),
-    "seed.limit": (100, {"prepare"} | WARM_START),
-    "seed.random_state": (1, {"prepare"} | WARM_START),
+    "seed.path": ("another.jsonl", SEEDS),
+    "seed.hub": ({"id": "a/b", "config": None, "split": "train", "revision": "0" * 40}, SEEDS),
+    "seed.reviews": ("another.jsonl", SEEDS),
+    "seed.columns": ({"prompt": "question", "response": "answer"}, SEEDS),
+    "seed.on_bad": ("drop", SEEDS),
+    "seed.limit": (100, SEEDS),
+    "seed.random_state": (1, SEEDS),
     "review.estimator": ("expected", since("review")),
     "review.samples": (1, since("review")),
     "review.temperature": (0.5, since("review")),
@@ -174,7 +175,7 @@ TABLE = {
     "filter.max_instruction_rouge_l": (0.5, since("filter")),
     "filter.max_response_rouge_l": (0.5, since("filter")),
     "filter.max_cosine": (0.9, since("filter")),
-    "filter.benchmark_overlap": (0.5, {"prepare"} | WARM_START),
+    "filter.benchmark_overlap": (0.5, SEEDS),
     "select.min_sft_score": (7.0, since("select")),
     "select.min_margin": (1.0, since("select")),
     "select.max_sft": (100, since("select")),
@@ -195,7 +196,7 @@ TABLE = {
     "training.lora": ({"rank": 4, "alpha": 8, "dropout": 0.0}, WARM_START),
     "training.autocast": ("bfloat16", WARM_START),
     "training.four_bit": (True, WARM_START),
-    "evaluate.suite": ("another", {"benchmark", "prepare"} | WARM_START),
+    "evaluate.suite": ("another", {"benchmark"} | SEEDS),
     # An evaluation may stop the chain, so that the next iteration follows it; while it does not, dvc stops there
     # (tests/test_end_to_end.py).
     "evaluate.limit": (10, WARM_START - {"sft-0"}),
@@ -242,10 +243,10 @@ TABLE = {
 
 PROMPTS = {
     "micro/system.md": WARM_START,
-    "micro/tags.yaml": {"prepare"} | WARM_START,
-    "micro/review/prompt.md": {"prepare"} | WARM_START,
-    "micro/review/verdict.yaml": {"prepare"} | WARM_START,
-    "micro/review/constitution.yaml": {"prepare"} | WARM_START,
+    "micro/tags.yaml": SEEDS,
+    "micro/review/prompt.md": SEEDS,
+    "micro/review/verdict.yaml": SEEDS,
+    "micro/review/constitution.yaml": SEEDS,
     "micro/generate/instruction.md": since("generate"),
     "micro/generate/flawed.md": since("generate"),
     "micro/generate/answers.yaml": since("generate"),

@@ -143,6 +143,26 @@ def test_what_a_group_of_items_alone_cannot_tell_is_not_said_to_be_well(monkeypa
     ]
 
 
+def pairs_judged(percent: float, stderr: float):
+    """The judging score of two kinds of pairs."""
+    kinds = {"judging gsm8k": score(percent - 10, 5.0), "judging half a response": score(percent + 10, 5.0)}
+    return score(percent, stderr) | {"benchmarks": kinds, "chance": 50.0}
+
+
+def test_how_a_model_judges_pairs_is_shown_by_kind_with_its_interval_and_chance_is_named():
+    content = summary()
+    rows = content["iterations"]
+    assert "## Judging" not in markdown(content)
+    rows["0"]["judging"], rows["1"]["judging"] = pairs_judged(52.0, 4.0), pairs_judged(85.0, 9.0)
+    text = markdown(content)
+    assert "| iteration | all | gsm8k | half a response |" in text
+    assert "| 0 | 52.0 [44.2, 59.8] | 42.0 ± 5.0 | 62.0 ± 5.0 |" in text
+    assert "| 1 | 85.0 [67.4, 100.0] | 75.0 ± 5.0 | 95.0 ± 5.0 |" in text
+    assert "<td>85.0 [67.4, 100.0]</td>" in html(content, {}, SPENT, {"price_per_row": 1.0, "price_per_hour": 0.05})
+    (warning,) = (line for line in warnings(rows) if "chance" in line)
+    assert warning.startswith("iteration 0: its model scores the better of two responses higher in 52.0 [44.2, 59.8] %")
+
+
 def test_scores_by_other_metrics_are_shown_beside_a_benchmarks_own():
     gsm8k = score(40.0) | {"also": {"exact_match,strict-match": score(10.0, 2.0)}}
     test = score(50.0) | {"benchmarks": {"arc": score(60.0), "gsm8k": gsm8k}}

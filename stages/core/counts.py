@@ -198,6 +198,7 @@ class SuiteScore(BenchmarkScore):
     """The mean over benchmarks, and each one's score."""
 
     benchmarks: dict[str, BenchmarkScore]
+    chance: NotRequired[float]  # what guessing would score, of pairs of which one is right
 
 
 class EvaluationCounts(TypedDict):

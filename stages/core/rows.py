@@ -156,6 +156,20 @@ class BenchmarkItem(Identified):
     question: NotRequired[str]  # the same without its choices, where the text has some
 
 
+class JudgingPair(Identified):
+    """Two responses to a question, the better one known, as the prompts that ask for their reviews."""
+
+    group: str  # pairs of one question are resampled together
+    benchmark: str  # the kind of pair
+    task: str  # judging
+    index: int  # of the row
+    part: Part
+    better: str
+    worse: str
+    lead: str  # the words before the score, which are put into the judge's mouth
+    highest: int  # scores go from 0 to this
+
+
 class ItemScore(Identified):
     """An iteration's score on a benchmark item."""
 

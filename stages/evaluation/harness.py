@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from stages.core.counts import ReasoningCounts
 from stages.core.progress import prepare_transformers, progress
 from stages.core.records import Record
+from stages.core.rows import JudgingPair
 from stages.core.schema import Runtime, Vllm
 from stages.evaluation.answers import REQUESTS_PER_CALL, StoredLM, WithDraw, with_seed
+from stages.evaluation.judging import preferences
 from stages.inference import engines
 from stages.inference.engines import Completion
 from stages.inference.store import Store
@@ -28,16 +30,24 @@ BATCH_ROWS = 64  # if `runtime.batch_rows` is not set
 
 
 def evaluate_model(
-    name: str, model: Path, benchmarks: list[Any], samples: dict[str, list[int]], system_prompt: str, runtime: Runtime
-) -> tuple[Record, list[Completion], ReasoningCounts]:
-    """Evaluate a model folder on samples of the benchmarks' tasks ({task: indices of its items}). `name`: what the
-    progress bar says. Returns lm-eval's results, every answer that they rest on, stored or new, and how many texts had
-    reasoning."""
+    name: str,
+    model: Path,
+    benchmarks: list[Any],
+    samples: dict[str, list[int]],
+    pairs: list[JudgingPair],
+    system_prompt: str,
+    runtime: Runtime,
+) -> tuple[Record, list[float], list[Completion], ReasoningCounts]:
+    """Evaluate a model folder on samples of the benchmarks' tasks ({task: indices of its items}), and as the judge of
+    pairs. `name`: what the progress bar says. Returns lm-eval's results, the model's preferences in the pairs,
+    every answer that they rest on, stored or new, and how many texts had reasoning."""
     tasks = merge_tasks(benchmarks, samples)
-    with progress(name, count_calls(tasks["tasks"], samples)) as advance:
+    calls = count_calls(tasks["tasks"], samples) + sum(2 * (pair["highest"] + 1) for pair in pairs)
+    with progress(name, calls) as advance:
         lm = load_lm(model, runtime, advance)
         results = run_lm_eval(lm, tasks, samples, system_prompt)
-    return results, lm.used, lm.reasoning
+        preferred = preferences(lm, pairs, system_prompt)
+    return results, preferred, lm.used, lm.reasoning
 
 
 def merge_tasks(benchmarks: list[Any], samples: dict[str, list[int]]) -> Any:

@@ -6,8 +6,10 @@ from typing import SupportsFloat
 from stages.core.counts import BenchmarkScore, EvaluationCounts, SuiteScore
 from stages.core.errors import UserError
 from stages.core.records import Record
-from stages.core.rows import BenchmarkItem, ItemScore, Part
+from stages.core.rows import BenchmarkItem, ItemScore, JudgingPair, Part
 from stages.evaluation.suite import Suite
+
+CHANCE = 50.0  # percent of pairs
 
 
 def item_scores(items: list[BenchmarkItem], results: Record, metrics: dict[str, str]) -> list[ItemScore]:
@@ -53,8 +55,27 @@ def other_scores(items: list[BenchmarkItem], results: Record, settings: Suite) -
     return {metric: item_scores(items, results, dict.fromkeys(names, metric)) for metric, names in benchmarks.items()}
 
 
+def pair_scores(pairs: list[JudgingPair], preferred: list[float]) -> list[ItemScore]:
+    """The scores of judged pairs, like those of items."""
+    return [
+        {
+            "id": pair["id"],
+            "group": pair["group"],
+            "benchmark": pair["benchmark"],
+            "part": pair["part"],
+            "score": preference,
+        }
+        for pair, preference in zip(pairs, preferred, strict=True)
+    ]
+
+
 def summarise_suite(scores: list[ItemScore], others: dict[str, list[ItemScore]], settings: Suite) -> EvaluationCounts:
-    """The suite's score in each part, and its other benchmarks over both parts."""
+    """The suite's score in each part, and its other benchmarks over both parts. How the model judges is measured by the
+    suite's own judging benchmarks or, without any, by each kind of pair that was judged."""
+    kinds = sorted({row["benchmark"] for row in scores} - {*settings.all})
+    judging = summarise(scores, others, settings.judging or kinds) if settings.judging or kinds else None
+    if judging and not settings.judging:
+        judging["chance"] = CHANCE
 
     def part(name: Part) -> SuiteScore:
         return summarise(
@@ -64,7 +85,7 @@ def summarise_suite(scores: list[ItemScore], others: dict[str, list[ItemScore]],
     return {
         "validation": part("validation"),
         "test": part("test"),
-        "judging": summarise(scores, others, settings.judging) if settings.judging else None,
+        "judging": judging,
         "apart": summarise(scores, others, settings.reported_only) if settings.reported_only else None,
     }
 

@@ -38,6 +38,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class KnownPair(Section):
+    """Templates over lm-eval's documents: a question, a right answer, and a wrong one; null: the right one with another
+    result."""
+
+    question: Annotated[str, Field(min_length=1)]
+    right: Annotated[str, Field(min_length=1)]
+    wrong: str | None = None
+
+
 class Benchmark(Section):
     """An lm-eval task, group or tag, and how it is used. `item`, `question` and `split` fill in a document."""
 
@@ -47,6 +56,7 @@ class Benchmark(Section):
     item: Annotated[str, Field(min_length=1)]  # the text that must not be in the training data
     question: str | None = None  # the item without its choices, if it lists them; kept out of the training data too
     split: str | None = None  # items with the same value are in the same part; null: the same as `item`
+    pair: KnownPair | None = None  # answers that a judge should tell apart
 
 
 class Suite(Section):
@@ -151,7 +161,7 @@ def items(suite: Suite, loaded: "dict[str, TaskDict]") -> list[BenchmarkItem]:
     for benchmark, settings in suite.all.items():
         tasks, sizes = loaded[benchmark]["tasks"], dict.fromkeys(PARTS, 0)
         texts = {
-            name: [_render(settings.item, document, benchmark) for document in task.eval_docs]
+            name: [render(settings.item, document, benchmark) for document in task.eval_docs]
             for name, task in tasks.items()
         }
         for name, original in copies(texts).items():
@@ -159,7 +169,7 @@ def items(suite: Suite, loaded: "dict[str, TaskDict]") -> list[BenchmarkItem]:
             del texts[name]
         for name in texts:
             for index, (document, text) in enumerate(zip(tasks[name].eval_docs, texts[name], strict=True)):
-                key = _render(settings.split, document, benchmark) if settings.split else text
+                key = render(settings.split, document, benchmark) if settings.split else text
                 part = part_of(key, suite.validation)
                 sizes[part] += 1
                 row: BenchmarkItem = {
@@ -196,8 +206,8 @@ def part_of(key: str, validation: float) -> Part:
     return PARTS[0] if int(content_id(key), 16) < validation * 16**16 else PARTS[1]
 
 
-def _render(template: str, document: dict[str, Any], benchmark: str) -> str:
-    """A template of suite.yaml, filled with a document's fields."""
+def render(template: str, document: dict[str, Any], benchmark: str) -> str:
+    """A template of suite.yaml, filled with a document's fields. Raises `UserError` if the template has others."""
     from jinja2 import TemplateError
     from lm_eval.utils import apply_template
 

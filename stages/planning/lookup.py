@@ -14,7 +14,7 @@ from stages.core.params import Params, read_params, read_runtime
 from stages.core.prompts import read_system_prompt, verdict_rule
 from stages.core.records import Record, Tally, read
 from stages.core.rows import BenchmarkItem, ReviewablePair, ReviewedSeed
-from stages.evaluation import answers, harness, suite
+from stages.evaluation import answers, harness, judging, suite
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Request, Sampling
 from stages.inference.store import Reader, store_file
@@ -98,6 +98,8 @@ def _evaluate(planned: Planned, name: str, key: str) -> None:
         requests = [request for request in task.instances for _ in range(request.repeats)]
         for request, draw in zip(requests, answers.number_draws(requests), strict=True):
             prompts[answers.answer_key(model, request, draw)] = str(request.args[0])
+    for request in judging.requests_of(evaluate.select_pairs(params["evaluate.limit"]), chat, system_prompt or ""):
+        prompts[answers.answer_key(model, request, 0)] = str(request.args[0])
     stored = Reader(store_file(read_runtime().store)).find(prompts)
     missing = [prompt for request, prompt in prompts.items() if request not in stored]
     planned.calls, planned.stored = len(prompts), len(stored)

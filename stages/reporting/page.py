@@ -7,7 +7,7 @@ from stages.core.counts import BenchmarkScore
 from stages.core.records import Record
 from stages.reporting import plots
 from stages.reporting.summary import Gain, IterationRow, Run, scale_in_force
-from stages.reporting.table import COLUMNS, OTHER_METRICS, Summary, cells, other_metrics
+from stages.reporting.table import COLUMNS, Summary, cells, details
 
 TEMPLATE = Path(__file__).parent / "templates/page.html"
 STAGES = ("review", "generate", "assess", "sft", "dpo", "evaluate")  # that have a cost
@@ -43,8 +43,7 @@ def html(summary: Summary, plot_data: dict[str, list[Record]], spent: Record, pr
         warnings=summary["warnings"],
         columns=COLUMNS,
         table=[(key, cells(key, row)) for key, row in rows.items()],
-        other_metrics=other_metrics(rows),
-        about_other_metrics=OTHER_METRICS,
+        details=details(rows),
         pictures=plots.pictures(plot_data),
         costs=spent,
         stages=STAGES,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal, NotRequired, TypedDict, cast
 
 from stages.core.counts import (
+    BenchmarkScore,
     Counts,
     FilterCounts,
     GenerateCounts,
@@ -240,11 +241,32 @@ def interval_warnings(scores: Scores) -> list[str]:
 def _warnings(row: IterationRow) -> list[str]:
     if is_stopped(row):
         return ["did not run, since the chain was stopped (evaluate.stop_on)"]
-    judged = [*_judge_warnings(row), *_elicited_warnings(row), *_reasoning_warnings(row)]
+    judged = [*_judging_warnings(row), *_judge_warnings(row), *_elicited_warnings(row), *_reasoning_warnings(row)]
     lines = [*_training_warnings(row), *_text_warnings(row), *judged]
     if "filter" in row and not row["filter"]["rows"]["out"]:
         lines.append("the filter kept no rows")
     return lines
+
+
+def _judging_warnings(row: IterationRow) -> list[str]:
+    judging = row["judging"]
+    if not judging or "chance" not in judging or _low(judging) > judging["chance"]:
+        return []
+    return [
+        f"its model scores the better of two responses higher in {judged_right(judging)} % of the pairs whose better "
+        f"one is known, which may be chance ({judging['chance']:.0f} %): its scores select at random"
+    ]
+
+
+def judged_right(score: BenchmarkScore) -> str:
+    """A judging score in percent with its 95 % interval, such as 71.5 [60.2, 82.8]."""
+    high = min(100.0, 2 * score["score"] - _low(score))
+    return f"{score['score']:.1f} [{max(0.0, _low(score)):.1f}, {high:.1f}]"
+
+
+def _low(score: BenchmarkScore) -> float:
+    """The lower end of a score's 95 % interval, by its standard error."""
+    return score["score"] - 1.96 * score["stderr"]
 
 
 def _training_warnings(row: IterationRow) -> list[str]:

@@ -1,13 +1,29 @@
 """The iterations as a table, in the terminal, in report/summary.md and on the page."""
 
+from typing import NamedTuple
+
 from stages.core.counts import BenchmarkScore
 from stages.reporting.alarms import Alarm
-from stages.reporting.summary import IterationRow, Run, funnel, gain_of, listed, scale_in_force, with_interval
+from stages.reporting.summary import (
+    IterationRow,
+    Run,
+    funnel,
+    gain_of,
+    judged_right,
+    listed,
+    scale_in_force,
+    with_interval,
+)
 
 COLUMNS = (
     "iteration", "from", "test %", "gain", "validation %", "judging %",
     "seeds", "generated", "kept", "SFT rows", "pairs", "judge right %", "pairs in order %",
 )  # fmt: skip
+JUDGING = (
+    "How often the iteration's own model scores the better of two responses higher, by kind of pair, in percent; 50 is "
+    "chance. All: the mean over the kinds, with its 95 % interval. Another's response and half a response: of the seed "
+    "set; the others: right and wrong answers to the benchmark's items."
+)
 OTHER_METRICS = "Test scores by metrics that are reported beside a benchmark's own; they are not in the suite's score."
 CAPTION = "Scores are in percent ± one standard error. A gain is in points over iteration 0, with its 95 % interval."
 
@@ -48,6 +64,33 @@ def cells(key: str, row: IterationRow) -> list[str]:
     ]
 
 
+class Detail(NamedTuple):
+    """A further table: its title, its rows with the header first, and a note on it."""
+
+    title: str
+    rows: list[list[str]]
+    note: str
+
+
+def details(rows: dict[str, IterationRow]) -> list[Detail]:
+    """The tables that follow the iterations', without empty ones."""
+    tables = [Detail("Judging", judging(rows), JUDGING), Detail("Other metrics", other_metrics(rows), OTHER_METRICS)]
+    return [table for table in tables if table.rows]
+
+
+def judging(rows: dict[str, IterationRow]) -> list[list[str]]:
+    """A header and a line for each iteration: how its model judges pairs. Empty if the suite has judging benchmarks of
+    its own."""
+    scores = {key: row["judging"] for key, row in rows.items() if row["judging"] and "chance" in row["judging"]}
+    kinds = list(dict.fromkeys(kind for score in scores.values() for kind in score["benchmarks"]))
+    header = ["iteration", "all", *(kind.removeprefix("judging ") for kind in kinds)]
+    lines = [
+        [key, judged_right(score), *(score_text(score["benchmarks"].get(kind)) for kind in kinds)]
+        for key, score in scores.items()
+    ]
+    return [header, *lines] if lines else []
+
+
 def other_metrics(rows: dict[str, IterationRow]) -> list[list[str]]:
     """A header and a line for each iteration: test scores of the benchmarks that are also scored by other metrics, by
     their own metric and by those. Empty if there are none."""
@@ -83,7 +126,7 @@ def markdown(summary: Summary) -> str:
         CAPTION,
         scale_in_force(summary["iterations"]),
         "",
-        *other_metrics_lines(summary["iterations"]),
+        *(line for detail in details(summary["iterations"]) for line in detail_lines(detail)),
         "## Alarms",
         "",
         *(f"- {line}" for line in alarms),
@@ -94,12 +137,10 @@ def markdown(summary: Summary) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def other_metrics_lines(rows: dict[str, IterationRow]) -> list[str]:
-    """The table of `other_metrics` in Markdown."""
-    if not (table := other_metrics(rows)):
-        return []
-    header, *lines = ("| " + " | ".join(cells) + " |" for cells in table)
-    return ["## Other metrics", "", header, "|" + " ---: |" * len(table[0]), *lines, "", OTHER_METRICS, ""]
+def detail_lines(detail: Detail) -> list[str]:
+    """A further table in Markdown."""
+    header, *lines = ("| " + " | ".join(cells) + " |" for cells in detail.rows)
+    return [f"## {detail.title}", "", header, "|" + " ---: |" * len(detail.rows[0]), *lines, "", detail.note, ""]
 
 
 def funnel_lines(key: str, row: IterationRow) -> list[str]:
