@@ -74,6 +74,9 @@ def test_the_copy_of_the_project_has_its_files_as_they_are_now(project, tmp_path
     assert copied == tracked
 
 
+ESTIMATORS = ("expected", "elicited", "elicited, max_tokens 0")  # that are compared with the first one, `sampled`
+
+
 @pytest.fixture
 def four_seeds(monkeypatch):
     """Every part that calls the model works on four seeds."""
@@ -104,7 +107,13 @@ def test_a_repeated_experiment_makes_no_model_call(base, four_seeds):
         ("construction", ["review + generate + assess of 256 seeds"]),
         ("engine", ["engine, 12 reviews"]),
         ("order", ["texts that change, of 72"]),
-        ("estimators", ["expected review of 4 pairs", "expected, agreement", "expected, rationales of 256 tokens"]),
+        (
+            "estimators",
+            [
+                *(f"{name}: {what}" for name in ESTIMATORS for what in ("review of 4 pairs", "agreement")),
+                "expected, rationales of 256 tokens",
+            ],
+        ),
     ],
 )
 def test_every_part_that_calls_the_model_runs(base, four_seeds, part, whats):

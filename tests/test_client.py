@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, RUNTIME, Project, command_line, error_line
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 
 from stages.core.errors import UserError
@@ -66,6 +67,22 @@ def test_equal_parameters_have_equal_keys_and_those_of_floats_stay_what_they_are
     keys = {client._key(request, Sampling(one, one, 12, 0)) for one in (1, 1.0, np.float64(1))}
     parts = ["1", "digest", "Why?", [1.0, 1.0, 12, 0, False], 0]
     assert keys == {hashlib.sha256(json.dumps(parts).encode()).digest()}
+
+
+def test_a_text_that_goes_on_with_a_number_ends_where_its_first_token_begins(tiny_model):
+    """The default's tokenizer, like Llama's and Qwen's, cuts digits off one by one; GPT-2's takes a blank with them."""
+    from transformers import PreTrainedTokenizerFast
+
+    client = Client(tiny_model, "review@1", 0.0, RUNTIME)
+    assert client.up_to_number("score: ") == "score: "
+    other = Client(tiny_model, "review@1", 0.0, RUNTIME)
+    joining = Tokenizer(models.BPE())
+    joining.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    joining.train_from_iterator(
+        ["score: 4 4 4"], trainers.BpeTrainer(initial_alphabet=list(" :4"), show_progress=False)
+    )
+    other._tokenizer = PreTrainedTokenizerFast(tokenizer_object=joining)
+    assert other.up_to_number("score: ") == "score:"
 
 
 @pytest.mark.parametrize("change", [{"temperature": 0.9}, {"top_p": 0.8}, {"max_tokens": 13}, {"random_state": 1}])

@@ -68,9 +68,11 @@ def seeds(limit: int | None = SEEDS) -> list[ReviewablePair]:
     ]
 
 
-def review_rows(client: Client, rows: list[ReviewablePair], estimator: str = "sampled") -> list[ReviewedPair]:
-    """The rows with their scores, by the code of the stage `review`."""
-    params = _params({**PARAMS, "review": {**PARAMS["review"], "estimator": estimator}})
+def review_rows(
+    client: Client, rows: list[ReviewablePair], settings: dict[str, Any] = PARAMS["review"]
+) -> list[ReviewedPair]:
+    """The rows with their scores, by the code of the stage `review` with these settings."""
+    params = _params({**PARAMS, "review": settings})
     verdicts = review.review(client, "review", params, rows)
     return [review.reviewed(row, reviews, JUDGE) for row, reviews in zip(rows, verdicts, strict=True)]
 
