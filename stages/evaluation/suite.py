@@ -182,7 +182,7 @@ def items(suite: Suite, loaded: "dict[str, TaskDict]") -> list[BenchmarkItem]:
                     "text": text,
                 }
                 if settings.question:
-                    row["question"] = _render(settings.question, document, benchmark)
+                    row["question"] = render(settings.question, document, benchmark)
                 rows.append(row)
         if min(sizes.values()) < MIN_ITEMS:
             raise UserError(
