@@ -10,8 +10,8 @@ that generated). A pair that this judge has already scored keeps its score.
 
 With `review.estimator: sampled` each pair gets `review.samples` reviews, and its score is the mean of their readable
 verdicts; with `expected` it gets one, and its score is the mean under the judge's own probabilities; with `elicited`
-the same, and the words of a verdict that cannot be read are put behind the review. An unreadable verdict is missing and
-counted, and an error above `review.max_unparsed`; the reference code counts it as 0.
+the same, and a verdict's words are put behind a review without one. An unreadable verdict is missing and counted, and
+an error above `review.max_unparsed`; the reference code counts it as 0.
 """
 
 import json

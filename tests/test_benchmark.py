@@ -74,7 +74,7 @@ def test_the_copy_of_the_project_has_its_files_as_they_are_now(project, tmp_path
     assert copied == tracked
 
 
-ESTIMATORS = ("expected", "elicited", "elicited, max_tokens 0")  # that are compared with the first one, `sampled`
+ESTIMATORS = ("expected", "elicited", "unwritten elicited")  # that are compared with the first one, `sampled`
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_repeated_experiment_makes_no_model_call(base, four_seeds):
         (
             "estimators",
             [
-                *(f"{name}: {what}" for name in ESTIMATORS for what in ("review of 4 pairs", "agreement")),
+                *(f"{name}{what}" for name in ESTIMATORS for what in (" review of 4 pairs", ", agreement")),
                 "expected, rationales of 256 tokens",
             ],
         ),

@@ -13,7 +13,7 @@ from stages.core.prompts import ReviewPrompt, verdict_rule
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Number, Sampling, holds_digit
 from stages.judging.expected_score import NEGLIGIBLE, expectation, may_be_fractions, probabilities, unresolved
-from stages.judging.judge import elicited, expected, mean_score, reviews_of, sampled
+from stages.judging.judge import expected, mean_score, read_or_elicited, reviews_of, sampled
 
 SAMPLED = {"estimator": "sampled", "samples": 3, "temperature": 0.7, "top_p": 0.9, "max_tokens": 48}
 EXPECTED = {**SAMPLED, "estimator": "expected"}
@@ -145,7 +145,8 @@ def in_the_project(monkeypatch):
 def test_expected_means_what_was_written(in_the_project, weights, score, calls):
     """Fractions count. Whole numbers are not asked for fractions where the judge writes none."""
     judge = NumberJudge(weights)
-    assert expected(judge, "review", ["prompt: "], [judge.review()], verdict_rule("lance")) == [pytest.approx(score)]
+    (verdict,) = expected(judge, "review", ["prompt: "], [judge.review()], verdict_rule("lance"))
+    assert verdict.score == pytest.approx(score)
     assert len(judge.prompts) == 2 * calls
 
 
@@ -167,24 +168,30 @@ def test_expected_asks_for_one_greedy_review_and_single_tokens_whatever_the_rand
     assert (review.score, review.written) == (7.25, 7)
 
 
+def scores_of(judge: NumberJudge, reviews: list[Completion]) -> list[float | None]:
+    """What `expected` makes of reviews by prompts/lance."""
+    verdicts = expected(judge, "review", ["prompt: "] * len(reviews), reviews, verdict_rule("lance"))
+    return [verdict.score for verdict in verdicts]
+
+
 @pytest.mark.parametrize("finish", ["length", "too long"])
 def test_a_review_that_did_not_end_has_no_verdict(in_the_project, finish):
     rule = verdict_rule("lance")
     review = replace(NumberJudge({"4": 1}).review(), finish=finish)
     assert sampled(review, rule)[:3] == (review, None, None)
-    assert expected(NumberJudge({"4": 1}), "review", ["prompt: "], [review], rule) == [None]
+    assert scores_of(NumberJudge({"4": 1}), [review]) == [None]
 
 
 def test_expected_gives_no_score_where_a_part_of_the_verdict_cannot_be_read(in_the_project):
-    judge, rule = NumberJudge({"4": 1}), verdict_rule("lance")
+    judge = NumberJudge({"4": 1})
     without_verdict = Completion("I like it.", "stop")
     half = replace(judge.review(), numbers=judge.review().numbers[:1])
-    assert expected(judge, "review", ["prompt: "] * 2, [without_verdict, half], rule) == [None, None]
+    assert scores_of(judge, [without_verdict, half]) == [None, None]
 
 
 def test_scores_have_four_decimals_and_an_unreadable_one_is_left_out(in_the_project):
     judge = NumberJudge({"4": 2, "3": 1})
-    assert expected(judge, "review", ["prompt: "], [judge.review()], verdict_rule("lance")) == [7.3333]
+    assert scores_of(judge, [judge.review()]) == [7.3333]
     assert mean_score([8.0, None, 7.0, 7.0]) == 7.3333
     assert mean_score([None]) is None
     assert mean_score([]) is None
@@ -280,7 +287,7 @@ LANCE = {"Question score: ": {"4": 0.6, "3": 0.2, "<": 0.2}, "Response score: ":
 def elicit(tokens, reviews, monkeypatch, prompts="lance", rendered="prompt|", joins=False):
     monkeypatch.chdir(ROOT)
     judge = TokenJudge(tokens, joins)
-    return judge, elicited(judge, "review", [rendered] * len(reviews), reviews, verdict_rule(prompts))
+    return judge, read_or_elicited(judge, "review", [rendered] * len(reviews), reviews, verdict_rule(prompts))
 
 
 def test_the_verdicts_words_are_put_behind_nothing_part_by_part_with_the_likeliest_scores(monkeypatch):
@@ -291,14 +298,18 @@ def test_the_verdicts_words_are_put_behind_nothing_part_by_part_with_the_likelie
     assert (verdict.completion.text, verdict.written) == ("Question score: 4\nResponse score: 1", 5)
 
 
-def test_the_words_are_put_behind_a_review_without_a_verdict_and_one_that_has_it_keeps_its_own(monkeypatch):
-    texts = ["It is good.", "It is good.\n**Question score:** 2\n**Response score:** 2/5"]
-    tokens = {**LANCE, "Question score:** ": {"1": 1.0}, "Response score:** ": {"3": 0.5, "4": 0.5}}
-    reviews = [Completion(texts[0], "length"), Completion(texts[1], "stop"), Completion("", "too long")]
-    judge, (without, with_it, too_long) = elicit(tokens, reviews, monkeypatch)
+def test_the_words_are_put_behind_a_review_without_a_verdict_and_one_that_has_it_is_read(monkeypatch):
+    """Read as by `expected`, at no further call, even if it is cut off behind its verdict."""
+    text = "It is good.\n**Question score:** 2\n**Response score:** 2"
+    numbers = (Number(text.index("2"), logs({"2": 1.0})), Number(len(text) - 1, logs({"2": 0.5, "3": 0.5})))
+    reviews = [
+        Completion("It is good.", "length"), Completion(f"{text}, I", "length", numbers=numbers),
+        Completion("", "too long"),
+    ]  # fmt: skip
+    judge, (without, with_it, too_long) = elicit(LANCE, reviews, monkeypatch)
     assert without.completion.text == "It is good.\nQuestion score: 4\nResponse score: 1"
-    assert "prompt|It is good.\n**Question score:** 2\n**Response score:** " in judge.prompts
-    assert (with_it.score, with_it.completion.text) == (1 + 3.5, texts[1])
+    assert len(judge.prompts) == 2
+    assert (with_it.score, with_it.written, with_it.on_scores) == (2 + 2.5, 4, None)
     assert (too_long.score, too_long.completion.finish) == (None, "too long")
 
 

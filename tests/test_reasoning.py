@@ -234,9 +234,9 @@ def test_a_judge_that_is_asked_how_a_score_would_go_on_reads_its_reasoning_again
     numbers = (Number(len(text) - 1, {"9": log(0.5), "1": log(0.5)}),)
     review, client = without_reasoning(PROMPT, Completion(text, "stop", numbers=numbers)), Recorder()
     rule = Verdict([Part(label="score", highest=10)])
-    (score,) = expected(client, "review", [PROMPT.prompt], [review], rule)
+    (verdict,) = expected(client, "review", [PROMPT.prompt], [review], rule)
     assert client.prompts == [PROMPT.prompt + text[:-1] + "1"]
-    assert score == pytest.approx(0.5 * 9 + 0.5 * 10)
+    assert verdict.score == pytest.approx(0.5 * 9 + 0.5 * 10)
 
 
 @pytest.mark.slow

@@ -131,6 +131,7 @@ def test_scores_of_unwritten_reviews_are_those_of_the_transformers_engine(
     monkeypatch.chdir(ROOT)
     by_engine = []
     for number, model in enumerate((engine, reference)):
+        (tmp_path / str(number)).mkdir()
         monkeypatch.setenv("DVC_ROOT", str(tmp_path / str(number)))
         judge = Client(base, "review@1", 0.5, RUNTIME)
         judge._engine = model

@@ -110,7 +110,8 @@ class Preview:
         """What the model writes for the seeds, low and high."""
         before, tally = set(self.client.completions), Tally(len(reviewed))
         threshold = self.params["threshold"]
-        low, high = generate.route(reviewed, threshold, len(reviewed), len(reviewed), MODEL, tally)
+        scale = generate.scale_of_seeds(self.params, reviewed)
+        low, high = generate.route(reviewed, threshold, len(reviewed), len(reviewed), MODEL, tally, scale)
         written = generate.generate(self.client, "generate", self.params, low, high)
         self.results["generate"] = {"seed": {"low": len(low), "high": len(high)}, **written.counts}
         show_written(self.client, self.params["prompts"])

@@ -54,7 +54,7 @@ class ReviewCounts(TypedDict):
     reviewed: int  # rows that this judge had not scored before
     verdicts: Verdicts
     scores: Scores | None  # None: no row has a score
-    on_scores: NotRequired[float]  # probability of a score behind the elicited words, the mean; missing: none elicited
+    on_scores: NotRequired[float]  # probability of a score behind elicited words, the mean; missing: there are none
     claims: NotRequired[int]  # rows read without something that could be taken for a verdict; missing: none
     reasoning: NotRequired[ReasoningCounts]  # missing where no completion has any
     stopped: NotRequired[bool]  # the chain was stopped before this iteration

@@ -2,8 +2,8 @@
 
 `sampled`, the paper's way, samples several reviews of a pair and reads each one's verdict. `expected` writes one review
 greedily and takes the mean score under the judge's own probabilities where its verdict stands (arXiv 2503.03064).
-`elicited` takes that mean where the verdict's words are put into the judge's mouth: behind its review or, with
-`review.max_tokens: 0`, as its first words.
+`elicited` does the same, and puts the verdict's words into the judge's mouth where it has written none that can be
+read: behind its review or, with `review.max_tokens: 0`, as its first words.
 """
 
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ class Verdict(NamedTuple):
     score: float | None  # 0–10
     written: (
         float | None
-    )  # as the judge wrote it, by `sampled` the same as the score; by `elicited` its likeliest score
-    on_scores: float | None = None  # by `elicited`: the probability that the judge writes a score at that place
+    )  # as the judge wrote it, by `sampled` the same as the score; its likeliest score where it is elicited
+    on_scores: float | None = None  # where it is elicited: the probability that the judge writes a score there
 
 
 class Position(NamedTuple):
@@ -66,9 +66,8 @@ def reviews_of(
     else:
         reviews = [Completion("", "stop")] * len(rendered)
     if settings["estimator"] == "elicited":
-        return [[verdict] for verdict in elicited(client, task, rendered, reviews, rule)]
-    scores = expected(client, task, rendered, reviews, rule)
-    return [[sampled(review, rule)._replace(score=mean)] for review, mean in zip(reviews, scores, strict=True)]
+        return [[verdict] for verdict in read_or_elicited(client, task, rendered, reviews, rule)]
+    return [[verdict] for verdict in expected(client, task, rendered, reviews, rule)]
 
 
 def sampled(completion: Completion, rule: verdict.Verdict) -> Verdict:
@@ -85,9 +84,9 @@ def mean_score(scores: Sequence[float | None]) -> float | None:
 
 def expected(
     client: Client, task: str, rendered: list[str], reviews: list[Completion], rule: verdict.Verdict
-) -> list[float | None]:
-    """The mean of each review's verdict under the judge's probabilities, the sum of its parts' means; None where it
-    cannot be read."""
+) -> list[Verdict]:
+    """Each review with the mean of its verdict under the judge's probabilities, the sum of its parts' means; None where
+    it cannot be read."""
     positions = [
         Position(row, score.number, rule.parts[score.part].highest)
         for row, review in enumerate(reviews)
@@ -99,7 +98,7 @@ def expected(
     for position in positions:
         first = probabilities(reviews[position.row], position.start)
         means[position.row].append(expectation(first, position.highest, following[position]))
-    return [_total(parts) for parts in means]
+    return [sampled(review, rule)._replace(score=_total(parts)) for review, parts in zip(reviews, means, strict=True)]
 
 
 class NextScore(NamedTuple):
@@ -110,34 +109,41 @@ class NextScore(NamedTuple):
     on_scores: float  # their probability together
 
 
+def read_or_elicited(
+    client: Client, task: str, rendered: list[str], reviews: list[Completion], rule: verdict.Verdict
+) -> list[Verdict]:
+    """Each review with the mean of the verdict that it has, also where it is cut off behind that, or else of an
+    elicited one."""
+    whole = [replace(review, finish="stop") if review.finish == "length" else review for review in reviews]
+    verdicts = expected(client, task, rendered, whole, rule)
+    rows = [row for row, read in enumerate(verdicts) if read.score is None and read.completion.finish != "too long"]
+    without = [reviews[row] for row in rows]
+    others = elicited(client, f"{task} verdicts", [rendered[row] for row in rows], without, rule)
+    for row, other in zip(rows, others, strict=True):
+        verdicts[row] = other
+    return verdicts
+
+
 def elicited(
     client: Client, task: str, rendered: list[str], reviews: list[Completion], rule: verdict.Verdict
 ) -> list[Verdict]:
-    """Each review with its verdict's mean under the judge's probabilities, the sum of its parts' means.
-
-    A review that ends in a readable verdict keeps it. Behind any other one, cut off or not, the verdict's words are put
-    part by part, each with the score that is likeliest there. A mean is None only if no score is among the likeliest
-    tokens, or if the review and the words do not fit the context.
-    """
-    verdicts = [rule.read(review.text) for review in reviews]
+    """Each review with a verdict's words put behind it, part by part, each with the score that is likeliest there, and
+    the mean under the judge's probabilities, the sum of its parts' means. It is None only if no score is among the
+    likeliest tokens, or if the review and the words do not fit the context."""
     reviews = [
         replace(review, reasoning=review.reasoning + reasoning.ending(prompt, review.reasoning))
         for prompt, review in zip(rendered, reviews, strict=True)
     ]
     scores: list[list[NextScore]] = [[] for _ in reviews]  # of each part
     for number, part in enumerate(rule.parts):
-        begun = [
-            review.text[: written[number].number] if written else rule.begun(review.text, number)
-            for review, written in zip(reviews, verdicts, strict=True)
-        ]
-        for row, next_score in _next_scores(client, task, rendered, reviews, begun, part.highest).items():
-            if next_score is None:
+        reviews = [replace(review, text=rule.begun(review.text, number)) for review in reviews]
+        for row, score in _next_scores(client, task, rendered, reviews, part.highest).items():
+            if score is None:
                 reviews[row] = replace(reviews[row], finish="too long")
                 continue
-            scores[row].append(next_score)
-            if not verdicts[row]:
-                score = "" if next_score.likeliest is None else f"{next_score.likeliest:g}"
-                reviews[row] = replace(reviews[row], text=begun[row] + score)
+            scores[row].append(score)
+            likeliest = "" if score.likeliest is None else f"{score.likeliest:g}"
+            reviews[row] = replace(reviews[row], text=reviews[row].text + likeliest)
     return [_elicited(review, parts) for review, parts in zip(reviews, scores, strict=True)]
 
 
@@ -149,23 +155,22 @@ def _elicited(review: Completion, parts: list[NextScore]) -> Verdict:
 
 
 def _next_scores(
-    client: Client, task: str, rendered: list[str], reviews: list[Completion], begun: list[str], highest: int
+    client: Client, task: str, rendered: list[str], reviews: list[Completion], highest: int
 ) -> dict[int, NextScore | None]:
-    """{row: the score behind the text that is begun there}; None for a text that does not fit the context. A review
-    that did not fit is left out."""
+    """{row: the score behind each review as far as it goes}; None if that does not fit the context. One that did not
+    fit before is left out."""
     rows = [row for row, review in enumerate(reviews) if review.finish != "too long"]
-    prompts = [client.up_to_number(rendered[row] + reviews[row].reasoning + begun[row]) for row in rows]
-    answers = [answer for (answer,) in client.complete_rendered(f"{task} verdicts", prompts, 1, FIRST_TOKEN)]
+    prompts = [client.up_to_number(rendered[row] + reviews[row].reasoning + reviews[row].text) for row in rows]
+    answers = [answer for (answer,) in client.complete_rendered(task, prompts, 1, FIRST_TOKEN)]
     fitting = {row: answer for row, answer in zip(rows, answers, strict=True) if answer.finish != "too long"}
-    texts = list(reviews)
+    reviews, positions = list(reviews), {row: Position(row, len(reviews[row].text), highest) for row in fitting}
     for row, answer in fitting.items():
         likely = [(token.lstrip(), logprob) for number in answer.numbers for token, logprob in number.logprobs.items()]
-        texts[row] = replace(reviews[row], text=begun[row], numbers=(Number(len(begun[row]), by_text(likely)),))
-    positions = {row: Position(row, len(begun[row]), highest) for row in fitting}
-    following = _following(client, task, rendered, texts, list(positions.values()))
+        reviews[row] = replace(reviews[row], numbers=(Number(positions[row].start, by_text(likely)),))
+    following = _following(client, task, rendered, reviews, list(positions.values()))
     scores: dict[int, NextScore | None] = dict.fromkeys(rows)
     for row, position in positions.items():
-        first = probabilities(texts[row], position.start)
+        first = probabilities(reviews[row], position.start)
         shares = distribution(first, highest, following[position])
         likeliest = max(shares, key=lambda score: shares[score], default=None)
         scores[row] = NextScore(expectation(first, highest, following[position]), likeliest, sum(shares.values()))

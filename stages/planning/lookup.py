@@ -71,12 +71,14 @@ def look_up(planned: Planned, iterations: Record) -> None:
 
 
 def _add_elicited(planned: Planned, params: Params, rows: int) -> None:
-    """Count the calls for parts of a verdict that come behind a text which is not written yet."""
-    if params["review.estimator"] == "elicited" and planned.calls:
-        of_row = len(verdict_rule(params["prompts"]).parts) + bool(params["review.max_tokens"])
-        unseen = max(0, rows * of_row - planned.calls)
-        planned.read += round(unseen * planned.read / max(1, planned.calls - (planned.stored or 0)))
-        planned.calls += unseen
+    """Count the calls for the parts of a verdict behind one that is not scored yet. Where the judge writes a review
+    first, nobody knows before how many verdicts have to be elicited."""
+    if params["review.estimator"] == "elicited" and not params["review.max_tokens"]:
+        unseen = rows * len(verdict_rule(params["prompts"]).parts) - planned.calls
+        missing = planned.calls - (planned.stored or 0)
+        if missing and unseen > 0:
+            planned.read += round(unseen * planned.read / missing)
+            planned.calls += unseen
 
 
 def _evaluate(planned: Planned, name: str, key: str) -> None:

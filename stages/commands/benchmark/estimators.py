@@ -18,9 +18,9 @@ SAMPLED: dict[str, Any] = PARAMS["review"]
 OTHERS: dict[str, dict[str, Any]] = {
     "expected": {**SAMPLED, "estimator": "expected"},
     "elicited": {**SAMPLED, "estimator": "elicited"},
-    "elicited, max_tokens 0": {**SAMPLED, "estimator": "elicited", "max_tokens": 0},
+    "unwritten elicited": {**SAMPLED, "estimator": "elicited", "max_tokens": 0},
 }
-TARGETS = {"expected": (1.3, 0), "elicited": (1, 0), "elicited, max_tokens 0": (5, -100)}  # times as fast, points
+TARGETS = {"expected": (1.3, 0), "elicited": (1.3, 0), "unwritten elicited": (2, -100)}  # times as fast, points
 
 
 def estimators(base: Path) -> Iterator[Measurement]:
@@ -33,8 +33,8 @@ def estimators(base: Path) -> Iterator[Measurement]:
         right[name] = percent_right(scored)
     for name, (times, least) in TARGETS.items():
         against = f"sampled, {SAMPLED['samples']} reviews ({seconds['sampled']:.1f} s)"
-        yield speedup(f"{name}: review of {len(rows)} pairs", against, seconds[name], seconds["sampled"], times)
-        what, against = f"{name}: agreement with the oracle", f"sampled, {right['sampled']:.2f} %"
+        yield speedup(f"{name} review of {len(rows)} pairs", against, seconds[name], seconds["sampled"], times)
+        what, against = f"{name}, agreement with the oracle", f"sampled, {right['sampled']:.2f} %"
         points = right[name] - right["sampled"]
         yield Measurement(what, against, right[name], "%", points, f"≥ {least} points", points >= least)
     yield long_rationales(base)
