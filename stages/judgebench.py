@@ -28,7 +28,7 @@ def pairs(name: str, settings: suite.Suite, review: ReviewPrompt) -> list[Judgin
         used = settings.model_copy(update={"tasks": with_pairs, "judging": {}, "reported_only": {}})
         known += judging.of_suite(used, suite.load_tasks(name, used))
     known += judging.of_seeds([*read(SEED, SeedRow)])
-    return judging.judging_pairs(known, review, settings.validation)
+    return judging.judging_pairs(known, review)
 
 
 def main() -> None:
