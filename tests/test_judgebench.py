@@ -82,6 +82,14 @@ def test_a_suites_answers_make_pairs_by_its_templates():
     assert {pair.kind for pair in known} == {"judging safety_principle"}
 
 
+def test_answers_that_are_the_same_make_no_pair():
+    """Such as two equal choices of a question."""
+    document = {"question": "A?", "choices": ["p", "q", "r", "p"], "answer": 0}
+    mmlu = {"mmlu": suite.load("leaderboard").tasks["mmlu"]}
+    loaded = {"mmlu": {"tasks": {"mmlu_x": SimpleNamespace(eval_docs=[document])}}}
+    assert not list(judging.of_suite(Suite(validation=0.2, tasks=mmlu), loaded))
+
+
 DOCUMENTS = {  # as lm-eval's tasks have them
     "gsm8k": {"question": "A?", "answer": "6 * 3 = <<6*3=18>>18\n#### 18"},
     "mmlu": {"question": "A?", "choices": ["p", "q", "r", "s"], "answer": 0},
@@ -173,7 +181,11 @@ def test_the_judging_score_is_that_of_the_pairs_where_the_suite_has_no_judging_b
     assert summary["judging"]["score"] == 62.5
     assert summary["judging"]["benchmarks"]["judging x"]["items"] == 4
     assert summary["judging"]["stderr"] == pytest.approx(23.9357, abs=1e-3)
+    assert summary["judging"]["chance"] == 50.0
     assert summary["test"]["score"] == 100.0
+    own = Suite.model_validate({"validation": 0.5, "tasks": task, "judging": {"j": task["b"]}})
+    judged = summarise_suite(scores + [row | {"benchmark": "j"} for row in scores], {}, own)["judging"]
+    assert (list(judged["benchmarks"]), "chance" in judged) == (["j"], False)
     assert summarise_suite(scores, {}, plain)["judging"] is None
 
 
