@@ -139,6 +139,13 @@ def test_a_kind_has_at_most_fifty_pairs_as_the_judge_reads_them():
     assert set(Counter(rows[index]["benchmark"] for index in samples).values()) == {3}
 
 
+def test_a_kind_with_a_single_pair_is_left_out_since_it_has_no_standard_error():
+    short = [{"prompt": f"Name {n}.", "response": f"It is {n}."} for n in range(3)]
+    one = [*short, {"prompt": "Why?", "response": "word " * judging.WORDS}]
+    rows = judging.judging_pairs(judging.of_seeds(one), ReviewPrompt("lance"))
+    assert Counter(row["benchmark"] for row in rows) == {"judging another's response": 4}
+
+
 class KnownLikelihoods:
     """An lm-eval model that gives a response's scores these probabilities."""
 
