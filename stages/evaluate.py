@@ -44,7 +44,7 @@ def select_samples(items: Sequence[BenchmarkItem | JudgingPair], limit: int | No
 
 
 def select_pairs(limit: int | None) -> list[JudgingPair]:
-    """The pairs to judge, of each kind and part at most `limit`."""
+    """The pairs to judge, of each kind at most `limit`."""
     pairs = read(PAIRS, JudgingPair)
     return [pairs[index] for index in select_samples(pairs, limit).get(judging.TASK, [])]
 

@@ -22,10 +22,13 @@ SEED, OUT = Path("iterations/0/seed.jsonl"), Path("iterations/0/judgebench.jsonl
 
 def pairs(name: str, settings: suite.Suite, review: ReviewPrompt) -> list[JudgingPair]:
     """Pairs of the suite's and the seed set's rows."""
-    prepare_transformers()
-    of_suite = judging.of_suite(settings, suite.load_tasks(name, settings))
-    known = [*of_suite, *judging.of_seeds([*read(SEED, SeedRow)])]
-    return judging.judging_pairs(known, review, settings.validation)
+    known: list[judging.Known] = []
+    if with_pairs := {benchmark: use for benchmark, use in settings.all.items() if use.pair}:
+        prepare_transformers()
+        used = settings.model_copy(update={"tasks": with_pairs, "judging": {}, "reported_only": {}})
+        known += judging.of_suite(used, suite.load_tasks(name, used))
+    known += judging.of_seeds([*read(SEED, SeedRow)])
+    return judging.judging_pairs(known, review)
 
 
 def main() -> None:

@@ -82,6 +82,14 @@ def test_a_suites_answers_make_pairs_by_its_templates():
     assert {pair.kind for pair in known} == {"judging safety_principle"}
 
 
+def test_answers_that_are_the_same_make_no_pair():
+    """Such as two equal choices of a question."""
+    document = {"question": "A?", "choices": ["p", "q", "r", "p"], "answer": 0}
+    mmlu = {"mmlu": suite.load("leaderboard").tasks["mmlu"]}
+    loaded = {"mmlu": {"tasks": {"mmlu_x": SimpleNamespace(eval_docs=[document])}}}
+    assert not list(judging.of_suite(Suite(validation=0.2, tasks=mmlu), loaded))
+
+
 DOCUMENTS = {  # as lm-eval's tasks have them
     "gsm8k": {"question": "A?", "answer": "6 * 3 = <<6*3=18>>18\n#### 18"},
     "mmlu": {"question": "A?", "choices": ["p", "q", "r", "s"], "answer": 0},
@@ -115,7 +123,7 @@ def test_the_pairs_of_each_suite_are_a_right_and_a_wrong_answer(name):
 
 @cache
 def pairs_of_seeds():
-    return judging.judging_pairs(judging.of_seeds(SEEDS), ReviewPrompt("lance"), validation=0.3)
+    return judging.judging_pairs(judging.of_seeds(SEEDS), ReviewPrompt("lance"))
 
 
 def test_a_kind_has_at_most_fifty_pairs_as_the_judge_reads_them():
@@ -128,7 +136,14 @@ def test_a_kind_has_at_most_fifty_pairs_as_the_judge_reads_them():
     assert {row["better"] for row in rows} <= better
     assert {(row["lead"], row["highest"]) for row in rows} == {("Response score:", 5)}
     samples = select_samples(rows, 3)["judging"]
-    assert Counter((rows[index]["benchmark"], rows[index]["part"]) for index in samples).total() == 12
+    assert set(Counter(rows[index]["benchmark"] for index in samples).values()) == {3}
+
+
+def test_a_kind_with_a_single_pair_is_left_out_since_it_has_no_standard_error():
+    short = [{"prompt": f"Name {n}.", "response": f"It is {n}."} for n in range(3)]
+    one = [*short, {"prompt": "Why?", "response": "word " * judging.WORDS}]
+    rows = judging.judging_pairs(judging.of_seeds(one), ReviewPrompt("lance"))
+    assert Counter(row["benchmark"] for row in rows) == {"judging another's response": 4}
 
 
 class KnownLikelihoods:
@@ -173,7 +188,11 @@ def test_the_judging_score_is_that_of_the_pairs_where_the_suite_has_no_judging_b
     assert summary["judging"]["score"] == 62.5
     assert summary["judging"]["benchmarks"]["judging x"]["items"] == 4
     assert summary["judging"]["stderr"] == pytest.approx(23.9357, abs=1e-3)
+    assert summary["judging"]["chance"] == 50.0
     assert summary["test"]["score"] == 100.0
+    own = Suite.model_validate({"validation": 0.5, "tasks": task, "judging": {"j": task["b"]}})
+    judged = summarise_suite(scores + [row | {"benchmark": "j"} for row in scores], {}, own)["judging"]
+    assert (list(judged["benchmarks"]), "chance" in judged) == (["j"], False)
     assert summarise_suite(scores, {}, plain)["judging"] is None
 
 

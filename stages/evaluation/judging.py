@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stages.core.prompts import ReviewPrompt
 from stages.core.records import content_id
 from stages.core.rows import JudgingPair, Pair
-from stages.evaluation.suite import Suite, part_of, render
+from stages.evaluation.suite import MIN_ITEMS, Suite, render
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -82,13 +82,14 @@ def of_seeds(rows: list[Pair]) -> Iterator[Known]:
             yield Known(f"{TASK} half a response", row["prompt"], response, half)
 
 
-def judging_pairs(pairs: Iterable[Known], review: ReviewPrompt, validation: float) -> list[JudgingPair]:
-    """The review prompts of at most `PAIRS` pairs of each kind, chosen by the hash of their content. `validation`: the
-    share of that part."""
+def judging_pairs(pairs: Iterable[Known], review: ReviewPrompt) -> list[JudgingPair]:
+    """The review prompts of at most `PAIRS` pairs of each kind, chosen by the hash of their content; a kind with
+    one has no standard error and is left out. They choose no iteration, so all are in the part that is reported."""
     last = review.verdict.parts[-1]
     rows: list[JudgingPair] = []
     for _, of_kind in groupby(sorted(pairs, key=attrgetter("kind")), key=attrgetter("kind")):
-        for pair in nsmallest(PAIRS, of_kind, key=attrgetter("id")):
+        chosen = nsmallest(PAIRS, of_kind, key=attrgetter("id"))
+        for pair in chosen if len(chosen) >= MIN_ITEMS else []:
             better, worse = (review.render(pair.question, response) for response in (pair.better, pair.worse))
             row: JudgingPair = {
                 "id": pair.id,
@@ -96,7 +97,7 @@ def judging_pairs(pairs: Iterable[Known], review: ReviewPrompt, validation: floa
                 "benchmark": pair.kind,
                 "task": TASK,
                 "index": len(rows),
-                "part": part_of(pair.question, validation),
+                "part": "test",
                 "better": better,
                 "worse": worse,
                 "lead": f"{last.label}:",
