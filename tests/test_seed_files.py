@@ -183,6 +183,12 @@ def test_what_is_nested_in_a_broken_row_of_a_json_list_is_no_row(tmp_path):
     assert rows(tmp_path / "rows.json") == [PAIR, "not JSON", OTHER]
 
 
+def test_a_broken_last_row_of_a_json_list_is_one_problem(tmp_path):
+    for end in ("]", " ]\n"):
+        (tmp_path / "rows.json").write_text(f'[{json.dumps(PAIR)}, {{"prompt": "Why?" "response": "so"}}{end}')
+        assert rows(tmp_path / "rows.json") == [PAIR, "not JSON"]
+
+
 def test_a_list_that_breaks_off_keeps_the_rows_before(tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps([PAIR, OTHER])[:-15])
     assert rows(tmp_path / "rows.json") == [PAIR, "not JSON", "the list of rows breaks off"]

@@ -154,7 +154,19 @@ def test_an_answer_in_words_stays_as_it_is_written():
     assert pair({**row, "answer": "Mars"}) == (PLANETS, "Mars")
     assert pair({**row, "response": "Mars, by its rust."}) == (PLANETS, "Mars, by its rust.")
     assert pair({**row, "output": "It is red with rust, so the answer is (B)."})[1].endswith("is (B).")
+    for line in ("B. Mars", "(b) Mars", "B: mars, by its rust"):
+        assert pair({**row, "answer": line}) == (PLANETS, line)
     assert pair({"question": "1 + 1?", "choices": [3, 2, 1], "answer": 2}) == ("1 + 1?\n\nA. 3\nB. 2\nC. 1", "2")
+
+
+def test_a_question_has_2_to_26_choices():
+    for number in (2, 25, 26):
+        texts = [f"planet {index}" for index in range(number)]
+        assert pair({"question": "Which?", "choices": texts, "answer": "planet 1"})[0].count("\n") == number + 1
+    for number in (1, 27):
+        texts = [f"planet {index}" for index in range(number)]
+        with pytest.raises(RowError, match="the choices are not a list of 2 to 26 answers"):
+            read_row({"question": "Which?", "choices": texts, "answer": "planet 0"})
 
 
 def test_a_number_taken_for_that_of_a_choice_is_noted():
@@ -189,6 +201,11 @@ def test_a_number_taken_for_that_of_a_choice_is_noted():
         ({"option1": "Venus", "option2": "Mars", "answer": "2"}, "'option1', 'option2' would be lost"),
         ({"choices": ["Venus", "Mars"], "answer": "Jupiter"}, "the answer is none of the choices (Jupiter)"),
         ({"choices": ["Venus", "Mars"], "answer": "B: Venus"}, "the answer is none of the choices (B: Venus)"),
+        (
+            {"choices": ["Venus", "Mars"], "answer": "B: Venus, as it is hot"},
+            "the answer is none of the choices (B: Venus",
+        ),
+        ({"choices": ["Venus", "Mars"], "output": "It is none of these."}, "the output is none of the choices"),
         ({"choices": ["Venus", "Mars"], "answer": "choice 2"}, "the answer is none of the choices (choice 2)"),
         ({"options": ["Venus", "Mars"], "output": "I cannot tell."}, "the output is none of the choices"),
         ({"candidates": ["Mars", "It is Mars."], "output": "Mars"}, "'candidates' would be lost"),  # drawn answers
@@ -308,6 +325,8 @@ def test_a_verdict_that_says_yes_or_no_is_used(field, good, bad):
         ),
         ({"content": None}, "no text in the messages"),
         ({"content": "So.", "text": "Or so."}, "more than one text in a message of the messages"),
+        ({"content": "So.", "text": "So so."}, "more than one text in a message of the messages"),
+        ({"content": "<think>Hm.</think>So."}, "reasoning in the messages"),
         ({"content": [{"type": "image_url", "image_url": {}}]}, "a part of a message that is no text in the messages"),
         ({"content": [{"type": "reasoning", "value": "Hm."}]}, "a part of a message that is no text in the messages"),
         ({"content": 7.5}, "a number instead of text in the messages (7.5)"),
@@ -340,6 +359,16 @@ def test_columns_of_messages_that_differ_in_length_are_refused():
 def test_the_content_of_a_message_may_be_text_parts():
     parts = [{"type": "text", "text": "Why?"}, {"type": "text", "value": "And how?"}]
     assert pair({"messages": turns(parts, [{"type": "text", "text": "So."}])}) == ("Why?\n\nAnd how?", "So.")
+
+
+def test_a_message_may_have_its_text_in_two_fields():
+    messages = [message | {"text": message["content"]} for message in turns("Why?", "So.")]
+    assert pair({"messages": messages}) == ("Why?", "So.")
+
+
+def test_only_what_the_assistant_says_is_read_as_a_response():
+    question = "<think>Hm.</think> is a tag of what?"
+    assert pair({"messages": turns(question, "So.")}) == (question, "So.")
 
 
 @pytest.mark.parametrize(
