@@ -425,6 +425,12 @@ def test_a_row_without_one_prompt_and_one_response_is_refused(row, reason):
     assert str(error.value) == reason
 
 
+def test_a_name_of_more_than_40_characters_is_cut_in_an_error():
+    with pytest.raises(RowError) as error:
+        read_row({"x" * 40: "Why?", "y" * 41: "So.", "tab\t": "z"})
+    assert str(error.value) == f"no prompt and response (its fields are {'x' * 40}, {'y' * 39}…, tab\\t)"
+
+
 @pytest.mark.parametrize(
     ("row", "columns"),
     [
