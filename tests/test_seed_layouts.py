@@ -608,6 +608,20 @@ def test_columns_read_choices_and_conversations_as_the_layouts_do():
     assert pair(orca, {"prompt": ["system", "messages"], "response": "messages"}) == ("Be brief.\n\nWhy?", "So.")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("messages", turns("Why?", "So.")),
+        ("messages", ["Why?", "So."]),
+        ("protocol", turns("Why?", "So.")),
+    ],
+)
+def test_a_conversation_beside_another_column_is_read_by_its_name_or_its_form(name, value):
+    columns = {"prompt": ["subject", name], "response": [name]}
+    reading = read_row({"subject": "Cats.", name: value}, columns)
+    assert (reading.prompt, reading.response) == ("Cats.\n\nWhy?", "So.")
+
+
 def test_what_belongs_to_the_question_is_not_lost_by_columns_either_unless_it_is_ignored():
     dolly = {"instruction": "Which colour?", "context": "The cat is grey.", "response": "Grey.", "score": 3}
     columns = {"prompt": "instruction", "response": "response"}
