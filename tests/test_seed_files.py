@@ -297,6 +297,15 @@ def test_of_an_answer_over_several_lines_with_a_wrong_quote_no_line_is_taken_for
     assert rows(tmp_path / "rows.csv") == ["a wrong quote", WHOLE[0]]
 
 
+def test_rows_behind_the_rest_of_a_wrong_one_are_read_though_a_quote_opens_far_below(tmp_path):
+    rest = "which is no row\n"
+    below = "".join(f"Q{number}?,A{number}\n" for number in range(12)) + 'Why?,"so\nand so"\n'
+    (tmp_path / "rows.csv").write_text(f'prompt,response\n"Why?" again,so\n{rest}{below}')
+    read_rows = rows(tmp_path / "rows.csv")
+    assert read_rows[0] == "a wrong quote"
+    assert [row["prompt"] for row in read_rows[1:]] == [*(f"Q{number}?" for number in range(12)), "Why?"]
+
+
 def test_many_wrong_quotes_are_read_past(tmp_path):
     (tmp_path / "rows.csv").write_text(HEAD + ('"Why?,so\n' + FIRST) * 2000 + "When?,now\n")
     assert rows(tmp_path / "rows.csv").count(WHOLE[0]) == 2000

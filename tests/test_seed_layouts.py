@@ -149,6 +149,14 @@ def test_choices_with_numbers_as_labels_and_with_labels_of_their_own_keep_them()
     assert pair(row) == ("Which?\n\nA)21\nB)21.5", "B)21.5")
 
 
+def test_a_choices_label_has_1_to_3_characters():
+    row = {"question": "Which?", "answerKey": "II"}
+    assert pair({**row, "choices": {"text": ["one", "two"], "label": ["III", "II"]}})[1] == "II. two"
+    for label in ("", " ", "VIII"):
+        with pytest.raises(RowError, match="the choices are not a list of 2 to 26 answers"):
+            read_row({**row, "choices": {"text": ["one", "two"], "label": [label, "II"]}})
+
+
 def test_an_answer_in_words_stays_as_it_is_written():
     row = {"question": "Which is red?", "choices": ["Venus", "Mars", "Earth"]}
     assert pair({**row, "answer": "Mars"}) == (PLANETS, "Mars")
@@ -318,6 +326,7 @@ def test_a_verdict_that_says_yes_or_no_is_used(field, good, bad):
         ({"content": "So.", "train": False}, "'messages.train' says that the answer is a bad one (False)"),
         ({"content": "So.", "loss": False}, "'messages.loss' says that the answer is a bad one (False)"),
         ({"content": "So.", "status": "rejected"}, "'messages.status' says that the answer is a bad one (rejected)"),
+        ({"content": "So.", "reasoning_content": "final"}, "'messages.reasoning_content' would be lost"),
         ({"content": "So.", "channel": "analysis"}, "a message of another channel than final in the messages"),
         (
             {"content": [{"type": "text", "text": "So.", "image_url": "1.png"}]},
@@ -363,6 +372,11 @@ def test_the_content_of_a_message_may_be_text_parts():
 
 def test_a_message_may_have_its_text_in_two_fields():
     messages = [message | {"text": message["content"]} for message in turns("Why?", "So.")]
+    assert pair({"messages": messages}) == ("Why?", "So.")
+
+
+def test_a_message_of_the_final_channel_is_an_answer():
+    messages = [*turns("Why?", roles=["user"]), {"role": "assistant", "content": "So.", "channel": "final"}]
     assert pair({"messages": messages}) == ("Why?", "So.")
 
 
