@@ -126,6 +126,10 @@ def test_each_character_of_a_folded_text_leads_back_to_its_own(text):
         assert sign in fold(text[start]).text
 
 
+def test_digits_of_all_scripts_fold_to_plain_ones_and_raised_ones_stay():
+    assert fold("٣ ３ x² ½").text == "3 3 x² ½"
+
+
 WHOLE = [
     "for (int i = 0; i<a; i++) { b->c = a>b; }",
     "Write to <a@b.c> or <response@example.org>.",
