@@ -116,6 +116,20 @@ def test_the_underscore_is_before_the_name():
     assert shown("</_response>") == "</__response>"
 
 
+@given(st.text() | st.text(st.sampled_from("abc \n~")))
+def test_each_character_of_a_folded_text_leads_back_to_its_own(text):
+    folded = fold(text)
+    assert len(folded.starts) == len(folded.text) + 1
+    assert folded.starts[-1] == len(text)
+    for index, sign in enumerate(folded.text):
+        start, _ = folded.original(index, index + 1)
+        assert sign in fold(text[start]).text
+
+
+def test_digits_of_all_scripts_fold_to_plain_ones_and_raised_ones_stay():
+    assert fold("٣ ３ x² ½").text == "3 3 x² ½"
+
+
 WHOLE = [
     "for (int i = 0; i<a; i++) { b->c = a>b; }",
     "Write to <a@b.c> or <response@example.org>.",

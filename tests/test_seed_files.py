@@ -183,6 +183,12 @@ def test_what_is_nested_in_a_broken_row_of_a_json_list_is_no_row(tmp_path):
     assert rows(tmp_path / "rows.json") == [PAIR, "not JSON", OTHER]
 
 
+def test_a_broken_last_row_of_a_json_list_is_one_problem(tmp_path):
+    for end in ("]", " ]\n"):
+        (tmp_path / "rows.json").write_text(f'[{json.dumps(PAIR)}, {{"prompt": "Why?" "response": "so"}}{end}')
+        assert rows(tmp_path / "rows.json") == [PAIR, "not JSON"]
+
+
 def test_a_list_that_breaks_off_keeps_the_rows_before(tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps([PAIR, OTHER])[:-15])
     assert rows(tmp_path / "rows.json") == [PAIR, "not JSON", "the list of rows breaks off"]
@@ -289,6 +295,15 @@ def test_a_quote_that_is_never_closed_takes_its_line_where_the_next_ones_are_who
 def test_of_an_answer_over_several_lines_with_a_wrong_quote_no_line_is_taken_for_a_row(tmp_path):
     (tmp_path / "rows.csv").write_text(HEAD + 'Why?,"It is "so",\nand so on\nSure, it is"\n' + FIRST)
     assert rows(tmp_path / "rows.csv") == ["a wrong quote", WHOLE[0]]
+
+
+def test_rows_behind_the_rest_of_a_wrong_one_are_read_though_a_quote_opens_far_below(tmp_path):
+    rest = "which is no row\n"
+    below = "".join(f"Q{number}?,A{number}\n" for number in range(12)) + 'Why?,"so\nand so"\n'
+    (tmp_path / "rows.csv").write_text(f'prompt,response\n"Why?" again,so\n{rest}{below}')
+    read_rows = rows(tmp_path / "rows.csv")
+    assert read_rows[0] == "a wrong quote"
+    assert [row["prompt"] for row in read_rows[1:]] == [*(f"Q{number}?" for number in range(12)), "Why?"]
 
 
 def test_many_wrong_quotes_are_read_past(tmp_path):

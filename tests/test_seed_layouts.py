@@ -149,12 +149,32 @@ def test_choices_with_numbers_as_labels_and_with_labels_of_their_own_keep_them()
     assert pair(row) == ("Which?\n\nA)21\nB)21.5", "B)21.5")
 
 
+def test_a_choices_label_has_1_to_3_characters():
+    row = {"question": "Which?", "answerKey": "II"}
+    assert pair({**row, "choices": {"text": ["one", "two"], "label": ["III", "II"]}})[1] == "II. two"
+    for label in ("", " ", "VIII"):
+        with pytest.raises(RowError, match="the choices are not a list of 2 to 26 answers"):
+            read_row({**row, "choices": {"text": ["one", "two"], "label": [label, "II"]}})
+
+
 def test_an_answer_in_words_stays_as_it_is_written():
     row = {"question": "Which is red?", "choices": ["Venus", "Mars", "Earth"]}
     assert pair({**row, "answer": "Mars"}) == (PLANETS, "Mars")
     assert pair({**row, "response": "Mars, by its rust."}) == (PLANETS, "Mars, by its rust.")
     assert pair({**row, "output": "It is red with rust, so the answer is (B)."})[1].endswith("is (B).")
+    for line in ("B. Mars", "(b) Mars", "B: mars, by its rust"):
+        assert pair({**row, "answer": line}) == (PLANETS, line)
     assert pair({"question": "1 + 1?", "choices": [3, 2, 1], "answer": 2}) == ("1 + 1?\n\nA. 3\nB. 2\nC. 1", "2")
+
+
+def test_a_question_has_2_to_26_choices():
+    for number in (2, 25, 26):
+        texts = [f"planet {index}" for index in range(number)]
+        assert pair({"question": "Which?", "choices": texts, "answer": "planet 1"})[0].count("\n") == number + 1
+    for number in (1, 27):
+        texts = [f"planet {index}" for index in range(number)]
+        with pytest.raises(RowError, match="the choices are not a list of 2 to 26 answers"):
+            read_row({"question": "Which?", "choices": texts, "answer": "planet 0"})
 
 
 def test_a_number_taken_for_that_of_a_choice_is_noted():
@@ -189,6 +209,11 @@ def test_a_number_taken_for_that_of_a_choice_is_noted():
         ({"option1": "Venus", "option2": "Mars", "answer": "2"}, "'option1', 'option2' would be lost"),
         ({"choices": ["Venus", "Mars"], "answer": "Jupiter"}, "the answer is none of the choices (Jupiter)"),
         ({"choices": ["Venus", "Mars"], "answer": "B: Venus"}, "the answer is none of the choices (B: Venus)"),
+        (
+            {"choices": ["Venus", "Mars"], "answer": "B: Venus, as it is hot"},
+            "the answer is none of the choices (B: Venus",
+        ),
+        ({"choices": ["Venus", "Mars"], "output": "It is none of these."}, "the output is none of the choices"),
         ({"choices": ["Venus", "Mars"], "answer": "choice 2"}, "the answer is none of the choices (choice 2)"),
         ({"options": ["Venus", "Mars"], "output": "I cannot tell."}, "the output is none of the choices"),
         ({"candidates": ["Mars", "It is Mars."], "output": "Mars"}, "'candidates' would be lost"),  # drawn answers
@@ -301,6 +326,7 @@ def test_a_verdict_that_says_yes_or_no_is_used(field, good, bad):
         ({"content": "So.", "train": False}, "'messages.train' says that the answer is a bad one (False)"),
         ({"content": "So.", "loss": False}, "'messages.loss' says that the answer is a bad one (False)"),
         ({"content": "So.", "status": "rejected"}, "'messages.status' says that the answer is a bad one (rejected)"),
+        ({"content": "So.", "reasoning_content": "final"}, "'messages.reasoning_content' would be lost"),
         ({"content": "So.", "channel": "analysis"}, "a message of another channel than final in the messages"),
         (
             {"content": [{"type": "text", "text": "So.", "image_url": "1.png"}]},
@@ -308,6 +334,8 @@ def test_a_verdict_that_says_yes_or_no_is_used(field, good, bad):
         ),
         ({"content": None}, "no text in the messages"),
         ({"content": "So.", "text": "Or so."}, "more than one text in a message of the messages"),
+        ({"content": "So.", "text": "So so."}, "more than one text in a message of the messages"),
+        ({"content": "<think>Hm.</think>So."}, "reasoning in the messages"),
         ({"content": [{"type": "image_url", "image_url": {}}]}, "a part of a message that is no text in the messages"),
         ({"content": [{"type": "reasoning", "value": "Hm."}]}, "a part of a message that is no text in the messages"),
         ({"content": 7.5}, "a number instead of text in the messages (7.5)"),
@@ -340,6 +368,21 @@ def test_columns_of_messages_that_differ_in_length_are_refused():
 def test_the_content_of_a_message_may_be_text_parts():
     parts = [{"type": "text", "text": "Why?"}, {"type": "text", "value": "And how?"}]
     assert pair({"messages": turns(parts, [{"type": "text", "text": "So."}])}) == ("Why?\n\nAnd how?", "So.")
+
+
+def test_a_message_may_have_its_text_in_two_fields():
+    messages = [message | {"text": message["content"]} for message in turns("Why?", "So.")]
+    assert pair({"messages": messages}) == ("Why?", "So.")
+
+
+def test_a_message_of_the_final_channel_is_an_answer():
+    messages = [*turns("Why?", roles=["user"]), {"role": "assistant", "content": "So.", "channel": "final"}]
+    assert pair({"messages": messages}) == ("Why?", "So.")
+
+
+def test_only_what_the_assistant_says_is_read_as_a_response():
+    question = "<think>Hm.</think> is a tag of what?"
+    assert pair({"messages": turns(question, "So.")}) == (question, "So.")
 
 
 @pytest.mark.parametrize(
@@ -394,6 +437,12 @@ def test_a_row_without_one_prompt_and_one_response_is_refused(row, reason):
     with pytest.raises(RowError) as error:
         read_row(row)
     assert str(error.value) == reason
+
+
+def test_a_name_of_more_than_40_characters_is_cut_in_an_error():
+    with pytest.raises(RowError) as error:
+        read_row({"x" * 40: "Why?", "y" * 41: "So.", "tab\t": "z"})
+    assert str(error.value) == f"no prompt and response (its fields are {'x' * 40}, {'y' * 39}…, tab\\t)"
 
 
 @pytest.mark.parametrize(
@@ -571,6 +620,20 @@ def test_columns_read_choices_and_conversations_as_the_layouts_do():
         read_row({**chosen, "prompt": "How?"}, {"prompt": "prompt", "response": "chosen"})
     orca = {"system": "Be brief.", "messages": turns("Why?", "So.")}
     assert pair(orca, {"prompt": ["system", "messages"], "response": "messages"}) == ("Be brief.\n\nWhy?", "So.")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("messages", turns("Why?", "So.")),
+        ("messages", ["Why?", "So."]),
+        ("protocol", turns("Why?", "So.")),
+    ],
+)
+def test_a_conversation_beside_another_column_is_read_by_its_name_or_its_form(name, value):
+    columns = {"prompt": ["subject", name], "response": [name]}
+    reading = read_row({"subject": "Cats.", name: value}, columns)
+    assert (reading.prompt, reading.response) == ("Cats.\n\nWhy?", "So.")
 
 
 def test_what_belongs_to_the_question_is_not_lost_by_columns_either_unless_it_is_ignored():

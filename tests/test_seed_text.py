@@ -157,8 +157,8 @@ def test_other_texts_with_brackets_stay_whole(text):
         ("  \n\t ", "no text in the answer"),
         ("bell \x07", "control characters"),
         ("\x85", "control characters"),
-        ("cut \ud83d", "half of a surrogate pair"),
-        ("caf\udce9", "not UTF-8"),
+        *((f"cut {sign}", "half of a surrogate pair") for sign in "\ud800 \ud83d \udc7f \udd00 \udfff".split()),
+        *((f"caf{byte}", "not UTF-8") for byte in "\udc80 \udce9 \udcff".split()),
         ("a" * (LONGEST + 1), "absurdly long answer"),
     ],
 )

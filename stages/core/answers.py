@@ -51,7 +51,7 @@ class AnswerRule:
     def _unwrapped(self, answer: str) -> str:
         """The answer out of the prompt's tag, if it stands in one."""
         closing = rf"<\s*/\s*{self.tag}\s*>"
-        before = re.split(closing, answer, maxsplit=1, flags=re.IGNORECASE)[0]
+        before = re.split(closing, answer, flags=re.IGNORECASE)[0]
         opening = re.match(rf"\s*<\s*{self.tag}\s*>(?!\s*<\w)", before, re.IGNORECASE)
         if opening:
             return trim(before[opening.end() :])

@@ -14,7 +14,7 @@ def defuse(text: str, names: Collection[str]) -> str:
     """The text with an underscore before the name of each of these tags, in any spelling: letter case, look-alike and
     invisible signs, blanks, attributes; of a closing tag its beginning is enough."""
     folded = fold(text)
-    if not names or "<" not in folded.text:
+    if "<" not in folded.text:
         return text
     starts = [folded.starts[match.end()] for match in _pattern(frozenset(names)).finditer(folded.text)]
     for start in reversed(starts):

@@ -108,7 +108,7 @@ def _said(message: Record, name: str, notes: list[str]) -> str:
         raise RowError(f"no text in the {name}")
     if any(other != filled[0] for other in filled[1:]):
         raise RowError(f"more than one text in a message of the {name}")
-    parts = filled[0] if isinstance(filled[0], list) else filled
+    parts = filled[0] if isinstance(filled[0], list) else filled[:1]
     read = response_text if speaker(message) == "assistant" else field_text
     return "\n\n".join(read(_part_text(part, name), name, notes) for part in parts)
 
