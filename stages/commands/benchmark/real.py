@@ -25,7 +25,7 @@ from stages.inference.engines import Completion, Request, Sampling
 from stages.inference.engines.transformers import TransformersEngine
 from stages.models import chat
 
-SEEDS = Path("stages/presets/smollm2-135m.seeds.jsonl")
+SEEDS = Path("stages/presets/seeds.jsonl")
 PAIRS = 64  # seeds, each with its own response and with another's
 DRAWS = 2
 REVIEWS = Sampling(temperature=0.7, top_p=0.9, max_tokens=200, random_state=0)

@@ -81,13 +81,19 @@ class Attended:
         """A view of these queries."""
         return Attended(self.out[start:end], self.lse[start:end])
 
-    def merge(self, other: "Attended") -> None:
-        """Extend it by the attention of the same queries to other keys."""
-        highest = torch.maximum(self.lse, other.lse)
-        weight, other_weight = (self.lse - highest).exp(), (other.lse - highest).exp()
-        total = weight + other_weight
-        self.out.mul_((weight / total)[..., None]).add_(other.out * (other_weight / total)[..., None])
-        self.lse.copy_(highest + total.log())
+
+def merge(parts: list[Attended]) -> Attended:
+    """The attention of the same queries to the keys of all parts, of one shape, summed in their order."""
+    lse = torch.stack([part.lse for part in parts])
+    highest = lse.amax(0)
+    weights = (lse - highest).exp()
+    total = torch.zeros_like(highest)
+    for weight in weights:
+        total += weight
+    out = torch.zeros_like(parts[0].out, memory_format=torch.contiguous_format)
+    for part, weight in zip(parts, weights / total, strict=True):
+        out += part.out * weight[..., None]
+    return Attended(out, highest + total.log())
 
 
 def attend(

@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from stages.inference.engines.transformers.attention import MASKED, PAGE, Attended, Scoring, attend, attend_together
+from stages.inference.engines.transformers.attention import (
+    MASKED,
+    PAGE,
+    Attended,
+    Scoring,
+    attend,
+    attend_together,
+    merge,
+)
 
 Keys = tuple[torch.Tensor, torch.Tensor]  # with their values
 
@@ -136,25 +144,23 @@ class Decode:
         self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scoring: Scoring
     ) -> Attended:
         """Each row's attention to its prefix, its prompt, and what was generated for it."""
-        rows = len(query)
+        rows, end = len(query), 0
         query = query.view(rows, keys.shape[1], -1, query.shape[2])  # (rows, key heads, heads that share one, size)
-        out = query.new_zeros(*query.shape[:3], values.shape[2], dtype=torch.float32)
-        attended = Attended(out, out.new_full(out.shape[:3], -torch.inf))
-        end = 0
-        for prefix, group in groupby(self.caches, key=lambda entry: entry[0].prefix):
-            start = end
-            caches = list(group)
+        merged = []
+        for prefix, family in groupby(self.caches, key=lambda entry: entry[0].prefix):
+            start, caches = end, list(family)
             end += sum(len(slots) for _, slots in caches)
-            if prefix:
-                self._attend_to_prefix(layer, prefix, caches, query[start:end], scoring, attended.rows(start, end))
+            shared = self._attend_to_prefix(layer, prefix, caches, query[start:end], scoring) if prefix else []
+            first = start
             for cache, slots in caches:
-                here = slice(start, start + len(slots))
+                here = slice(first, first + len(slots))
                 for buffer, states in zip(cache.completions[layer], (keys, values), strict=True):
                     buffer[slots, :, cache.generated] = states[here]
-                part = attended.rows(here.start, here.stop)
-                self._attend_to_own(layer, cache, slots, query[here], scoring, part)
-                start += len(slots)
-        return Attended(attended.out.flatten(1, 2), attended.lse.flatten(1, 2))
+                pages = [page.rows(here.start - start, here.stop - start) for page in shared]
+                merged.append(merge(pages + self._attend_to_own(layer, cache, slots, query[here], scoring)))
+                first = here.stop
+        out, lse = (torch.cat(parts).flatten(1, 2) for parts in zip(*((m.out, m.lse) for m in merged), strict=True))
+        return Attended(pad(out, (0, 0, 0, 0, 0, rows - end)), pad(lse, (0, 0, 0, rows - end)))
 
     def _attend_to_prefix(
         self,
@@ -163,75 +169,66 @@ class Decode:
         caches: Sequence[tuple[KVCache, torch.Tensor]],
         query: torch.Tensor,
         scoring: Scoring,
-        attended: Attended,
-    ) -> None:
-        """All rows at once."""
+    ) -> list[Attended]:
+        """Of all rows at once, to each page."""
         rows, key_heads, groups, size = query.shape
-        folded = query.transpose(0, 1).reshape(1, key_heads, rows * groups, size)
-        keys, values = prefix.prompts[layer]
-        for first in range(0, len(prefix), PAGE):
-            page = slice(first, first + PAGE)
-            mask = self._prefix_mask(prefix, caches, page, groups, scoring.window)
-            part = attend_together(folded, keys[:, :, page], values[:, :, page], scoring, mask)
-            attended.merge(Attended(
-                part.out.view(key_heads, rows, groups, -1).transpose(0, 1),
-                part.lse.reshape(key_heads, rows, groups).transpose(0, 1).contiguous(),
-            ))  # fmt: skip
+        pages = len(prefix) // PAGE
+        folded = query.transpose(0, 1).reshape(1, key_heads, rows * groups, size).expand(pages, -1, -1, -1)
+        keys, values = (
+            states[0].view(key_heads, pages, PAGE, -1).transpose(0, 1) for states in prefix.prompts[layer]
+        )  # (pages, key heads, PAGE, head size)
+        part = attend_together(folded, keys, values, scoring, self._prefix_mask(prefix, caches, groups, scoring.window))
+        out, lse = (
+            states.reshape(pages, key_heads, rows, groups, *states.shape[3:]).transpose(1, 2)
+            for states in (part.out, part.lse)
+        )
+        return [Attended(*page) for page in zip(out, lse, strict=True)]
 
     def _attend_to_own(
-        self, layer: int, cache: KVCache, slots: torch.Tensor, query: torch.Tensor, scoring: Scoring, attended: Attended
-    ) -> None:
-        """Page by page of the prompts, all completions of a prompt at once; then what was generated."""
+        self, layer: int, cache: KVCache, slots: torch.Tensor, query: torch.Tensor, scoring: Scoring
+    ) -> list[Attended]:
+        """To each page of the prompts, of all completions of a prompt at once; then to what was generated."""
         _, key_heads, groups, size = query.shape
-        prompts, draws = len(cache.lengths), cache.draws
+        prompts, draws, pages = len(cache.lengths), cache.draws, cache.columns // PAGE
         grid = query.new_zeros(prompts * draws, key_heads, groups, size)
         grid[slots] = query
         folded = grid.view(prompts, draws, key_heads, groups, size).transpose(1, 2).flatten(2, 3)
-        keys, values = cache.prompts[layer]
-        for first in range(0, cache.columns, PAGE):
-            page = slice(first, first + PAGE)
-            longer = sum(length > first for length in cache.lengths)  # they come first
-            rows = slots[: int((slots < longer * draws).sum())]
-            mask = self._own_mask(cache, page, longer, scoring.window)
-            part = attend_together(folded[:longer], keys[:longer, :, page], values[:longer, :, page], scoring, mask)
-            attended.rows(0, len(rows)).merge(Attended(
-                part.out.view(longer, key_heads, draws, groups, -1).transpose(1, 2).flatten(0, 1)[rows],
-                part.lse.reshape(longer, key_heads, draws, groups).transpose(1, 2).flatten(0, 1)[rows],
-            ))  # fmt: skip
+        paged = folded[:, :, None].expand(-1, -1, pages, -1, -1).flatten(1, 2)  # each page as a key head of its own
+        keys, values = (states.reshape(prompts, key_heads * pages, PAGE, -1) for states in cache.prompts[layer])
+        part = attend_together(paged, keys, values, scoring, self._own_mask(cache, key_heads, scoring.window))
+        prompt, draw = slots // draws, slots % draws
+        shape = (prompts, key_heads, pages, draws, groups)
+        out, lse = part.out.reshape(*shape, -1)[prompt, :, :, draw], part.lse.reshape(shape)[prompt, :, :, draw]
+        attended = [Attended(out[:, :, page], lse[:, :, page]) for page in range(pages)]
         keys, values = cache.completions[layer]
         seen = slice(max(0, cache.generated + 1 - (scoring.window or cache.generated + 1)), cache.generated + 1)
         part = attend(grid, keys[:, :, seen], values[:, :, seen], scoring)
-        attended.merge(Attended(part.out[slots], part.lse[slots]))
+        return [*attended, Attended(part.out[slots], part.lse[slots])]
 
     def _prefix_mask(
-        self,
-        prefix: KVCache,
-        caches: Sequence[tuple[KVCache, torch.Tensor]],
-        page: slice,
-        groups: int,
-        window: int | None,
+        self, prefix: KVCache, caches: Sequence[tuple[KVCache, torch.Tensor]], groups: int, window: int | None
     ) -> torch.Tensor | None:
-        """None where every row sees the whole page."""
+        """(pages, 1, queries, PAGE); None where every row sees all of the prefix."""
         if window is None:
             return None
-        key = id(prefix), page.start, window
+        key = id(prefix), window
         if key not in self.masks:
-            queries = torch.cat([_positions(cache, slots) for cache, slots in caches])
-            columns = torch.arange(page.start, page.stop, device=queries.device)
-            mask = _masked(_hidden(queries[:, None], columns, window))
-            self.masks[key] = mask.repeat_interleave(groups, 0)[None, None]
+            queries = torch.cat([_positions(cache, slots) for cache, slots in caches]).repeat_interleave(groups)
+            hidden = _hidden(queries[:, None], torch.arange(len(prefix), device=queries.device), window)
+            self.masks[key] = _masked(hidden).view(len(queries), -1, PAGE).transpose(0, 1)[:, None]
         return self.masks[key]
 
-    def _own_mask(self, cache: KVCache, page: slice, longer: int, window: int | None) -> torch.Tensor:
-        key = id(cache), page.start, window
+    def _own_mask(self, cache: KVCache, key_heads: int, window: int | None) -> torch.Tensor:
+        """(prompts, key heads × pages, 1, PAGE)."""
+        key = id(cache), window
         if key not in self.masks:
             device = cache.completions[0][0].device
-            ends = torch.tensor(cache.lengths[:longer], device=device)[:, None]
-            columns = torch.arange(page.start, page.stop, device=device)
+            ends = torch.tensor(cache.lengths, device=device)[:, None]
+            columns = torch.arange(cache.columns, device=device)
             hidden = columns >= ends
             if window is not None:
                 hidden |= columns <= ends + cache.generated - window
-            self.masks[key] = _masked(hidden)[:, None, None]
+            self.masks[key] = _masked(hidden).view(len(ends), -1, PAGE).repeat(1, key_heads, 1)[:, :, None]
         return self.masks[key]
 
 
