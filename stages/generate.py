@@ -78,10 +78,13 @@ def scale_of_seeds(params: Params, reviewed: list[ReviewedSeed]) -> Scale:
 
 
 class Writer:
-    """Has the model write texts of one kind for many sources, and keeps those that can be read."""
+    """Has the model write texts of one kind for many sources, and keeps those that can be read. Without `rationale`,
+    the words before the text ("Final Answer:") are put into its mouth."""
 
-    def __init__(self, client: Client, prompt_set: str, samples: int, sampling: Sampling) -> None:
-        self.client, self.samples, self.sampling = client, samples, sampling
+    def __init__(
+        self, client: Client, prompt_set: str, samples: int, sampling: Sampling, rationale: bool = True
+    ) -> None:
+        self.client, self.samples, self.sampling, self.rationale = client, samples, sampling, rationale
         self.prompt_set, self.system_prompt = prompt_set, read_system_prompt(prompt_set)
 
     def write(
@@ -90,11 +93,12 @@ class Writer:
         """`samples` texts for each source by its prompt, read by the set's rule for `kind`, and their counts."""
         rule = answer_rule(self.prompt_set, kind)
         tally = Tally(len(sources) * self.samples)
-        samples = self.client.complete(task, prompts, self.system_prompt, self.samples, self.sampling)
+        begun = "" if self.rationale else rule.marker
+        samples = self.client.complete(task, prompts, self.system_prompt, self.samples, self.sampling, begun)
         texts = []
         for source, prompt, completions in zip(sources, prompts, samples, strict=True):
             for number, completion in enumerate(completions):
-                text = rule.read(completion.text)
+                text = rule.read(begun + completion.text)
                 if completion.finish == "too long":
                     tally.drop("does not fit the context")
                 elif completion.finish == "length":
@@ -143,7 +147,7 @@ def generate(client: Client, name: str, params: Params, low: list[ScoredSeed], h
     settings, prompt_set = params["generate"], params["prompts"]
     sampling = Sampling(settings["temperature"], settings["top_p"], settings["max_tokens"], params["random_state"])
     instruction_template, flawed_template = generation_templates(prompt_set)
-    writer = Writer(client, prompt_set, params["samples"], sampling)
+    writer = Writer(client, prompt_set, params["samples"], sampling, settings["rationale"])
 
     instructions, instruction_counts = writer.write(
         f"{name} new instructions", "instruction", low, filled(instruction_template, low)

@@ -45,6 +45,15 @@ def complete(monkeypatch, tmp_path, tiny_model):
     return run
 
 
+def test_words_put_into_the_models_mouth_are_part_of_the_prompt(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    client = Client(tiny_model, "generate@1", 0.0, RUNTIME)
+    sampling = Sampling(1.0, 1.0, 6, 0)
+    begun = client.complete("task", ["Why?"], "", 1, sampling, "Final Answer:")
+    assert begun == client.complete_rendered("task", [client.render("Why?", "") + "Final Answer:"], 1, sampling)
+    assert begun != client.complete("task", ["Why?"], "", 1, sampling)
+
+
 def test_the_same_prompts_are_computed_once_in_any_order(complete):
     first = complete()
     assert len(complete.computed) == 20

@@ -237,7 +237,8 @@ class Scripted:
     def __init__(self, script):
         self.script = script
 
-    def complete(self, task, prompts, system_prompt, draws, sampling):
+    def complete(self, task, prompts, system_prompt, draws, sampling, begun):
+        self.begun = begun
         return [self.script[prompt] for prompt in prompts]
 
 
@@ -257,6 +258,17 @@ def test_the_writer_keeps_what_can_be_read_with_its_sample_and_counts_the_rest()
     dropped = {"does not fit the context": 1, "truncated": 1, "unreadable": 2}
     dropped |= {"unfinished reasoning": 1, "reasoning within the answer": 1}
     assert counts == {"in": 8, "out": 2, "dropped": dropped}
+    assert not writer.client.begun
+
+
+@pytest.mark.parametrize(("kind", "begun"), [("instruction", "Final Answer:"), ("response", "")])
+def test_without_a_rationale_the_words_before_the_text_are_put_into_the_models_mouth(kind, begun):
+    client = Scripted({"one": [Completion(" Why?", "stop"), Completion(" Why? Final Answer: How?", "stop")]})
+    writer = Writer(client, "lance", 2, Sampling(1.0, 1.0, 8, 0), rationale=False)
+    texts, _ = writer.write("generate@1", kind, ["seed"], ["one"])
+    assert client.begun == begun
+    assert texts[0].text == "Why?"
+    assert len(texts) == (1 if begun else 2)  # a second "Final Answer:" makes it unreadable
 
 
 def test_a_seed_over_a_bound_is_counted_by_its_route():

@@ -158,7 +158,7 @@ class Scripted:
     def __init__(self, *texts):
         self.texts = texts
 
-    def complete(self, task, prompts, system_prompt, draws, sampling):
+    def complete(self, task, prompts, system_prompt, draws, sampling, begun=""):
         return [[without_reasoning(PROMPT, Completion(text, "stop")) for text in self.texts] for _ in prompts]
 
 

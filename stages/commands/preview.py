@@ -114,7 +114,7 @@ class Preview:
         low, high = generate.route(reviewed, threshold, len(reviewed), len(reviewed), MODEL, tally, scale)
         written = generate.generate(self.client, "generate", self.params, low, high)
         self.results["generate"] = {"seed": {"low": len(low), "high": len(high)}, **written.counts}
-        show_written(self.client, self.params["prompts"])
+        show_written(self.client, self.params["prompts"], self.params["generate.rationale"])
         self._add_cost("generate", before)
         new = [generate.new_candidate(text) for text in written.responses]
         return new + [generate.flawed_candidate(text) for text in written.flawed]
@@ -158,13 +158,14 @@ def reading(verdict: Verdict) -> str:
     return f"unreadable: {FINISHES.get(verdict.completion.finish, verdict.completion.finish)}"
 
 
-def show_written(client: RecordingClient, prompt_set: str) -> None:
+def show_written(client: RecordingClient, prompt_set: str, rationale: bool) -> None:
     """Each text of generate as the model wrote it, and how it was read."""
     for task, kind in KINDS.items():
         rule = answer_rule(prompt_set, kind)
+        begun = "" if rationale else rule.marker
         for completion in client.written.get(f"generate {task}", []):
             if completion.finish == "stop":
-                text = rule.read(completion.text)
+                text = rule.read(begun + completion.text)
                 how = "unreadable by prompts/<set>/answers.yaml" if text is None else f"read as: {shown(text)}"
             else:
                 how = f"not read: {FINISHES.get(completion.finish, completion.finish)}"

@@ -161,6 +161,7 @@ class Generate(Section):
 
     max_low: Count
     max_high: Count
+    rationale: bool
     temperature: Temperature
     top_p: PositiveShare
     max_tokens: Positive

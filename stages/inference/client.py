@@ -69,14 +69,22 @@ class Client:
         return bool(whole[: len(before)] == before)
 
     def complete(
-        self, task: str, prompts: Sequence[str], system_prompt: str, draws: int, sampling: Sampling
+        self,
+        task: str,
+        prompts: Sequence[str],
+        system_prompt: str,
+        draws: int,
+        sampling: Sampling,
+        begun: str = "",
     ) -> list[list[Completion]]:
-        """`draws` completions of each prompt, in the order of the prompts. `task` labels the progress bar.
+        """`draws` completions of each prompt, in the order of the prompts. `task` labels the progress bar. `begun`:
+        words that are put into the model's mouth; its completions go on behind them.
 
         Equal prompts get the same completions, computed once. A prompt that does not fit the model's context is not
         run: its completions finish with "too long". Raises `UserError` if more than `max_overlong` of the prompts do
         not fit, before any is run, or if the engine or the store fails."""
-        return self.complete_rendered(task, [self.render(prompt, system_prompt) for prompt in prompts], draws, sampling)
+        rendered = [self.render(prompt, system_prompt) + begun for prompt in prompts]
+        return self.complete_rendered(task, rendered, draws, sampling)
 
     def complete_rendered(
         self, task: str, rendered: Sequence[str], draws: int, sampling: Sampling
