@@ -86,8 +86,11 @@ def main(iteration: Annotated[str, Option(help="the iteration to measure, iterat
     write_json(counts_file("measure", iteration), measures)
     shares = cast(dict[str, Share], measures)
     line = ", ".join(
-        f"{name.replace('_', ' ')} {share['percent']} % of {share['of']:,}" for name, share in shares.items()
+        f"{name.replace('_', ' ')} {share['percent']} % of {share['of']:,}"
+        for name, share in shares.items()
+        if share["of"]
     )
+    line = line or "nothing can be measured"
     say(f"measure@{iteration}: {line}")
 
 

@@ -165,6 +165,7 @@ TABLE = {
     "review.scale": ("quantile", since("generate")),
     "generate.max_low": (50, since("generate")),
     "generate.max_high": (50, since("generate")),
+    "generate.rationale": (False, since("generate")),
     "generate.temperature": (0.5, since("generate")),
     "generate.top_p": (0.8, since("generate")),
     "generate.max_tokens": (40, since("generate")),

@@ -82,9 +82,12 @@ def sweep(base: Path) -> Iterator[Measurement]:
 def vllm_speed(base: Path) -> Iterator[Measurement]:
     """The vLLM engine, against `LLM.generate`. Raises `UserError` where vLLM is not installed (docs/engines.md)."""
     engines.resolve("vllm")
-    from stages.inference.engines.vllm import VllmEngine, sampling_params
+    from stages.inference.engines.vllm import LEAST_CONTEXT, VllmEngine, sampling_params
 
-    engine, sampling = VllmEngine(base, read_runtime().vllm), Sampling(**PARAMS["generate"], random_state=0)
+    settings = PARAMS["generate"]
+    sampling = Sampling(settings["temperature"], settings["top_p"], settings["max_tokens"], random_state=0)
+    engine = VllmEngine(base, read_runtime().vllm)
+    engine.start(LEAST_CONTEXT)
     requests = render_requests(engine.tokenizer, [f"{row['prompt']}\n" for row in seeds()], 3)
     prompts = [{"prompt_token_ids": list(request.tokens)} for request in requests]
     params = [sampling_params(request, sampling) for request in requests]

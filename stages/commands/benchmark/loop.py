@@ -22,7 +22,7 @@ PARAMS: dict[str, Any] = {
     "samples": 4,
     "random_state": 0,
     "review": {"estimator": "sampled", "samples": 3, "temperature": 0.7, "top_p": 0.9, "max_tokens": 48},
-    "generate": {"temperature": 1.0, "top_p": 1.0, "max_tokens": 48},
+    "generate": {"rationale": True, "temperature": 1.0, "top_p": 1.0, "max_tokens": 48},
 }
 REVIEWS = Sampling(temperature=0.7, top_p=0.9, max_tokens=48, random_state=0)
 

@@ -103,6 +103,7 @@ def against_vllm(model: Path, requests: Sequence[Request], seconds: float) -> Me
     from stages.inference.engines.vllm import VllmEngine, sampling_params
 
     engine = VllmEngine(model, read_runtime().vllm)
+    engine.start(max(len(request.tokens) for request in requests) + REVIEWS.max_tokens)
     prompts = [{"prompt_token_ids": list(request.tokens)} for request in requests]
     params = [sampling_params(request, REVIEWS) for request in requests]
     theirs = best_of(3, lambda: engine.llm.generate(prompts, params, use_tqdm=False))
