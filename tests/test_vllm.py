@@ -153,8 +153,9 @@ def test_a_model_that_vllm_cannot_load_is_an_error_in_one_line(tmp_path):
         list(engine.complete([Request("a", (1, 2), 0)], SAMPLED))
 
 
-def test_more_prompts_than_a_step_reads_are_sampled_alike(engine, reference):
-    """Where vLLM split one of them, it could not rewind its random numbers on a CPU."""
+def test_more_prompts_than_a_step_reads_are_sampled_alike(base, reference):
+    """Where vLLM splits one of them, it cannot rewind its random numbers on a CPU: a server has to be told."""
+    engine = load("vllm", base, "", RUNTIME)
     pending = requests(reference, [f"{number} or {number + 1}?{' Say why.' * 8}" for number in range(400)], draws=1)
     assert sum(len(request.tokens) for request in pending) > 2 * 8192
     expected = dict(engine.complete(pending, SAMPLED))
@@ -165,6 +166,7 @@ def test_more_prompts_than_a_step_reads_are_sampled_alike(engine, reference):
 def with_vllm(project, base) -> dict[str, str]:
     """The environment of a stage with vLLM: lm-eval looks for the package vllm, and the CPU build has another name."""
     shutil.copytree(base, project.folder / "iterations/0/model")
+    (project.folder / "iterations/0/judgebench.jsonl").touch()
     project.change({"runtime": {"engine": "vllm", "vllm": {"enforce_eager": True}}})
     package = project.folder / "packages/vllm-0.31.0.dist-info"
     package.mkdir(parents=True)
