@@ -20,7 +20,7 @@ from stages.core.prompts import ReviewPrompt
 from stages.core.records import Tally, content_id, counts_file, read, write, write_json
 from stages.core.rows import BenchmarkItem, JudgeTrainingPair, Pair, SeedRow, SftRow
 from stages.data.decontamination import HeldOut, held_out
-from stages.data.seeds.files import of_file, of_hub
+from stages.data.seeds.files import of_file, of_seed
 from stages.data.seeds.pairs import SeedTally, chosen, judge_training_pairs, pairs, reasons
 from stages.data.words import mean_words
 
@@ -92,8 +92,7 @@ def main() -> None:
     benchmark = held_out(read(BENCHMARK, BenchmarkItem), params["filter.benchmark_overlap"])
 
     tally, judge_tally = SeedTally(), SeedTally()
-    rows = of_hub(settings["hub"]) if settings["hub"] else of_file(Path(settings["path"]), "seed.path")
-    usable = pairs(rows, source, tally, settings["columns"], settings["on_bad"])
+    usable = pairs(of_seed(settings), source, tally, settings["columns"], settings["on_bad"])
     seed = seed_set(not_in_benchmark(usable, benchmark, tally), settings["limit"], settings["random_state"], tally)
     if not seed:
         why = f"has no usable rows ({reasons(tally)})" if tally.rows else "holds no rows"

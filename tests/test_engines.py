@@ -19,7 +19,7 @@ from stages.inference.engines import ALTERNATIVES, Completion, Request, Sampling
 from stages.inference.engines.transformers import TransformersEngine, attention, batch, kv_cache
 from stages.inference.engines.transformers.batch import Group, Row, queue, take
 from stages.inference.engines.transformers.kv_cache import KVCache
-from stages.inference.engines.transformers.memory import MEMORY_SHARE, SAMPLING_BYTES, Room, free_memory
+from stages.inference.engines.transformers.memory import MEMORY_SHARE, SAMPLING_BYTES, Room, free_memory, total_memory
 from stages.inference.engines.transformers.sampling import sample_next_token
 from stages.models import chat
 
@@ -54,6 +54,28 @@ def ending(tiny_model) -> TransformersEngine:
     engine = TransformersEngine(tiny_model, 64)
     engine.ends = set(range(0, engine.model.config.vocab_size, 8))
     return engine
+
+
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("queries", [1, 2, 3, 6])
+def test_attention_does_not_depend_on_the_rows_beside_a_row(queries, two_threads):
+    """At a real head size, where torch's kernel sums a few queries by the thread that they fall to."""
+    random = torch.Generator().manual_seed(0)
+    keys, values = (torch.randn(24, 3, 16, 64, generator=random) for _ in range(2))
+    query, scoring = torch.randn(24, 3, queries, 64, generator=random), attention.Scoring(scale=0.125)
+    for width in range(1, 17):
+        together = attention.attend(query, keys[:, :, :width], values[:, :, :width], scoring)
+        for rows in ([5], [3, 9], list(range(1, 12))):
+            alone = attention.attend(query[rows], keys[rows][:, :, :width], values[rows][:, :, :width], scoring)
+            assert alone.out.equal(together.out[rows])
+            assert alone.lse.equal(together.lse[rows])
 
 
 @pytest.fixture
@@ -276,9 +298,10 @@ def test_in_a_container_the_free_memory_is_what_its_limit_leaves(monkeypatch, tm
     (tmp_path / "memory.stat").write_text("anon 600\nactive_file 200\ninactive_file 100\n")
     (tmp_path / "memory.current").write_text("1000\n")
     (tmp_path / "memory.max").write_text("5000\n")
-    assert free_memory(torch.device("cpu")) == 4300
+    assert (free_memory(torch.device("cpu")), total_memory(torch.device("cpu"))) == (4300, 5000)
     (tmp_path / "memory.max").write_text("max\n")
     assert free_memory(torch.device("cpu")) > whole_machine / 2
+    assert total_memory(torch.device("cpu")) > free_memory(torch.device("cpu"))
 
 
 def test_sampling_follows_the_models_distribution(tiny_model):

@@ -374,8 +374,8 @@ def test_a_batch_of_choices_has_as_many_rows_as_their_logits_leave_room_for(tiny
     monkeypatch.setattr(lm, "_model_call", recorded)
     plenty = lm.loglikelihood(requests, disable_tqdm=True)
     assert [rows for rows, _ in shapes] == [40]
-    memory = 1.0e6
-    monkeypatch.setattr(transformers_lm, "free_memory", lambda device: memory)
+    memory = 4.0e6
+    monkeypatch.setattr(transformers_lm, "total_memory", lambda device: memory)
     shapes.clear()
     little = lm.loglikelihood(requests, disable_tqdm=True)
     assert len(shapes) > 1

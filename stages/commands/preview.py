@@ -32,7 +32,7 @@ from stages.core.records import Record, Tally, read
 from stages.core.rows import BenchmarkItem, Candidate, ReviewedPair, ReviewedSeed, SeedRow
 from stages.core.schema import parse_runtime
 from stages.data.decontamination import HeldOut
-from stages.data.seeds.files import of_file, of_hub
+from stages.data.seeds.files import of_seed
 from stages.data.seeds.pairs import SeedTally, pairs
 from stages.data.similarity import same_words
 from stages.inference.client import Client
@@ -49,9 +49,8 @@ KINDS = {"new instructions": "instruction", "responses": "response", "flawed res
 
 def first_seeds(settings: Record, random_state: int, number: int) -> list[SeedRow]:
     """Seeds as prepare chooses them. Raises `UserError` if there are none."""
-    rows = of_hub(settings["hub"]) if settings["hub"] else of_file(Path(settings["path"]), "seed.path")
     tally = SeedTally()
-    usable = pairs(rows, "the seed set", tally, settings["columns"], settings["on_bad"])
+    usable = pairs(of_seed(settings), "the seed set", tally, settings["columns"], settings["on_bad"])
     seeds = prepare.seed_set(usable, number, random_state, tally)
     if not seeds:
         raise UserError("the seed set has no usable rows; lance check and dvc repro prepare say why")

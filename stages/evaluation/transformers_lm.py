@@ -13,9 +13,10 @@ from lm_eval.models.huggingface import HFLM
 from transformers import LogitsProcessor, LogitsProcessorList, TopKLogitsWarper
 
 from stages.inference.engines import Request, Sampling
-from stages.inference.engines.transformers.memory import MEMORY_SHARE, free_memory
+from stages.inference.engines.transformers.memory import total_memory
 from stages.inference.engines.transformers.sampling import draw_uniforms, sample_next_token
 
+MEMORY_SHARE = 0.25  # of the device's memory, for a batch's logits
 LOGITS_AT_ONCE = 3  # the model's, their logarithmic softmax, and what it needs on the way
 
 Encoded: TypeAlias = tuple[tuple[str, str], list[int], list[int]]  # a request, its context's tokens, its continuation's
@@ -34,11 +35,12 @@ class TransformersLM(HFLM):  # type: ignore[misc]
 
     def _loglikelihood_tokens(self, requests: list[Encoded], *args: Any, **settings: Any) -> list[tuple[float, bool]]:
         """lm-eval holds the logits of a whole batch, twice: 64 prompts of 1,000 tokens are 25 GB for a vocabulary of
-        50,000. So the batch has as many rows as fit in memory, at most `batch_size`."""
+        50,000. So the batch has as many rows as fit in a share of memory, at most `batch_size`: of what the
+        machine has, not of what is free just now, since the rows of a batch decide the last bits of its answers."""
         longest = min(self.max_length, max(len(context) + len(continuation) for _, context, continuation in requests))
         row_bytes = LOGITS_AT_ONCE * longest * self.vocab_size * self.model.dtype.itemsize
         rows = self.batch_size_per_gpu
-        self.batch_size_per_gpu = max(1, min(rows, int(MEMORY_SHARE * free_memory(self.device) / row_bytes)))
+        self.batch_size_per_gpu = max(1, min(rows, int(MEMORY_SHARE * total_memory(self.device) / row_bytes)))
         try:
             answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, *args, **settings)
         finally:

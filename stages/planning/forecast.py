@@ -19,7 +19,7 @@ from stages.core.prompts import ReviewPrompt, generation_templates, read_system_
 from stages.core.records import Record, read
 from stages.core.rows import BenchmarkItem
 from stages.core.verdict import HIGHEST
-from stages.data.seeds.files import of_file, of_hub
+from stages.data.seeds.files import of_file, of_seed
 from stages.data.seeds.pairs import SeedTally, judge_training_pairs, pairs
 from stages.planning.changes import Planned
 
@@ -52,8 +52,7 @@ class Texts:
 
     def __init__(self, params: Record) -> None:
         seed, prompts = params["seed"], params["prompts"]
-        source = of_hub(seed["hub"]) if seed["hub"] else of_file(Path(seed["path"]), "seed.path")
-        usable = pairs(source, "the seed set", SeedTally(), seed["columns"], "drop")
+        usable = pairs(of_seed(seed), "the seed set", SeedTally(), seed["columns"], "drop")
         rows = [{"instruction": pair["prompt"], "response": pair["response"]} for pair in islice(usable, 100)]
         self.seeds = min(len(rows) + sum(1 for _ in usable), seed["limit"] or 10**9)
         reviews = of_file(Path(seed["reviews"]), "seed.reviews")

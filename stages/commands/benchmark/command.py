@@ -69,7 +69,7 @@ def measure(names: list[str], model: Path | None) -> list[Measurement]:
     functions = parts()
     with TemporaryDirectory() as folder:
         base = materialise(BASE, "float32", Path(folder))
-        folders = {"real": model or base}
+        folders = {"real": model} if model else {}
         return [measurement for name in names for measurement in functions[name](folders.get(name, base))]
 
 
@@ -98,13 +98,13 @@ def main(
     names: Annotated[
         list[str] | None, Argument(metavar="PART", help=f"{', '.join(NAMES)}; all of them if none is named")
     ] = None,
-    model: Annotated[
-        Path | None, Option(metavar="FOLDER", help="the model of the part real; else the embedded default's")
-    ] = None,
+    model: Annotated[Path | None, Option(metavar="FOLDER", help="the model of the part real")] = None,
 ) -> None:
     """Measure speed against baselines, and print the table."""
     if unknown := set(names or []) - set(NAMES):
         raise UserError(f"there is no part {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
+    if "real" in (names or []) and not model:
+        raise UserError("the part real needs a model; name its folder: lance benchmark real --model FOLDER")
     records = [as_record(row) for row in measure(names or by_default(), model)]
     show(records)
     import torch

@@ -35,6 +35,11 @@ ADVICE = {
 }
 
 
+def of_seed(settings: dict[str, Any]) -> Rows:
+    """The rows of the seed set, by the section `seed` of params.yaml."""
+    return of_hub(settings["hub"]) if settings["hub"] else of_file(Path(settings["path"]), "seed.path")
+
+
 def of_file(path: Path, what: str) -> Rows:
     """The rows of a file, or of all files of a folder, each with its line or number; `what`: the parameter that names
     it. Raises `UserError` for one that cannot be read."""

@@ -101,23 +101,16 @@ def attend(
 ) -> Attended:
     """Attention to one stretch of keys. `query`: (batch, key heads, queries, head size), where the queries of the heads
     that share a key stand side by side; `keys` and `values`: (batch, key heads, keys, head size); `mask`: fp32, added
-    to the scores, and broadcast to (batch, 1, queries, keys)."""
-    flash = query.device.type == "cpu" and scoring.softcap is None and keys.shape[-1] == values.shape[-1]
-    out, lse = (_attend_on_cpu if flash else _attend_by_products)(query, keys, values, scoring, mask)
-    return Attended(out.float(), lse)
-
-
-def attend_together(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scoring: Scoring, mask: torch.Tensor | None
-) -> Attended:
-    """The same for queries of several rows, filled up to a number at which their sums do not depend on it."""
+    to the scores, and broadcast to (batch, 1, queries, keys). The queries are filled up to a number at which their sums
+    depend neither on it nor on where the numbers lie in memory."""
     queries = query.shape[2]
     missing = -queries % QUERIES
     if missing:
         query = pad(query, (0, 0, 0, missing))
         mask = pad(mask, (0, 0, 0, missing)) if mask is not None and mask.shape[2] > 1 else mask
-    attended = attend(query, keys, values, scoring, mask)
-    return Attended(attended.out[:, :, :queries], attended.lse[:, :, :queries])
+    flash = query.device.type == "cpu" and scoring.softcap is None and keys.shape[-1] == values.shape[-1]
+    out, lse = (_attend_on_cpu if flash else _attend_by_products)(query, keys, values, scoring, mask)
+    return Attended(out[:, :, :queries].float(), lse[:, :, :queries])
 
 
 def _attend_on_cpu(

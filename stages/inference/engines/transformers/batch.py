@@ -14,6 +14,7 @@ from stages.inference.engines.transformers.memory import Room
 
 SHARED_FROM = 2  # prompts: a prefix of fewer is not read apart
 PADDING = 0.25  # of the prompts' pages, at most, that a group's longest prompt adds to the others
+REFILL_AT = 0.75  # share of the room, in rows and in tokens, still in use at which waiting requests join
 COMPACT_AT = 0.7  # share of a group's prompts that still run at which the others leave its cache
 
 
@@ -114,6 +115,13 @@ def _with_prefix(prompts: list[Prompt]) -> list[Prompt]:
         shared += 1
     shared = min(shared, min(len(prompt.tokens) for prompt in prompts) - 1) // PAGE * PAGE
     return [Prompt(prompt.requests, shared) for prompt in prompts] if len(prompts) >= SHARED_FROM else prompts
+
+
+def has_place(room: Room, groups: Sequence[Group]) -> bool:
+    """Whether so much has finished that waiting requests should join: each time they are one more group, whose keys and
+    values are read by themselves."""
+    rows, tokens = sum(len(group.rows) for group in groups), sum(group.size(room) for group in groups)
+    return rows <= REFILL_AT * room.rows and tokens <= REFILL_AT * room.capacity
 
 
 def take(waiting: deque[Prompt], room: Room, groups: Sequence[Group], max_prefill: int) -> list[Prompt]:

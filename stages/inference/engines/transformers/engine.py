@@ -12,13 +12,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from stages.core.errors import UserError
 from stages.inference.engines import ALTERNATIVES, Completion, Number, Request, Sampling, by_text, is_number
 from stages.inference.engines.transformers.attention import NAME, QUERIES, Pass
-from stages.inference.engines.transformers.batch import Group, Prompt, Row, queue, take
+from stages.inference.engines.transformers.batch import Group, Prompt, Row, has_place, queue, take
 from stages.inference.engines.transformers.kv_cache import Decode, KVCache, Prefill
 from stages.inference.engines.transformers.memory import Room
 from stages.inference.engines.transformers.sampling import draw_uniforms, sample_next_token
 from stages.models.fingerprint import has_custom_code
 
-REFILL_AT = 0.75  # share of the rows still running at which waiting requests join
 PREFILL_TOKENS = 32_768  # prompt tokens in one forward pass
 LAYERS = {"full_attention", "sliding_attention"}  # the kinds that attention.py knows
 PROBE_TOKENS = 16
@@ -103,9 +102,7 @@ class TransformersEngine:
         for group in groups:
             group.drop_finished()
         groups[:] = [group for group in groups if group.rows]
-        running = sum(len(group.rows) for group in groups)
-        joining = take(waiting, room, groups, PREFILL_TOKENS) if running <= REFILL_AT * room.rows else []
-        if joining:
+        if joining := take(waiting, room, groups, PREFILL_TOKENS) if has_place(room, groups) else []:
             groups.append(self._prefill(joining, sampling))
             return groups[-1].rows
         self._decode(groups, sampling)

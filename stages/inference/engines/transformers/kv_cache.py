@@ -16,7 +16,6 @@ from stages.inference.engines.transformers.attention import (
     Attended,
     Scoring,
     attend,
-    attend_together,
     merge,
 )
 
@@ -177,7 +176,7 @@ class Decode:
         keys, values = (
             states[0].view(key_heads, pages, PAGE, -1).transpose(0, 1) for states in prefix.prompts[layer]
         )  # (pages, key heads, PAGE, head size)
-        part = attend_together(folded, keys, values, scoring, self._prefix_mask(prefix, caches, groups, scoring.window))
+        part = attend(folded, keys, values, scoring, self._prefix_mask(prefix, caches, groups, scoring.window))
         out, lse = (
             states.reshape(pages, key_heads, rows, groups, *states.shape[3:]).transpose(1, 2)
             for states in (part.out, part.lse)
@@ -195,7 +194,7 @@ class Decode:
         folded = grid.view(prompts, draws, key_heads, groups, size).transpose(1, 2).flatten(2, 3)
         paged = folded[:, :, None].expand(-1, -1, pages, -1, -1).flatten(1, 2)  # each page as a key head of its own
         keys, values = (states.reshape(prompts, key_heads * pages, PAGE, -1) for states in cache.prompts[layer])
-        part = attend_together(paged, keys, values, scoring, self._own_mask(cache, key_heads, scoring.window))
+        part = attend(paged, keys, values, scoring, self._own_mask(cache, key_heads, scoring.window))
         prompt, draw = slots // draws, slots % draws
         shape = (prompts, key_heads, pages, draws, groups)
         out, lse = part.out.reshape(*shape, -1)[prompt, :, :, draw], part.lse.reshape(shape)[prompt, :, :, draw]

@@ -65,8 +65,25 @@ def free_memory(device: torch.device) -> int:
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    if (CGROUP / "memory.max").exists() and (limit := (CGROUP / "memory.max").read_text().strip()) != "max":
+    if limit := _container_limit():
         stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
         page_cache = int(stat["active_file"]) + int(stat["inactive_file"])  # counted as used, freed on demand
-        free = min(free, int(limit) - int((CGROUP / "memory.current").read_text()) + page_cache)
+        free = min(free, limit - int((CGROUP / "memory.current").read_text()) + page_cache)
     return free
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes that the device has, or in a container its cgroup's limit: the same in every run on a machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    import psutil
+
+    total = int(psutil.virtual_memory().total)
+    return min(total, _container_limit() or total)
+
+
+def _container_limit() -> int | None:
+    """The memory limit of this process' cgroup in bytes; None without one."""
+    path = CGROUP / "memory.max"
+    limit = path.read_text().strip() if path.exists() else "max"
+    return None if limit == "max" else int(limit)
