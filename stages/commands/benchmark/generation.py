@@ -1,6 +1,6 @@
 """Model calls: the loop against one prompt at a time, the engines against their libraries, and what the store saves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,15 +54,21 @@ def order_independence(base: Path) -> Iterator[Measurement]:
     """How many texts change with the batch's size and the requests' order; padding can cause ties in floats."""
     engine = TransformersEngine(base, None)
     requests = review_requests(engine, 18)
-    texts = []
-    for rows, step in ((7, -1), (100, 1), (384, -1)):
-        engine.batch_rows = rows
-        completions = dict(engine.complete(requests[::step], REVIEWS))
-        texts.append([completions[request].text for request in requests])
-    changed = sum(len(set(versions)) > 1 for versions in zip(*texts, strict=True))
+    changed = changed_texts(engine, requests, REVIEWS, (7, 100, 384))
     what = f"texts that change, of {len(requests):,}"
     against = "batches of 7, 100 and 384 rows, requests in either order"
     yield Measurement(what, against, changed, "", changed / len(requests), "0", not changed)
+
+
+def changed_texts(
+    engine: TransformersEngine, requests: Sequence[Request], sampling: Sampling, sizes: Sequence[int]
+) -> int:
+    """How many requests get another text in batches of another size and in the other order."""
+    texts = []
+    for index, engine.batch_rows in enumerate(sizes):
+        completions = dict(engine.complete(requests[:: (-1) ** (index + 1)], sampling))
+        texts.append([completions[request].text for request in requests])
+    return sum(len(set(versions)) > 1 for versions in zip(*texts, strict=True))
 
 
 def sweep(base: Path) -> Iterator[Measurement]:

@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from stages.commands.benchmark.generation import render_requests
+from stages.base import materialise
+from stages.commands.benchmark.generation import changed_texts, render_requests
 from stages.commands.benchmark.measurement import Measurement, best_of, speedup, timed
 from stages.core.errors import UserError
 from stages.core.params import read_runtime
@@ -27,11 +28,13 @@ from stages.models import chat
 
 SEEDS = Path("stages/presets/seeds.jsonl")
 PAIRS = 64  # seeds, each with its own response and with another's
+LONGER = {8: 5, 32: 16}  # of so many reviews, one is of a response with those to so many further seeds behind it
 DRAWS = 2
 REVIEWS = Sampling(temperature=0.7, top_p=0.9, max_tokens=200, random_state=0)
 FIRST_TOKENS = replace(REVIEWS, max_tokens=1)
 EARLIER = "117942e"  # the commit whose engine the first row compares with: one rectangle of rows, no shared prefix
-EARLIER_SAMPLE, EARLIER_TOKENS = 16, 40  # one in so many reviews, cut there: all of them would take an hour
+EARLIER_SAMPLE = 3  # one in so many reviews for it: all of them would take it an hour
+MANY_DRAWS, MANY_TOKENS, BATCHES = 16, 24, (96, 384)
 PREFIX, OWN = 600, 150  # tokens that prompts share, and that each has behind them
 LONE_TOKENS = 32  # of the row that is decoded alone
 MATRIX = 4096  # rows and columns
@@ -54,28 +57,33 @@ def real(model: Path) -> Iterator[Measurement]:
     """Every row of this part. Raises `UserError` if the earlier commit is not in this clone."""
     engine = TransformersEngine(model, read_runtime().batch_rows)
     requests = reviews(engine)
-    yield from against_earlier(model, engine, requests)
+    yield against_earlier(model, engine, requests)
     seconds = best_of(3, lambda: list(engine.complete(requests, REVIEWS)))
     if find_spec("vllm"):
         yield against_vllm(model, requests, seconds)
     yield shared_prefix(engine)
     yield from shares_of_the_machine(engine, requests)
+    yield order_independence(engine, requests)
+    yield from in_bfloat16(model, requests, seconds)
 
 
 def reviews(engine: TransformersEngine) -> list[Request]:
-    """256 reviews by prompts/lance: of seeds with their response, and with the next seed's."""
-    rows = read(SEEDS, Pair)[:PAIRS]
+    """256 reviews by prompts/lance, of 700 to 2,000 tokens: of seeds with their response, and with the next seed's."""
+    rows = read(SEEDS, Pair)
     review = ReviewPrompt("lance")
-    neighbours = zip(rows, [*rows[1:], rows[0]], strict=True)
-    pairs = [(row["prompt"], answered["response"]) for row, other in neighbours for answered in (row, other)]
-    prompts = [chat.render(engine.tokenizer, review.render(prompt, response)) for prompt, response in pairs]
+    prompts = []
+    for index in range(2 * PAIRS):
+        answered = index // 2 + index % 2
+        further = max((longer for every, longer in LONGER.items() if index % every == every - 1), default=0)
+        response = "\n\n".join(row["response"] for row in rows[answered : answered + further + 1])
+        prompts.append(chat.render(engine.tokenizer, review.render(rows[index // 2]["prompt"], response)))
     return render_requests(engine.tokenizer, prompts, DRAWS)
 
 
-def against_earlier(model: Path, engine: TransformersEngine, requests: Sequence[Request]) -> Iterator[Measurement]:
-    """Tokens per second, prompts included, of a part of the reviews that are cut early."""
-    sample, sampling = requests[::EARLIER_SAMPLE], replace(REVIEWS, max_tokens=EARLIER_TOKENS)
-    ours = best_of(3, lambda: list(engine.complete(sample, sampling)))
+def against_earlier(model: Path, engine: TransformersEngine, requests: Sequence[Request]) -> Measurement:
+    """A part of the reviews, mixed in length as all of them."""
+    sample = requests[EARLIER_SAMPLE - 1 :: EARLIER_SAMPLE]
+    ours = best_of(3, lambda: list(engine.complete(sample, REVIEWS)))
     with TemporaryDirectory() as folder:
         worktree = Path(folder, "earlier")
         _git("worktree", "add", "--detach", str(worktree), EARLIER)
@@ -84,7 +92,7 @@ def against_earlier(model: Path, engine: TransformersEngine, requests: Sequence[
                 "model": str(model.resolve()),
                 "rows": engine.batch_rows,
                 "requests": [(request.prompt, request.tokens, request.draw) for request in sample],
-                "sampling": [sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.random_state],
+                "sampling": [REVIEWS.temperature, REVIEWS.top_p, REVIEWS.max_tokens, REVIEWS.random_state],
             }
             run = subprocess.run(
                 [sys.executable, "-c", EARLIER_RUN],
@@ -94,8 +102,8 @@ def against_earlier(model: Path, engine: TransformersEngine, requests: Sequence[
         finally:
             _git("worktree", "remove", "--force", str(worktree))
     earlier, _ = json.loads(run.stdout)
-    what = f"{len(sample)} of {len(requests)} reviews, {EARLIER_TOKENS} tokens"
-    yield speedup(what, f"the engine of commit {EARLIER} ({earlier:.0f} s)", ours, earlier, 10)
+    what = f"{len(sample)} of {len(requests)} reviews"
+    return speedup(what, f"the engine of commit {EARLIER} ({earlier:.0f} s)", ours, earlier, 10)
 
 
 def against_vllm(model: Path, requests: Sequence[Request], seconds: float) -> Measurement:
@@ -108,6 +116,29 @@ def against_vllm(model: Path, requests: Sequence[Request], seconds: float) -> Me
     params = [sampling_params(request, REVIEWS) for request in requests]
     theirs = best_of(3, lambda: engine.llm.generate(prompts, params, use_tqdm=False))
     return speedup(f"{len(requests)} reviews", f"vLLM's LLM.generate ({theirs:.0f} s)", seconds, theirs, 1)
+
+
+def order_independence(engine: TransformersEngine, requests: Sequence[Request]) -> Measurement:
+    """How many texts change with the batch's size and the requests' order, in the model's dtype."""
+    many = [replace(request, draw=draw) for request in requests if not request.draw for draw in range(MANY_DRAWS)]
+    changed = changed_texts(engine, many, replace(REVIEWS, max_tokens=MANY_TOKENS), BATCHES)
+    engine.batch_rows = None
+    what = f"texts of {MANY_TOKENS} tokens that change, of {len(many):,}, {engine.model.dtype}".replace("torch.", "")
+    against = f"batches of {' and '.join(map(str, BATCHES))} rows, requests in either order"
+    exact = engine.model.dtype == torch.float32
+    return Measurement(what, against, changed, "", changed / len(many), "0" if exact else "", not (exact and changed))
+
+
+def in_bfloat16(model: Path, requests: Sequence[Request], seconds: float) -> Iterator[Measurement]:
+    """All reviews with `model.dtype: bfloat16`, and how many texts then depend on the batch."""
+    with TemporaryDirectory() as folder:
+        engine = TransformersEngine(materialise(model, "bfloat16", Path(folder)), None)
+        fast = best_of(3, lambda: list(engine.complete(requests, REVIEWS)))
+        ratio = seconds / fast
+        yield Measurement(
+            f"{len(requests)} reviews, bfloat16", f"float32 ({seconds:.0f} s)", fast, "s", ratio, "", True
+        )
+        yield order_independence(engine, requests)
 
 
 def shared_prefix(engine: TransformersEngine) -> Measurement:

@@ -12,6 +12,7 @@ from typing import Any
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vllm is imported
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 
+import psutil
 from transformers import AutoConfig
 from vllm import LLM, SamplingParams
 from vllm.inputs import TokensPrompt
@@ -35,6 +36,7 @@ from stages.models.chat import context_length
 from stages.models.fingerprint import has_custom_code
 
 CPU_BATCH_TOKENS = 8192  # tokens of prompts that a step reads on a CPU, if no prompt is longer
+FREE_SHARE = 0.9  # of a CPU's free memory, for vLLM's keys and values
 LEAST_CONTEXT = 1024  # tokens, so that a few longer requests do not start it again
 
 
@@ -55,11 +57,15 @@ def cannot_start(model: Path, error: Exception) -> UserError:
 def settings_for(settings: Vllm, context: int) -> dict[str, Any]:
     """Arguments of `vllm.LLM`: `runtime.vllm`, and where it leaves them out, limits for requests of up to `context`
     tokens. On a CPU vLLM 0.31 cannot rewind a request's random numbers, as it does when it reads a prompt in chunks
-    ("CPU Generator does not use offset"), so there it reads whole prompts."""
+    ("CPU Generator does not use offset"), so there it reads whole prompts. Its share of the memory is there at most
+    what is free, since with less it does not start."""
     limits: dict[str, Any] = {"max_model_len": context}
-    if not has_gpu():
-        limits |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(context, CPU_BATCH_TOKENS)}
-    return limits | settings.model_dump()
+    if has_gpu():
+        return limits | settings.model_dump()
+    memory = psutil.virtual_memory()
+    share = min(settings.gpu_memory_utilization, FREE_SHARE * memory.available / memory.total)
+    limits |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(context, CPU_BATCH_TOKENS)}
+    return {**limits, **settings.model_dump(), "gpu_memory_utilization": share}
 
 
 class VllmEngine:
