@@ -1,8 +1,10 @@
-"""The loop and its controls over several seeds: means with 95 % intervals (Student's t over the seeds).
+"""The loop, its controls and other methods over several seeds: means with 95 % intervals (Student's t over the seeds).
 
-    lance evidence                               every run, 5 seeds, 3 iterations; hours on two cores
+    lance evidence                               the loop and its controls, 5 seeds, 3 iterations; hours on two cores
     lance evidence loop own-judge -i 10 -s 3     two runs, 10 iterations, 3 seeds
+    lance evidence loop spin scpo                two methods of stages/presets/methods/ beside the loop
 
+A method runs with as many model calls as the loop makes, where it can use them (BUDGETS), and the table counts them.
 Each run is a dvc experiment with its own name, in a temporary copy of the project. An experiment that exists is not run
 again. They share dvc's cache and the completion store. docs/results.md has the tables.
 """
@@ -14,8 +16,10 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Annotated, NamedTuple
 
+from ruamel.yaml import YAML
 from typer import Argument, Option
 
+from stages.commands import preset
 from stages.core.errors import UserError
 from stages.core.params import PARAMS_FILE, load
 from stages.core.progress import say
@@ -30,6 +34,7 @@ class Run(NamedTuple):
     title: str
     changes: Sequence[str] = ()  # to params.yaml, as `dvc exp run -S` takes them
     own_judge: bool = False  # each iteration's parent judges, not the warm start
+    first_writer: bool = False  # the warm start writes all new instructions, not each iteration's parent
 
 
 RUNS = {
@@ -41,13 +46,38 @@ RUNS = {
     "accumulate": Run("rows accumulate", ["select.accumulate=true"]),
     "paper": Run("own judge and accumulated rows, as in the paper", ["select.accumulate=true"], own_judge=True),
 }
+BUDGETS: dict[str, Sequence[str]] = {}  # changes to a method of stages/presets/methods/, by its name
 SCORES = ("test", "judging")
+TEXTS = ("new_instructions", "responses", "flawed_responses", "own_responses")  # counts of the stage `generate`
 TRUTHS = {  # counts of the stage `measure`, and their row in the table
     "judge_right": "verdicts that are right",
     "instructions_well_posed": "new instructions that are well-posed",
     "sft_rows_correct": "SFT rows that are right",
     "pairs_in_order": "pairs in order",
 }
+
+
+def run_of(name: str) -> Run:
+    """A run by its name: one of `RUNS`, or a method with its budget. Raises `UserError` if there is none."""
+    if name in RUNS:
+        return RUNS[name]
+    if name not in preset.methods():
+        raise UserError(f"there is no run {name}; choose from {', '.join([*RUNS, *preset.methods()])}")
+    values = YAML(typ="safe").load(preset.METHODS / f"{name}.yaml")
+    chain = values.pop("iterations", {"2": {"judge": "0", "writer": "1"}})
+    parameters = {
+        f"{section}.{key}" if key else section: value
+        for section, content in values.items()
+        for key, value in (content.items() if isinstance(content, dict) else [("", content)])
+    }
+    settings = [f"{parameter}={_written(value)}" for parameter, value in parameters.items()]
+    entry = chain["2"]
+    return Run(name, [*settings, *BUDGETS.get(name, ())], entry["judge"] == "1", entry["writer"] == "0")
+
+
+def _written(value: object) -> str:
+    """A value as `dvc exp run -S` takes it."""
+    return json.dumps(value).replace('"', "")
 
 
 def changes(run: Run, seed: int, iterations: int, present: Sequence[str]) -> list[str]:
@@ -57,11 +87,14 @@ def changes(run: Run, seed: int, iterations: int, present: Sequence[str]) -> lis
     settings += [f"~iterations.{key}" for key in present if key not in chain]
     for key in chain:
         parent = int(key) - 1
-        judge = parent if run.own_judge else 0
+        judge, writer = parent if run.own_judge else 0, 0 if run.first_writer else parent
         if key not in present:
-            settings.append(f"+iterations.{key}={{parent: {parent}, judge: {judge}}}")
-        elif judge:
+            settings.append(f"+iterations.{key}={{parent: {parent}, judge: {judge}, writer: {writer}}}")
+            continue
+        if judge:
             settings.append(f"iterations.{key}.judge={judge}")
+        if writer != parent:
+            settings.append(f"iterations.{key}.writer={writer}")
     return settings
 
 
@@ -72,7 +105,7 @@ def experiment(name: str, seed: int, iterations: int) -> list[Record]:
     experiment_name = f"{name}-seed{seed}-{iterations}"
     if experiment_name not in _dvc("exp", "list", "--name-only").split():
         present = list(load(PARAMS_FILE)["iterations"])
-        settings = [f"--set-param={change}" for change in changes(RUNS[name], seed, iterations, present)]
+        settings = [f"--set-param={change}" for change in changes(run_of(name), seed, iterations, present)]
         _dvc("exp", "run", "--quiet", "--temp", "-n", experiment_name, *settings)
     return list(json.loads(dvc.api.read("report/summary.json", rev=experiment_name))["iterations"].values())
 
@@ -83,6 +116,14 @@ def _dvc(*arguments: str) -> str:
     if done.returncode:
         raise UserError(f"dvc {' '.join(arguments)} failed; see its messages above, and run it again once it works")
     return done.stdout
+
+
+def calls(row: Record) -> int:
+    """Completions that an iteration took to make and to judge its data."""
+    texts = [counts for name, counts in row["generate"].items() if isinstance(counts, dict) and name in TEXTS]
+    return sum(int(counts["in"]) for counts in texts) + sum(
+        int(row[stage]["verdicts"]["asked"]) for stage in ("review", "assess")
+    )
 
 
 def mean(values: Sequence[float], sign: str = "") -> str:
@@ -105,6 +146,7 @@ def table(runs: Sequence[Sequence[Record]]) -> dict[str, list[str]]:
         shares = [[row["measure"][name]["percent"] for row in seeds] for seeds in later]
         if not any(share is None for seeds in shares for share in seeds):
             rows[title] = ["", *(mean(seeds) for seeds in shares)]
+    rows["model calls"] = ["", *(f"{fmean(map(calls, seeds)):,.0f}" for seeds in later)]
     return rows
 
 
@@ -119,24 +161,24 @@ def difference(runs: Sequence[Sequence[Record]], baseline: Sequence[Sequence[Rec
 
 def main(
     names: Annotated[
-        list[str] | None, Argument(metavar="NAME", help=f"{', '.join(RUNS)}; all of them if none is named")
+        list[str] | None,
+        Argument(metavar="NAME", help=f"{', '.join(RUNS)}, or a method; all but methods if none is named"),
     ] = None,
     iterations: Annotated[int, Option("-i", "--iterations", min=1, help="length of the chain")] = 3,
     seeds: Annotated[int, Option("-s", "--seeds", min=1, help="number of seeds, from 0 on")] = 5,
 ) -> None:
     """Run the loop and its controls over several seeds, and print the table of means."""
-    if unknown := set(names or []) - set(RUNS):
-        raise UserError(f"there is no run {', '.join(sorted(unknown))}; choose from {', '.join(RUNS)}")
+    titles = {name: run_of(name).title for name in names or RUNS}
     models = [f"M{str(number).translate(SUBSCRIPTS)}" for number in range(iterations + 1)]
     say(f"| run, {seeds} seeds | what | {' | '.join(models)} |")
     say("| --- | --- |" + " ---: |" * len(models))
-    for name in names or RUNS:
+    for name in titles:
         runs = [experiment(name, seed, iterations) for seed in range(seeds)]
         rows = table(runs)
         if name != "loop":
             loop = [experiment("loop", seed, iterations) for seed in range(seeds)]
             rows["test minus the loop's"] = difference(runs, loop)
-        title = f"`{name}`: {RUNS[name].title}"
+        title = f"`{name}`: {titles[name]}"
         for what, cells in rows.items():
             say(f"| {title} | {what} | {' | '.join(cells)} |")
             title = ""

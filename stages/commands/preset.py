@@ -1,11 +1,14 @@
-"""Presets: the parameters for one model and machine, each a file of stages/presets/ that says what it takes.
+"""Presets: the parameters for one model and machine, each a file of stages/presets/ that says what it takes; and
+methods, each a file of stages/presets/methods/, to put on top of one.
 
-    lance preset            list them
-    lance preset qwen2-7b   write its values into params.yaml, and print what changed
+    lance preset                 list them
+    lance preset qwen2-7b        write its values into params.yaml, and print what changed
+    lance preset qwen2-7b spin   the same, for another method than LANCE
 
 `extends: NAME` builds a preset on another one; its own values then come on top, section by section, and `iterations` as
 a whole. All presets set the same parameters, so switching leaves nothing of the one before; only `lance`, the paper's
-settings for any model, keeps your model. The rest of params.yaml stays as you have it. `micro` is the embedded default.
+settings for any model, keeps your model. A method changes some of them, and the next preset takes that back. The rest
+of params.yaml stays as you have it. `micro` is the embedded default.
 """
 
 import io
@@ -25,6 +28,7 @@ from stages.core.progress import say
 from stages.core.schema import check_params
 
 FOLDER = Path("stages/presets")
+METHODS = FOLDER / "methods"
 NULL = "tag:yaml.org,2002:null"  # ruamel would write nothing for it
 TRAILING = 2  # where ruamel keeps the comment behind a value, in a key's list of comments
 
@@ -34,13 +38,18 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def applied(name: str, params: str) -> str:
-    """The text of params.yaml with a preset's values in place and its comments kept.
+def methods() -> list[str]:
+    """The methods in stages/presets/methods/."""
+    return sorted(path.stem for path in METHODS.glob("*.yaml"))
 
-    `params` is its text before. Raises `UserError` where the preset does not exist or cannot be read.
+
+def applied(name: str, params: str, method: str | None = None) -> str:
+    """The text of params.yaml with a preset's values in place, a method's on top, and its comments kept.
+
+    `params` is its text before. Raises `UserError` where the preset or method does not exist or cannot be read.
     """
     yaml, out = _yaml(), io.StringIO()
-    overlays = chain(name)
+    overlays = [*chain(name), *([read_method(method)] if method else [])]
     values = yaml.load(params)
     for overlay in overlays:
         lay(values, overlay)
@@ -57,23 +66,35 @@ def chain(name: str) -> list[CommentedMap]:
     base: Any = name
     while base is not None:
         origin = f"{_path(list(overlays)[-1])} extends '{base}': " if overlays else ""
+        if base in methods() and base not in names():
+            raise UserError(
+                f"{base} is a method; name a preset before it, such as micro, or lance, which keeps your model: "
+                f"lance preset lance {base}"
+            )
         if base not in names():
             raise UserError(f"{origin}there is no preset '{base}'; there are {', '.join(names())}")
         if base in overlays:
             raise UserError(f"{origin}that is a cycle, {' → '.join([*overlays, base])}; remove one `extends`")
-        overlays[base] = read(base)
+        overlays[base] = read(_path(base))
         base = overlays[base].pop("extends", None)
     return list(reversed(overlays.values()))
 
 
-def read(name: str) -> CommentedMap:
-    """A preset's own values, without the comments of its file."""
+def read_method(name: str) -> CommentedMap:
+    """A method's values. Raises `UserError` if there is none of this name."""
+    if name not in methods():
+        raise UserError(f"there is no method '{name}'; there are {', '.join(methods())}")
+    return read(METHODS / f"{name}.yaml")
+
+
+def read(path: Path) -> CommentedMap:
+    """The values of a preset's or method's own file, without its comments."""
     try:
-        overlay = _yaml().load(_path(name))
+        overlay = _yaml().load(path)
     except YAMLError as error:
-        raise UserError(f"{_path(name)} is not YAML, correct it: {error}") from None
+        raise UserError(f"{path} is not YAML, correct it: {error}") from None
     if not isinstance(overlay, CommentedMap):
-        raise UserError(f"{_path(name)} holds no parameters; write them as in params.yaml, or delete the file")
+        raise UserError(f"{path} holds no parameters; write them as in params.yaml, or delete the file")
     _strip_comments(overlay)
     return overlay
 
@@ -117,15 +138,16 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return parameters
 
 
-def main(name: Annotated[str | None, Argument(help="the preset to write into params.yaml")] = None) -> None:
-    """List the presets, or apply one."""
+def main(
+    name: Annotated[str | None, Argument(help="the preset to write into params.yaml")] = None,
+    method: Annotated[str | None, Argument(help="a method to put on top of it")] = None,
+) -> None:
+    """List the presets and methods, or apply one."""
     if not name:
-        for preset in names():
-            first = _path(preset).read_text(encoding="utf-8").partition("\n")[0]
-            say(f"{preset:18} {first.removeprefix('# ')}")
+        list_files()
         return
     before = flat(load(PARAMS_FILE))
-    text = applied(name, PARAMS_FILE.read_text(encoding="utf-8"))
+    text = applied(name, PARAMS_FILE.read_text(encoding="utf-8"), method)
     values = YAML(typ="safe").load(text)
     check_params(values)
     PARAMS_FILE.write_text(text, encoding="utf-8")
@@ -134,7 +156,21 @@ def main(name: Annotated[str | None, Argument(help="the preset to write into par
         old, new = before.get(parameter), after.get(parameter)
         if old != new:
             say(f"{parameter}: {json.dumps(old)} → {json.dumps(new)}")
-    say(f"params.yaml has the preset {name}; what it takes stands in {_path(name)}")
+    on_top = f" and the method {method} ({METHODS / f'{method}.yaml'})" if method else ""
+    say(f"params.yaml has the preset {name}{on_top}; what it takes stands in {_path(name)}")
+
+
+def list_files() -> None:
+    """Each preset and method with the first line of its file."""
+    for path in [_path(name) for name in names()]:
+        say(f"{path.stem:18} {_first_line(path)}")
+    say("\nand to put on top of one, lance preset PRESET METHOD:\n")
+    for path in [METHODS / f"{name}.yaml" for name in methods()]:
+        say(f"{path.stem:18} {_first_line(path)}")
+
+
+def _first_line(path: Path) -> str:
+    return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
 def _path(name: str) -> Path:
