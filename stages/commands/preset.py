@@ -75,7 +75,7 @@ def chain(name: str) -> list[CommentedMap]:
             raise UserError(f"{origin}there is no preset '{base}'; there are {', '.join(names())}")
         if base in overlays:
             raise UserError(f"{origin}that is a cycle, {' → '.join([*overlays, base])}; remove one `extends`")
-        overlays[base] = read(_path(base))
+        overlays[base] = read(base)
         base = overlays[base].pop("extends", None)
     return list(reversed(overlays.values()))
 
@@ -84,11 +84,15 @@ def read_method(name: str) -> CommentedMap:
     """A method's values. Raises `UserError` if there is none of this name."""
     if name not in methods():
         raise UserError(f"there is no method '{name}'; there are {', '.join(methods())}")
-    return read(METHODS / f"{name}.yaml")
+    return _read(METHODS / f"{name}.yaml")
 
 
-def read(path: Path) -> CommentedMap:
-    """The values of a preset's or method's own file, without its comments."""
+def read(name: str) -> CommentedMap:
+    """A preset's own values, without the comments of its file."""
+    return _read(_path(name))
+
+
+def _read(path: Path) -> CommentedMap:
     try:
         overlay = _yaml().load(path)
     except YAMLError as error:
