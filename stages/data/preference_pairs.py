@@ -37,8 +37,8 @@ def pools(seeds: list[ReviewedSeed], candidates: list[JudgedCandidate]) -> dict[
 
 
 def margin(chosen: Response, rejected: Response, scale: Scale) -> float:
-    """By how much one response leads another on the scale."""
-    return scale(chosen["score"]) - scale(rejected["score"])
+    """By how much one response leads another on the scale, to four digits: 4.3333 leads 2.3333 by 2, not by more."""
+    return round(scale(chosen["score"]) - scale(rejected["score"]), 4)
 
 
 def pairs_of(pool: list[Response], min_margin: float, scale: Scale = absolute) -> list[tuple[Response, Response]]:
@@ -64,7 +64,7 @@ def preference_pairs(
                     "prompt": prompt,
                     "chosen": chosen["response"],
                     "rejected": rejected["response"],
-                    "margin": round(margin(chosen, rejected, scale), 4),
+                    "margin": margin(chosen, rejected, scale),
                     "iteration": iteration,
                     "lineage": {"chosen": chosen["lineage"], "rejected": rejected["lineage"]},
                 }
