@@ -24,6 +24,7 @@ def read_valid_params() -> dict[str, Any]:
     """All of params.yaml. Raises `UserError` if anything in it, or in what it names, would stop a run."""
     params: dict[str, Any] = load(PARAMS_FILE)
     check_params(params)
+    check_spread(params)
     check_files(params)
     prompts.check(params["prompts"])
     suite.load(params["evaluate"]["suite"])
@@ -31,6 +32,17 @@ def read_valid_params() -> dict[str, Any]:
     if params["model"]["hub"] and not hub.is_materialised(params["model"]):
         hub.check_available(params["model"])
     return params
+
+
+def check_spread(params: dict[str, Any]) -> None:
+    """Raise `UserError` if `select.max_spread` needs several verdicts of a row where the judge gives one."""
+    estimator, samples = params["review"]["estimator"], params["review"]["samples"]
+    if params["select"]["max_spread"] is not None and (estimator != "sampled" or samples < 2):
+        given = f"estimator: {estimator}" if estimator != "sampled" else f"samples: {samples}"
+        raise UserError(
+            f"params.yaml: select.max_spread: needs several verdicts of a row, and review.{given} gives one; set it to "
+            "null, or review.estimator: sampled with review.samples of 2 or more"
+        )
 
 
 def check_files(params: dict[str, Any]) -> None:

@@ -1,47 +1,33 @@
 """select: SFT rows, preference pairs and the grown seed set (paper, sections 3.3 and 3.4), each row with its lineage.
 
-    python -m stages.select --reviewed iterations/1/review.jsonl --assessed iterations/1/assess.jsonl
-        --parent iterations/0 --out iterations/1
+    python -m stages.select --reviewed iterations/1/review.jsonl --generated iterations/1/generated.jsonl
+        --assessed iterations/1/assess.jsonl --parent iterations/0 --out iterations/1
 
 S_t = S_{t-1} + the new instructions, each with its best response (the reference code loses the earlier ones). With
 `select.accumulate` SFT rows and pairs add up too, as in the paper; without it each iteration trains on its own.
-Judge-training rows are replayed so that the model keeps judging well.
+Judge-training rows are replayed so that the model keeps judging well. What `select.agreement` and `select.max_spread`
+leave out is in none of the sets.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from typer import Option
 
 from stages.core.command import run
-from stages.core.counts import SelectCounts, SetCounts
+from stages.core.counts import SelectCounts
 from stages.core.params import read_params
 from stages.core.progress import say
+from stages.core.prompts import final_answer_rule
 from stages.core.records import Tally, counts_file, read, write, write_json
-from stages.core.rows import Identified, JudgedCandidate, PreferencePair, ReviewedSeed, SeedRow, SftRow
+from stages.core.rows import Candidate, JudgedCandidate, PreferencePair, ReviewedSeed, SeedRow, SftRow
+from stages.data.growth import added, by_content, counted
 from stages.data.lineage import judged, lineages, seed_verdicts, verdicts
 from stages.data.preference_pairs import pools, preference_pairs
 from stages.data.scale import Scale, absolute, ranks, scale_of
+from stages.data.screening import decided_pools, screened
 
 JUDGE_TRAINING = Path("iterations/0/judge.jsonl")
-
-Row = TypeVar("Row", bound=Identified)
-
-
-def by_content(rows: Sequence[Row], limit: int) -> list[Row]:
-    """At most `limit` rows, chosen by the hash of their content."""
-    return sorted(rows, key=lambda row: row["id"])[:limit]
-
-
-def added(earlier: list[Row], new: list[Row], limit: int, tally: Tally) -> list[Row]:
-    """The earlier rows, then at most `limit` new ones chosen by their content; a row already present is not added."""
-    present = {row["id"] for row in earlier}
-    fresh = [row for row in new if row["id"] not in present]
-    chosen = by_content(fresh, limit)
-    tally.drop("there already", len(new) - len(fresh))
-    tally.drop("over the bound", len(fresh) - len(chosen))
-    return earlier + chosen
 
 
 def sft_rows(
@@ -123,6 +109,7 @@ def judge_rows(rows: list[SftRow], limit: int, tally: Tally) -> list[SftRow]:
 
 def main(
     reviewed: Annotated[Path, Option(help="the reviewed seed set")],
+    generated: Annotated[Path, Option(help="the candidates as generated: what select.agreement counts")],
     assessed: Annotated[Path, Option(help="the assessed candidates")],
     parent: Annotated[Path, Option(help="the parent's folder, iterations/PARENT: its seed set, SFT rows and pairs")],
     out: Annotated[Path, Option(help="folder for the three sets, iterations/ITERATION")],
@@ -130,22 +117,27 @@ def main(
     """Select SFT rows, preference pairs and new seeds."""
     params, iteration = read_params("select"), out.name
     settings = params["select"]
-    seeds, candidates = read(reviewed, ReviewedSeed), read(assessed, JudgedCandidate)
+    seeds, assessed_rows = read(reviewed, ReviewedSeed), read(assessed, JudgedCandidate)
     earlier_seed = read(parent / "seed.jsonl", SeedRow)
     earlier_sft, earlier_pairs = earlier_rows(parent) if settings["accumulate"] else ([], [])
 
     if not seeds:
         stop(out, earlier_seed, iteration)
         return
-    scores = [row["score"] for row in [*seeds, *candidates]]
+    scores = [row["score"] for row in [*seeds, *assessed_rows]]
     scale = scale_of(params["review.scale"], scores)
+    final_answer = final_answer_rule(params["prompts"]).read
+    candidates, screening = screened(assessed_rows, read(generated, Candidate), settings, final_answer)
     sft_tally = Tally(len(candidates))
     new_sft = sft_rows(candidates, iteration, settings["min_sft_score"], sft_tally, scale)
     sft = added(earlier_sft, new_sft, settings["max_sft"], sft_tally)
 
     responses = pools(seeds, candidates)
     pair_tally = Tally(sum(len(pool) for pool in responses.values()))
-    new_pairs = preference_pairs(responses, iteration, settings["min_margin"], pair_tally, scale)
+    if settings["max_spread"] is not None:
+        responses = decided_pools(responses, settings["max_spread"], pair_tally)
+    rule = (settings["pairs"], final_answer)
+    new_pairs = preference_pairs(responses, iteration, settings["min_margin"], pair_tally, scale, *rule)
     pairs = added(earlier_pairs, new_pairs, settings["max_pairs"], pair_tally)
 
     seed_tally = Tally(len(candidates))
@@ -163,8 +155,10 @@ def main(
         "pairs": counted(pair_tally, len(earlier_pairs), len(pairs)),
         "seed": counted(seed_tally, len(earlier_seed), len(seed)),
         "replayed_judge_training": judge_tally.counts(len(judge)),
-        "examples": lineages(seeds, candidates, pairs, sft),
+        "examples": lineages(seeds, assessed_rows, pairs, sft),
     }
+    if screening is not None:
+        counts["screening"] = screening
     if ranked := ranks(params["review.scale"], scores):
         counts["ranks"] = ranked
     write_json(counts_file("select", iteration), counts)
@@ -180,12 +174,6 @@ def stop(out: Path, seed: list[SeedRow], iteration: str) -> None:
     counts: SelectCounts = {"sft": nothing, "pairs": nothing, "seed": unchanged, "examples": []}
     write_json(counts_file("select", iteration), counts)
     say(f"select@{iteration}: the chain was stopped, nothing is selected")
-
-
-def counted(tally: Tally, earlier: int, total: int) -> SetCounts:
-    """The tally of the new rows, and how many rows there are with the earlier iterations'."""
-    new = total - earlier
-    return {"new": new, "earlier": earlier, "total": total, **tally.counts(new)}
 
 
 if __name__ == "__main__":

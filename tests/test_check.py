@@ -7,6 +7,7 @@ import pytest
 import yaml
 from conftest import ROOT, error_line, merged
 
+from stages.check import check_spread
 from stages.core import schema
 from stages.core.errors import UserError
 from stages.core.schema import check_params, iteration_problems
@@ -34,6 +35,19 @@ def test_the_shipped_parameters_are_valid():
             "review.max_tokens: 0 needs review.estimator: elicited, which alone can do without",
         ),
         ({"review": {"scale": "rank"}}, "review.scale: input should be 'absolute' or 'quantile', not 'rank'"),
+        ({"select": {"pairs": "best"}}, "select.pairs: input should be 'all' or 'extremes', not 'best'"),
+        (
+            {"select": {"agreement": [0.9, 0.5]}},
+            "select.agreement: [0.9, 0.5] is neither null nor two shares from 0 to 1, the lower one first, such as",
+        ),
+        ({"select": {"agreement": 0.5}}, "select.agreement: 0.5 is neither null nor two shares"),
+        ({"select": {"agreement": [0.5, True]}}, "select.agreement: [0.5, True] is neither null nor two shares"),
+        ({"select": {"agreement": [0.5, 2]}}, "select.agreement: [0.5, 2] is neither null nor two shares"),
+        ({"select": {"agreement": [0.1, 0.5, 0.9]}}, "select.agreement: [0.1, 0.5, 0.9] is neither null nor two"),
+        (
+            {"select": {"max_spread": -1}},
+            "select.max_spread: input should be greater than or equal to 0 or null, not -1",
+        ),
         ({"sft": {"enabled": "no"}}, "sft.enabled: input should be true or false, not 'no'"),
         ({"dpo": {"beta": float("inf")}}, "dpo.beta: input should be a finite number"),
         ({"random_state": 5_000_000_000}, "random_state: input should be less than 4294967296"),
@@ -241,3 +255,19 @@ def test_params_that_are_not_yaml_are_one_line(project):
 @pytest.mark.parametrize("ignore", [{}, {"ignore": []}, {"ignore": ["score"]}])
 def test_the_columns_of_a_prompt_are_one_several_or_a_template(prompt, ignore):
     check_params(merged(PARAMS, {"seed": {"columns": {"prompt": prompt, "response": "answer", **ignore}}}))
+
+
+@pytest.mark.parametrize(
+    ("review", "gives"),
+    [
+        ({"estimator": "expected"}, "review.estimator: expected gives one"),
+        ({"estimator": "elicited", "samples": 3}, "review.estimator: elicited gives one"),
+        ({"samples": 1}, "review.samples: 1 gives one"),
+    ],
+)
+def test_the_spread_of_a_single_verdict_is_refused(review, gives):
+    with pytest.raises(UserError, match=rf"^params\.yaml: select\.max_spread: needs several .* and {gives}") as error:
+        check_spread(merged(PARAMS, {"select": {"max_spread": 1.5}, "review": review}))
+    assert "\n" not in str(error.value)
+    check_spread(merged(PARAMS, {"select": {"max_spread": None}, "review": review}))
+    check_spread(merged(PARAMS, {"select": {"max_spread": 1.5}, "review": {"samples": 2}}))

@@ -268,6 +268,25 @@ def test_the_funnel_has_every_step_of_the_pipeline():
     ]  # fmt: skip
 
 
+def test_what_select_leaves_out_is_a_step_of_the_funnel_and_what_it_could_not_decide_a_warning():
+    """As where select.agreement and select.max_spread are on."""
+    counts = {
+        "candidates": tally(9, 4, **{"agreement below select.agreement": 5}),
+        "agreement": {"instructions": 3, "below": 1, "above": 0, "unknown": 1},
+        "spread": {"rows": 4, "undecided": 0, "unknown": 2},
+    }
+    row = iteration(select=iteration()["select"] | {"screening": counts})
+    steps = list(funnel(row))
+    assert steps[steps.index("select sft") - 1] == "select candidates"
+    assert "| select candidates | 9 | 4 | agreement below select.agreement 5 |" in markdown(summary(**{"1": row}))
+    assert [line[:64] for line in warnings({"1": row})] == [
+        "iteration 1: select.agreement did not decide about 1 of 3 instru",
+        "iteration 1: select.max_spread did not decide about 2 of 4 rows,",
+    ]
+    counts["agreement"]["unknown"] = counts["spread"]["unknown"] = 0
+    assert warnings({"1": row}) == []
+
+
 def test_the_report_says_on_which_scale_scores_were_compared():
     assert "(review.scale: absolute)" in markdown(summary())
     ranked, ranks = iteration(), {"ranks": {"scores": 20, "same": 0.1}}
@@ -335,9 +354,10 @@ def test_the_funnels_bars_add_up_to_the_rows_of_each_step():
 def test_every_reason_for_a_drop_has_a_colour():
     """A reason that the funnel does not know would be drawn as "other"."""
     reasons = set()
-    for path in [*(ROOT / "stages").glob("*.py"), ROOT / "stages/data/preference_pairs.py"]:
+    for path in [*(ROOT / "stages").glob("*.py"), *(ROOT / "stages/data").glob("*.py")]:
         code = path.read_text()
         reasons |= set(re.findall(r'\.drop\(\s*"([^"]+)"', code))
+        reasons |= set(re.findall(r'(?m)^[A-Z_]+ = "(\w+ [^"]+)"$', code))
         reasons |= {reason.replace("{what}", "response") for reason in re.findall(r'f"(\{what\} [a-z ]+)"', code)}
     assert len(reasons) > 15
     starts = tuple(plots.OUTCOMES)

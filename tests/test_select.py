@@ -1,26 +1,20 @@
 """select: SFT rows, preference pairs, the grown seed set and the replay, all with their lineage."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stages.core.records import Tally, read, write
-from stages.data.preference_pairs import pairs_of, pools, preference_pairs
-from stages.data.scale import quantile
-from stages.select import (
-    added,
-    by_content,
-    counted,
-    earlier_rows,
-    judge_rows,
-    main,
-    rescored,
-    seed_rows,
-    sft_rows,
-)
+from stages.core.records import Tally, content_id, read, write
+from stages.data.growth import added, by_content, counted
+from stages.data.preference_pairs import pools, preference_pairs
+from stages.data.scale import absolute, quantile
+from stages.select import earlier_rows, judge_rows, main, rescored, seed_rows, sft_rows
 
 ORIGINAL = {"id": "s", "prompt": "Is 4 even or odd?", "response": "is even", "score": 9.0}
 
@@ -37,6 +31,15 @@ SEED = {**ORIGINAL, "score": None, "iteration": "0"}
 REVIEWED = {**SEED, "score": 9.0, "judge": "0", "reviews": [{"text": "score: 9", "score": 9.0, "written": 9.0}]}
 
 
+def paired(rows, *rule, min_margin=2.0, dropped=None):
+    """(chosen, rejected) of each pair by the rows' names; `dropped`: what the tally must say of the others."""
+    tally = Tally(len(rows))
+    pairs = preference_pairs(pools([], rows), "1", min_margin, tally, absolute, *rule)
+    counts = tally.counts(len(pairs))
+    assert dropped is None or counts["dropped"] == dropped
+    return [(pair["chosen"].split()[-1], pair["rejected"].split()[-1]) for pair in pairs]
+
+
 def test_an_sft_row_is_a_new_pair_scored_above_and_not_at_the_bound():
     rows = [assessed("a", 8.1), assessed("b", 8.0), assessed("c", None), assessed("d", 9.0, route="flawed")]
     tally = Tally(len(rows))
@@ -48,7 +51,7 @@ def test_an_sft_row_is_a_new_pair_scored_above_and_not_at_the_bound():
 
 def test_rejected_is_the_lowest_and_chosen_every_one_that_leads_by_more_than_the_margin():
     pool = [assessed("a", 9.0), assessed("b", 3.0), assessed("c", 1.0), assessed("d", 3.1)]
-    assert [(chosen["id"], rejected["id"]) for chosen, rejected in pairs_of(pool, 2.0)] == [("a", "c"), ("d", "c")]
+    assert paired(pool) == [("a", "c"), ("d", "c")]
 
 
 def test_on_the_scale_of_ranks_score_and_margin_are_ranks_and_the_rows_keep_their_scores():
@@ -148,7 +151,7 @@ def test_a_new_seed_has_the_best_response_and_the_first_of_equals(scores, best):
 
 def test_of_equal_scores_the_rejected_one_goes_by_its_id():
     pool = [assessed("b", 1.0), assessed("a", 1.0), assessed("c", 9.0)]
-    assert [(chosen["id"], rejected["id"]) for chosen, rejected in pairs_of(pool, 2.0)] == [("c", "a")]
+    assert paired(pool) == [("c", "a")]
 
 
 def test_a_lead_of_exactly_the_margin_is_no_pair_and_the_margin_has_four_digits():
@@ -160,6 +163,71 @@ def test_a_lead_of_exactly_the_margin_is_no_pair_and_the_margin_has_four_digits(
         "the rejected one of its pool": 1,
         "does not lead by more than select.min_margin": 2,
     }
+
+
+@pytest.mark.parametrize(("high", "low"), [(4.3333, 2.3333), (5.3333, 3.3333), (8.6667, 6.6667), (9.6667, 7.6667)])
+def test_a_margin_that_is_written_as_the_bound_is_not_above_it(high, low):
+    """Means of three verdicts, whose difference is 2.0000000000000004 in floating point."""
+    assert high - low > 2.0
+    rows = [assessed("a", high), assessed("b", low)]
+    assert paired(rows) == paired(rows, "extremes") == []
+    assert paired(rows, min_margin=1.9999) == paired(rows, "extremes", min_margin=1.9999) == [("a", "b")]
+
+
+def test_of_the_extremes_only_the_best_and_the_worst_of_a_prompt_are_a_pair():
+    rows = [
+        assessed("a", 8.0),
+        assessed("b", 9.0),
+        assessed("c", 1.0),
+        assessed("d", 3.1),
+        assessed("e", 9.0, prompt="q"),
+    ]
+    others = {"neither the best nor the worst of its pool": 2, "the rejected one of its pool": 2}
+    assert paired(rows, "extremes", dropped=others) == [("b", "c")]
+
+
+def test_of_equal_extremes_the_ids_choose_on_either_side():
+    rows = [assessed(name, score) for name, score in zip("dbcagef", (9.0, 9.0, 9.0, 1.0, 1.0, 5.0, 1.0), strict=True)]
+    assert paired(rows, "extremes") == paired(rows[::-1], "extremes") == [("b", "a")]
+
+
+def test_extremes_that_do_not_differ_by_more_than_the_margin_are_no_pair():
+    no_lead = {"does not lead by more than select.min_margin": 1, "the rejected one of its pool": 1}
+    for scores in ((5.0, 3.0), (5.0, 5.0)):
+        rows = [assessed(name, score) for name, score in zip("ab", scores, strict=True)]
+        assert paired(rows, "extremes", dropped=no_lead) == []
+    rows = [assessed("a", 5.0), assessed("b", 5.0), assessed("c", 5.0)]
+    others = no_lead | {"neither the best nor the worst of its pool": 1}
+    assert paired(rows, "extremes", min_margin=0.0, dropped=others) == []
+
+
+@pytest.mark.parametrize(
+    ("answers", "pairs"),
+    [
+        ({"a": "5", "b": "5"}, []),
+        ({"a": "5", "b": "6"}, [("a", "b")]),
+        ({"a": "5"}, [("a", "b")]),
+        ({}, [("a", "b")]),  # neither can be read: nobody knows whether they are the same
+    ],
+)
+def test_extremes_with_the_same_final_answer_are_no_pair_and_the_next_best_is_not_tried(answers, pairs):
+    rows = [assessed("a", 9.0), assessed("b", 1.0), assessed("c", 8.0)]
+    same = {
+        "neither the best nor the worst of its pool": 1, "same final answer as the rejected one": 1,
+        "the rejected one of its pool": 1,
+    }  # fmt: skip
+    rule = ("extremes", lambda response: answers.get(response[-1]))
+    assert paired(rows, *rule, dropped=None if pairs else same) == pairs
+
+
+@given(st.lists(st.sampled_from([0.0, 3.3333, 5.3333, 9.0]), min_size=1), st.sampled_from([0.0, 2.0, 3.6667]))
+def test_extremes_are_at_most_one_pair_with_the_largest_margin_of_all_pairs(scores, min_margin):
+    rows = [assessed(f"{number:02}", score) for number, score in enumerate(scores)]
+    every = preference_pairs(pools([], rows), "1", min_margin, Tally(len(rows)))
+    extreme = preference_pairs(pools([], rows), "1", min_margin, Tally(len(rows)), absolute, "extremes")
+    assert len(extreme) == bool(every)
+    assert [pair["margin"] for pair in extreme] == [max(pair["margin"] for pair in every) for _ in extreme]
+    assert all(pair in every for pair in extreme)
 
 
 def test_over_a_bound_is_counted():
@@ -189,8 +257,9 @@ def folder(tmp_path, monkeypatch):
     files = {
         "0/judge.jsonl": [{"id": "j", "kind": "judge"}], "0/seed.jsonl": [SEED], "0/sft.jsonl": sft,
         "0/pairs.jsonl": [{"id": "old", "prompt": "q", "chosen": "c", "rejected": "r", "margin": 3.0}],
-        "1/review.jsonl": [REVIEWED], "1/assess.jsonl": candidates,
+        "1/review.jsonl": [REVIEWED], "1/assess.jsonl": candidates, "1/generated.jsonl": candidates,
     }  # fmt: skip
+    shutil.copytree(ROOT / "prompts", tmp_path / "prompts")
     for name, rows in files.items():
         write(Path("iterations", name), rows)
     return tmp_path
@@ -198,7 +267,7 @@ def folder(tmp_path, monkeypatch):
 
 def select_iteration_1():
     here = Path("iterations/1")
-    main(here / "review.jsonl", here / "assess.jsonl", Path("iterations/0"), here)
+    main(here / "review.jsonl", here / "generated.jsonl", here / "assess.jsonl", Path("iterations/0"), here)
     rows = {name: [row["id"] for row in read(here / f"{name}.jsonl", dict)] for name in ("sft", "pairs", "seed")}
     return rows, json.loads(Path("results/1/select.json").read_text())
 
@@ -237,6 +306,91 @@ def test_ranks_are_those_among_the_reviewed_seeds_and_the_assessed_rows_of_the_i
         assert counts["ranks"] == {"scores": 4, "same": 0.5}
     margins = [pair["margin"] for pair in read(Path("iterations/1/pairs.jsonl"), dict)]
     assert margins == [2.5, 5.0]  # ranks 5 over 2.5, and 5 over 0
+
+
+def set_select(folder, **values):
+    """params.yaml with these values in the section `select`."""
+    params = (folder / "params.yaml").read_text(encoding="utf-8")
+    for name, value in values.items():
+        params, number = re.subn(rf"(?m)^(  {name}:) \S+", rf"\1 {value}", params)
+        assert number == 1
+    (folder / "params.yaml").write_text(params, encoding="utf-8")
+
+
+def responses(prompt, *texts, score=9.0, route="new"):
+    """A candidate for each text, with an identity of its own as generate gives it."""
+    return [
+        assessed(content_id(prompt, text), score, route, prompt) | {"response": text, "lineage": {"seed": "s"}}
+        for text in texts
+    ]
+
+
+def test_an_instruction_outside_of_the_band_is_in_none_of_the_sets(folder):
+    """Three quarters agree on q1, all on q2, a quarter on q3; q4 has one answer that can be read. Responses that the
+    filter drops since they are the same have their votes, flawed ones have none."""
+    generated = [
+        *responses("q1", "is 5", "The answer is 5.", "is 5", "is 6"),
+        *responses("q2", "is 5", "is 5", "maybe 5", "guess 5"),
+        *responses("q3", "is 1", "is 2", "is 3", "is 4"),
+        *responses("q4", "is 1", "who knows", "no idea"),
+        *responses("q2", "is 7", score=1.0, route="flawed"),
+        *responses(SEED["prompt"], "is odd", score=2.0, route="flawed"),
+    ]
+    kept = list({row["id"]: row for row in generated}.values())
+    write(Path("iterations/1/generated.jsonl"), generated)
+    write(Path("iterations/1/assess.jsonl"), kept)
+    set_select(folder, agreement="[0.5, 0.9]")
+    _, counts = select_iteration_1()
+    assert counts["screening"] == {
+        "candidates": {
+            "in": 15, "out": 7,
+            "dropped": {"agreement above select.agreement": 4, "agreement below select.agreement": 4},
+        },
+        "agreement": {"instructions": 4, "below": 1, "above": 1, "unknown": 1},
+    }  # fmt: skip
+    rows = {name: read(Path(f"iterations/1/{name}.jsonl"), dict) for name in ("sft", "seed", "pairs")}
+    assert {row["prompt"] for row in rows["sft"] if row["kind"] == "new"} == {"q1", "q4"}
+    assert {row["prompt"] for row in rows["seed"]} == {"q1", "q4", SEED["prompt"]}
+    assert {row["prompt"] for row in rows["pairs"]} == {SEED["prompt"]}
+
+
+def test_without_a_band_and_a_spread_nothing_is_screened_and_the_counts_are_as_before(folder):
+    _, counts = select_iteration_1()
+    assert "screening" not in counts
+
+
+def test_a_row_of_which_the_judge_is_undecided_is_in_none_of_the_sets_and_a_seeds_own_in_no_pair(folder):
+    """Verdicts of 7 and 10 are 1.5 from their mean."""
+
+    def verdicts(*scores):
+        return {"reviews": [{"text": "", "score": score, "written": score} for score in scores]}
+
+    rows = [
+        assessed("a", 9.0) | verdicts(7.0, 10.0), assessed("b", 9.0) | verdicts(6.9, 10.0),
+        assessed("c", 2.0) | verdicts(None, 2.0), assessed("f", 2.0, "flawed", SEED["prompt"]),
+    ]  # fmt: skip
+    write(Path("iterations/1/assess.jsonl"), rows)
+    write(Path("iterations/1/review.jsonl"), [REVIEWED | verdicts(9.0, 9.0, 0.0)])
+    set_select(folder, max_spread="1.5")
+    selected, counts = select_iteration_1()
+    assert (selected["sft"], selected["seed"]) == (["a", "j"], ["s", "a"])
+    assert [pair["chosen"] for pair in read(Path("iterations/1/pairs.jsonl"), dict)] == ["response a"]
+    assert counts["screening"] == {
+        "candidates": {"in": 4, "out": 3, "dropped": {"judge undecided (select.max_spread)": 1}},
+        "spread": {"rows": 4, "undecided": 1, "unknown": 1},
+    }
+    assert counts["pairs"]["dropped"]["judge undecided (select.max_spread)"] == 1
+
+
+def test_the_pairs_are_the_extremes_by_the_final_answers_of_the_prompt_set(folder):
+    """Both say 5, in other words: one judge's luck, and nothing to learn."""
+    rows = responses("q1", "is 5") + responses("q1", "The answer is 5.", score=1.0)
+    rows += responses("q2", "is 5") + responses("q2", "The answer is 6.", score=1.0)
+    write(Path("iterations/1/assess.jsonl"), rows)
+    for kind, prompts in (("all", ["q1", "q2"]), ("extremes", ["q2"])):
+        set_select(folder, pairs=kind)
+        select_iteration_1()
+        assert [pair["prompt"] for pair in read(Path("iterations/1/pairs.jsonl"), dict)] == prompts
 
 
 def test_a_stopped_chain_keeps_its_seed_set_and_trains_on_nothing(folder, capsys):

@@ -156,6 +156,31 @@ class SetCounts(Counts):
     total: int
 
 
+class AgreementCounts(TypedDict):
+    """Instructions by the agreement of the responses to them."""
+
+    instructions: int
+    below: int  # select.agreement: dropped
+    above: int  # likewise
+    unknown: int  # fewer than two final answers can be read: kept
+
+
+class SpreadCounts(TypedDict):
+    """Candidates by how far their verdicts lie apart."""
+
+    rows: int
+    undecided: int  # above select.max_spread: dropped
+    unknown: int  # fewer than two verdicts can be read: kept
+
+
+class ScreeningCounts(TypedDict):
+    """What select leaves out before it makes its sets."""
+
+    candidates: Counts
+    agreement: NotRequired[AgreementCounts]  # missing where select.agreement is null
+    spread: NotRequired[SpreadCounts]  # missing where select.max_spread is null
+
+
 class SelectCounts(TypedDict):
     """results/t/select.json"""
 
@@ -163,6 +188,7 @@ class SelectCounts(TypedDict):
     pairs: SetCounts
     seed: SetCounts
     ranks: NotRequired[Ranks]  # missing where scores are compared as they are
+    screening: NotRequired[ScreeningCounts]  # missing where nothing is asked for
     replayed_judge_training: NotRequired[Counts]  # missing where the chain was stopped
     examples: list[Example]
 

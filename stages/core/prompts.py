@@ -11,11 +11,13 @@ from pathlib import Path
 from string import Template
 from typing import Annotated, TypeVar
 
+import regex
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from stages.core.answers import AnswerRule
 from stages.core.errors import UserError
+from stages.core.final_answer import FinalAnswerRule
 from stages.core.records import need_text
 from stages.core.tags import defuse
 from stages.core.verdict import HIGHEST, Part, Verdict
@@ -47,6 +49,12 @@ class _AnswersFile(BaseModel):
     instruction: str
     flawed: str
     response: str
+
+
+class _FinalAnswerFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    final_answer: list[str]
 
 
 class PromptTemplate:
@@ -158,6 +166,21 @@ def verdict_rule(prompt_set: str) -> Verdict:
     return Verdict(parts)
 
 
+def final_answer_rule(prompt_set: str) -> FinalAnswerRule:
+    """How the final answer of a response is read. Raises `UserError` if the set does not say, or if a pattern cannot be
+    used."""
+    path = FOLDER / prompt_set / "final_answer.yaml"
+    patterns = _read_rules(path, _FinalAnswerFile).final_answer
+    for pattern in patterns:
+        try:
+            groups = regex.compile(pattern).groups
+        except regex.error as error:
+            raise UserError(f"{path}: {pattern!r} is no pattern: {error}") from None
+        if not groups:
+            raise UserError(f"{path}: {pattern!r} has no group; put the answer's part of it in brackets")
+    return FinalAnswerRule(tuple(patterns))
+
+
 class ReviewPrompt:
     """A set's prompt for the judge, with the rubric rendered from the set's constitution (paper, section 3.2)."""
 
@@ -185,6 +208,7 @@ def check(prompt_set: str) -> None:
     generation_templates(prompt_set)
     for kind in ("instruction", "response", "flawed"):
         answer_rule(prompt_set, kind)
+    final_answer_rule(prompt_set)
 
 
 def render_rubric(path: Path) -> str:

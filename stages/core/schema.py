@@ -184,11 +184,23 @@ class Select(Section):
     """Which rows and pairs are trained on."""
 
     min_sft_score: Score
+    pairs: Literal["all", "extremes"]
     min_margin: Score
+    agreement: list[float] | None  # shares, low and high
+    max_spread: Annotated[float, Field(ge=0, le=5)] | None
     max_sft: Count
     max_pairs: Count
     accumulate: bool
     max_judge: Count
+
+    @field_validator("agreement", mode="before")
+    @classmethod
+    def check_band(cls, band: Any) -> Any:
+        """Raises `ValueError` unless it is null or two shares, the lower first."""
+        two = isinstance(band, list) and [type(share) in (int, float) for share in band] == [True, True]
+        if band is not None and not (two and 0 <= band[0] <= band[1] <= 1):
+            raise ValueError("is neither null nor two shares from 0 to 1, the lower one first, such as [0.5, 0.9]")
+        return band
 
 
 class Sft(Section):

@@ -1,11 +1,15 @@
-"""Preference pairs (paper, section 3.4): the lowest response to a prompt is rejected, the clear leaders are chosen."""
+"""Preference pairs: the lowest response to a prompt is rejected, and the clear leaders are chosen (paper, section 3.4),
+or the best one alone (arXiv 2401.10020)."""
 
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from stages.core.records import Tally, content_id
 from stages.core.rows import JudgedCandidate, Lineage, PreferencePair, ReviewedSeed
 from stages.data.lineage import judged, seed_verdicts, verdicts
 from stages.data.scale import Scale, absolute
+from stages.data.votes import FinalAnswer
+
+NO_LEAD = "does not lead by more than select.min_margin"
 
 
 class Response(TypedDict):
@@ -37,34 +41,72 @@ def pools(seeds: list[ReviewedSeed], candidates: list[JudgedCandidate]) -> dict[
 
 
 def margin(chosen: Response, rejected: Response, scale: Scale) -> float:
-    """By how much one response leads another on the scale."""
-    return scale(chosen["score"]) - scale(rejected["score"])
+    """By how much one response leads another on the scale, to four digits: 4.3333 leads 2.3333 by 2, not by more."""
+    return round(scale(chosen["score"]) - scale(rejected["score"]), 4)
 
 
-def pairs_of(pool: list[Response], min_margin: float, scale: Scale = absolute) -> list[tuple[Response, Response]]:
-    """(chosen, rejected): rejected is the lowest, chosen each one that leads it by more than `min_margin` (paper,
-    section 3.4: 2)."""
-    rejected = min(pool, key=lambda response: (response["score"], response["id"]))
-    return [(response, rejected) for response in pool if margin(response, rejected, scale) > min_margin]
+def lowest(pool: list[Response]) -> Response:
+    """The rejected response of a pool; of equal scores the first by its id."""
+    return min(pool, key=lambda response: (response["score"], response["id"]))
+
+
+def leaders(pool: list[Response], min_margin: float, tally: Tally, scale: Scale = absolute) -> list[Response]:
+    """`select.pairs: all`: each response that leads the lowest by more than `min_margin` (paper, section 3.4: 2)."""
+    rejected = lowest(pool)
+    chosen = [response for response in pool if margin(response, rejected, scale) > min_margin]
+    tally.drop(NO_LEAD, len(pool) - 1 - len(chosen))
+    return chosen
+
+
+def best(
+    pool: list[Response],
+    min_margin: float,
+    tally: Tally,
+    scale: Scale = absolute,
+    final_answer: FinalAnswer = lambda response: None,
+) -> list[Response]:
+    """`select.pairs: extremes`: the highest response, of equal scores the first by its id, if it leads the lowest by
+    more than `min_margin` and their final answers differ or are not known; else none. The next best is not tried."""
+    if len(pool) == 1:
+        return []
+    rejected, chosen = lowest(pool), min(pool, key=lambda response: (-response["score"], response["id"]))
+    tally.drop("neither the best nor the worst of its pool", len(pool) - 2)
+    answer = final_answer(chosen["response"])
+    if margin(chosen, rejected, scale) <= min_margin:
+        tally.drop(NO_LEAD)
+    elif answer is not None and answer == final_answer(rejected["response"]):
+        tally.drop("same final answer as the rejected one")
+    else:
+        return [chosen]
+    return []
 
 
 def preference_pairs(
-    pools: dict[str, list[Response]], iteration: str, min_margin: float, tally: Tally, scale: Scale = absolute
+    pools: dict[str, list[Response]],
+    iteration: str,
+    min_margin: float,
+    tally: Tally,
+    scale: Scale = absolute,
+    kind: Literal["all", "extremes"] = "all",
+    final_answer: FinalAnswer = lambda response: None,
 ) -> list[PreferencePair]:
-    """The pairs of every pool; the tally counts the responses that might have been chosen."""
+    """The pairs of every pool by `select.pairs`, the `kind`; the tally counts the responses that might be chosen."""
     rows: list[PreferencePair] = []
     for prompt, pool in pools.items():
-        pairs = pairs_of(pool, min_margin, scale)
+        rejected = lowest(pool)
         tally.drop("the rejected one of its pool")
-        tally.drop("does not lead by more than select.min_margin", len(pool) - 1 - len(pairs))
-        for chosen, rejected in pairs:
+        if kind == "extremes":
+            chosen_ones = best(pool, min_margin, tally, scale, final_answer)
+        else:
+            chosen_ones = leaders(pool, min_margin, tally, scale)
+        for chosen in chosen_ones:
             rows.append(
                 {
                     "id": content_id(prompt, chosen["response"], rejected["response"]),
                     "prompt": prompt,
                     "chosen": chosen["response"],
                     "rejected": rejected["response"],
-                    "margin": round(margin(chosen, rejected, scale), 4),
+                    "margin": margin(chosen, rejected, scale),
                     "iteration": iteration,
                     "lineage": {"chosen": chosen["lineage"], "rejected": rejected["lineage"]},
                 }

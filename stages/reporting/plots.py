@@ -33,6 +33,10 @@ OUTCOMES = {
     "does not lead": "score too low",
     "not the best": "score too low",
     "the rejected one": "score too low",
+    "neither the best": "score too low",
+    "same final answer": "too similar",
+    "agreement": "agreement",
+    "judge undecided": "agreement",
     "flawed on purpose": "flawed on purpose",
 }
 MEASURES = {

@@ -194,7 +194,10 @@ def funnel(row: IterationRow) -> dict[str, Counts]:
         }
         steps |= {name.replace("_", " "): cast(Counts, counts) for name, counts in samples.items()}
         steps |= {"filter": row["filter"]["rows"], "assess": row["assess"]["rows"]}
-        selected = {name: counts for name, counts in row["select"].items() if name not in ("ranks", "examples")}
+        if "screening" in row["select"]:
+            steps["select candidates"] = row["select"]["screening"]["candidates"]
+        others = ("screening", "ranks", "examples")
+        selected = {name: counts for name, counts in row["select"].items() if name not in others}
         steps |= {f"select {name.replace('_', ' ')}": cast(Counts, counts) for name, counts in selected.items()}
     return steps | {phase: counts["rows"] for phase, counts in trainings(row).items() if "rows" in counts}
 
@@ -242,7 +245,7 @@ def _warnings(row: IterationRow) -> list[str]:
     if is_stopped(row):
         return ["did not run, since the chain was stopped (evaluate.stop_on)"]
     judged = [*_judging_warnings(row), *_judge_warnings(row), *_elicited_warnings(row), *_reasoning_warnings(row)]
-    lines = [*_training_warnings(row), *_text_warnings(row), *judged]
+    lines = [*_training_warnings(row), *_text_warnings(row), *judged, *_screening_warnings(row)]
     if "filter" in row and not row["filter"]["rows"]["out"]:
         lines.append("the filter kept no rows")
     return lines
@@ -303,6 +306,24 @@ def _judge_warnings(row: IterationRow) -> list[str]:
         for stage, tally in tallies.items()
         if lost[stage]
     ]
+
+
+def _screening_warnings(row: IterationRow) -> list[str]:
+    """Instructions and rows that were kept because nothing is known about them."""
+    screening = row["select"].get("screening") if "select" in row else None
+    of_agreement, of_spread = screening and screening.get("agreement"), screening and screening.get("spread")
+    lines = []
+    if of_agreement and of_agreement["unknown"]:
+        lines.append(
+            f"select.agreement did not decide about {of_agreement['unknown']:,} of {of_agreement['instructions']:,} "
+            "instructions, with fewer than two final answers that can be read (final_answer.yaml)"
+        )
+    if of_spread and of_spread["unknown"]:
+        lines.append(
+            f"select.max_spread did not decide about {of_spread['unknown']:,} of {of_spread['rows']:,} rows, with "
+            "fewer than two verdicts that can be read"
+        )
+    return lines
 
 
 def _elicited_warnings(row: IterationRow) -> list[str]:
