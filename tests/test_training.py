@@ -318,14 +318,19 @@ def several(prepared):
     return prepared
 
 
-def trained_from(project, phase, model, out):
-    """The weights that sft or dpo of iteration 2 trains, with this model for its input."""
+def run_from(project, phase, model, out):
+    """Run sft or dpo of iteration 2 with this model for its input; returns what it prints."""
     rows, output = f"iterations/1/{'sft' if phase == 'sft' else 'pairs'}.jsonl", f"iterations/2/{out}"
     command = sft_command(model, rows, output)
     if phase == "dpo":
         command = ("stages.dpo", "--model", model, "--parent", "iterations/1/model", "--pairs", rows, "--out", output)
-    project.run("python", "-m", *command)
-    return weights(project, output)
+    return project.run("python", "-m", *command).stdout
+
+
+def trained_from(project, phase, model, out):
+    """The weights that sft or dpo of iteration 2 writes, with this model for its input."""
+    run_from(project, phase, model, out)
+    return weights(project, f"iterations/2/{out}")
 
 
 @pytest.mark.slow
@@ -372,8 +377,10 @@ def test_without_rows_the_input_model_is_copied_and_not_the_base_that_training_w
     write(several.folder / "iterations/1/sft.jsonl", [])
     write(several.folder / "iterations/1/pairs.jsonl", [])
     model = {"sft": "iterations/1/model", "dpo": "iterations/2/sft"}[phase]
-    assert trained_from(several, phase, model, "model") == weights(several, model)
-    assert "copied the input model" in several.run("python", "-m", *DPO_COMMAND).stdout
+    assert f"; copied the input model, {model}, not the model of {phase}.start" in run_from(
+        several, phase, model, "out"
+    )
+    assert weights(several, "iterations/2/out") == weights(several, model)
 
 
 def tensors(project, model):
