@@ -1,9 +1,11 @@
 """dpo: preference learning on the pairs, M^S → the next M (paper, section 3.4, "PLR").
 
-    python -m stages.dpo --model iterations/1/sft --pairs iterations/1/pairs.jsonl --out iterations/1/model
+    python -m stages.dpo --model iterations/1/sft --parent iterations/0/model --pairs iterations/1/pairs.jsonl \
+        --out iterations/1/model
 
-The reference is the model that DPO starts from or, with `dpo.reference: warm_start`, iteration 0's in every iteration,
-which bounds the total drift (arXiv 2405.07863). `dpo.nll` adds an NLL term on the chosen responses.
+DPO starts from the model that SFT made, or from another one (`dpo.start`); training/preference.py has its loss. The
+reference is the model that DPO starts from or, with `dpo.reference: warm_start`, iteration 0's in every iteration,
+which bounds the total drift (arXiv 2405.07863). At the end the model may be averaged with its parent's (`average`).
 """
 
 from pathlib import Path
@@ -12,14 +14,15 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from stages.core.command import run
-from stages.core.params import read_params, read_runtime
+from stages.core.params import Params, read_params, read_runtime
+from stages.core.progress import say
 from stages.core.prompts import read_system_prompt
 from stages.core.records import Tally, read
 from stages.core.rows import PreferencePair
 from stages.models.chat import trained_tokens
 from stages.models.fingerprint import digest
-from stages.training import launch, memory, preference
-from stages.training.phase import TOO_LONG, Chat, ModelIn, ModelOut, Phase
+from stages.training import averaging, launch, memory, preference
+from stages.training.phase import STARTS, TOO_LONG, WARM_START, Chat, ModelIn, ModelOut, Phase
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,8 +38,8 @@ def reason_to_skip(enabled: bool, pairs: list[PreferencePair]) -> str | None:
 def chats_of(
     pairs: list[PreferencePair], tokenizer: "PreTrainedTokenizerBase", system_prompt: str, context: int, tally: Tally
 ) -> list[Chat]:
-    """The pairs as trl's {"prompt_ids", "chosen_ids", "rejected_ids"}; those with a side longer than `context` tokens
-    are dropped."""
+    """The pairs as trl's {"prompt_ids", "chosen_ids", "rejected_ids"} with the judge's "margin"; those with a side
+    longer than `context` tokens are dropped."""
     chats = []
     for pair in pairs:
         prompt, chosen = trained_tokens(tokenizer, pair["prompt"], pair["chosen"], system_prompt)
@@ -44,18 +47,14 @@ def chats_of(
         if len(prompt) + max(len(chosen), len(rejected)) > context:
             tally.drop(TOO_LONG)
         else:
-            chats.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
+            tokens = {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+            chats.append({**tokens, "margin": pair["margin"]})
     return chats
 
 
-def main(model: ModelIn, pairs: Annotated[Path, Option(help="preference pairs")], out: ModelOut) -> None:
-    """Train a model on preference pairs."""
-    runtime = read_runtime()
-    if launch.relaunch_if_distributed("stages.dpo", runtime.training):
-        return
-    params, selected = read_params("dpo"), read(pairs, PreferencePair)
-    name, settings = f"dpo@{out.parent.name}", params["dpo"]
-    phase = Phase("dpo", name, model, out, settings, params["training"], params["random_state"], runtime)
+def optimise(phase: Phase, selected: list[PreferencePair], params: Params) -> None:
+    """Train the model on the pairs and save it, or copy the input model."""
+    settings, runtime = params["dpo"], phase.runtime.training
     reason, system_prompt = reason_to_skip(settings["enabled"], selected), read_system_prompt(params["prompts"])
     loaded = phase.begin(reason, selected, chats_of, system_prompt, "pair")
     if not loaded:
@@ -63,25 +62,42 @@ def main(model: ModelIn, pairs: Annotated[Path, Option(help="preference pairs")]
     policy, tokenizer, context, chats, tally = loaded
     from trl import DPOConfig
 
-    reference = model if settings["reference"] == "sft" else preference.WARM_START
-    precompute = runtime.training.precompute_reference
+    reference, precompute = (
+        (phase.start if settings["reference"] == "sft" else WARM_START),
+        runtime.precompute_reference,
+    )
     with phase.checkpoint_folder(digest(reference), chats) as folder, memory.explain_out_of_memory(phase.name):
-        config = DPOConfig(
-            **phase.trainer_settings(folder, context, len(chats)),
-            **preference.loss_options(settings["nll"]),
-            beta=settings["beta"],
-            precompute_ref_log_probs=precompute,
-        )
+        config = DPOConfig(**phase.trainer_settings(folder, context, len(chats)), precompute_ref_log_probs=precompute)
+        weighted = preference.weighted(chats, settings["weight"])
         trainer = preference.trainer_of(
             policy,
-            settings["reference"],
-            model,
+            settings,
             precompute,
             args=config,
-            train_dataset=preference.dataset_of(chats, folder, precompute),
+            train_dataset=preference.dataset_of(weighted, folder, precompute),
             processing_class=tokenizer,
         )
         phase.run(trainer, tokenizer, tally, "pairs")
+
+
+def main(
+    model: ModelIn,
+    parent: Annotated[Path, Option(help="model folder of the parent iteration")],
+    pairs: Annotated[Path, Option(help="preference pairs")],
+    out: ModelOut,
+) -> None:
+    """Train a model on preference pairs."""
+    runtime = read_runtime()
+    if launch.relaunch_if_distributed("stages.dpo", runtime.training):
+        return
+    params, name = read_params("dpo"), f"dpo@{out.parent.name}"
+    start = {"sft": model, "parent": parent, **STARTS}[params["dpo.start"]]
+    training, random_state = params["training"], params["random_state"]
+    phase = Phase("dpo", name, model, start, out, params["dpo"], training, random_state, runtime)
+    optimise(phase, read(pairs, PreferencePair), params)
+    if params["average"] and launch.is_main_process():
+        averaging.average(out, parent, params["average"])
+        say(f"{name}: averaged with {params['average']:g} of {parent}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python -m stages.sft --model iterations/0/model --rows iterations/1/sft.jsonl --out iterations/1/sft
 
-The loss is on the completion alone. Judge-training rows are replayed among the others.
+The loss is on the completion alone. Judge-training rows are replayed among the others. By `sft.start`, an iteration's
+SFT starts from its parent's model, from the warm start or from the base; without rows, the parent's model is copied.
 """
 
 from pathlib import Path
@@ -17,7 +18,7 @@ from stages.core.records import Tally, read
 from stages.core.rows import SftRow
 from stages.models.chat import trained_tokens
 from stages.training import launch, memory, weighting
-from stages.training.phase import TOO_LONG, Chat, ModelIn, ModelOut, Phase
+from stages.training.phase import STARTS, TOO_LONG, Chat, ModelIn, ModelOut, Phase
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,7 +57,10 @@ def main(model: ModelIn, rows: Annotated[Path, Option(help="SFT rows")], out: Mo
     stage = WARM_START if out.parent.name == "0" else "sft"
     params, selected = read_params(stage), read(rows, SftRow)
     settings = {key: params[f"sft.{key}"] for key in ("learning_rate", "epochs", "batch_size")}
-    phase = Phase("sft", f"{stage} {out}", model, out, settings, params["training"], params["random_state"], runtime)
+    start = model if stage == WARM_START else {"parent": model, **STARTS}[params["sft.start"]]
+    phase = Phase(
+        "sft", f"{stage} {out}", model, start, out, settings, params["training"], params["random_state"], runtime
+    )
     reason, system_prompt = reason_to_skip(stage, params, selected), read_system_prompt(params["prompts"])
     loaded = phase.begin(reason, selected, chats_of, system_prompt, "SFT row")
     if not loaded:

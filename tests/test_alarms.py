@@ -19,6 +19,7 @@ def tally(rows_in=100, out=100, **dropped):
 
 
 WARM_START = {"parent": None, "prepare": {"words": {"instruction": 6.0, "response": 5.0}}}
+SLIGHT = [{"step": 1, "chosen": 0.0, "rejected": 0.0}, {"step": 2, "chosen": -0.4, "rejected": -3.0}]
 HEALTHY = {
     "review": {"verdicts": {"asked": 300, "written": 300, "readable": 299}},
     "filter": {"diversity": {"near_duplicates": 0.1}, "words": {"instruction": 6.0, "response": 5.4}},
@@ -27,7 +28,7 @@ HEALTHY = {
         "scores": {"mean": 6.0, "spread": 3.1, "nearest": [5, 10, 20, 5, 5, 5, 5, 5, 10, 20, 10]},
     },
     "select": {"pairs": {"new": 200, **tally()}},
-    "dpo": {"rows": tally()},
+    "dpo": {"rows": tally(), "log": SLIGHT},
 }
 
 
@@ -111,6 +112,10 @@ def test_slow_improvement(monkeypatch):
         ({"assess": {"verdicts": {"asked": 300, "written": 300, "readable": 240}}}, "unreadable verdicts"),
         ({"review": {"verdicts": {"asked": 300, "written": 300, "readable": 240}}}, "unreadable verdicts"),
         ({"select": {"pairs": {"new": 10, **tally()}}}, "few pairs"),
+        (
+            {"dpo": {"log": [{"chosen": 0.2, "rejected": 0.1}, {"chosen": -0.9, "rejected": -1.2}]}},
+            "falling rewards",
+        ),
     ],
 )
 def test_a_failure_in_the_counts_raises_only_its_own_alarm(healthy, change, name):
@@ -154,6 +159,39 @@ def test_a_high_but_falling_share_of_duplicates_is_no_alarm(healthy):
     for key, share in (("1", 0.8), ("2", 0.7), ("3", 0.6)):
         rows[key]["filter"] = rows[key]["filter"] | {"diversity": {"near_duplicates": share}}
     assert names(rows, scores) == [("1", "duplicates")]
+
+
+def test_falling_rewards_are_those_of_both_responses_from_the_first_tenth_of_the_log_to_the_last(healthy):
+    rows, scores = healthy
+
+    def log(*last):
+        chosen = [1.0, 0.5, 0.0, *[9.0] * 15, *last]  # of 21 points, three are a tenth
+        return {"log": [{"chosen": reward, "rejected": reward - 1} for reward in chosen]}
+
+    rows["2"]["dpo"] = log(-0.4, -0.4, -0.4)
+    assert names(rows, scores) == []
+    rows["2"]["dpo"] = log(-1.0, -0.8, -0.6)
+    (alarm,) = alarms.detect(rows, scores, THRESHOLDS)
+    assert alarm["finding"] == ("the mean reward of chosen responses changed by -1.30, of rejected ones by -1.30")
+    assert all(name in alarm["advice"] for name in ("dpo.nll", "dpo.beta"))
+    rows["2"]["dpo"] = {"log": [{"chosen": 0.0, "rejected": 0.0}, {"chosen": 0.5, "rejected": -5.0}]}
+    assert names(rows, scores) == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "unmeasured"),
+    [
+        ({"passed_on": "no pairs were found"}, []),
+        ({"log": SLIGHT[:1]}, ["falling rewards in iteration 2"]),
+        ({"log": [{"step": 1, "margin": 0.0}, {"step": 2, "margin": 1.0}]}, ["falling rewards in iteration 2"]),
+    ],
+    ids=["no DPO", "one step", "a log of an earlier version"],
+)
+def test_falling_rewards_are_measured_where_dpo_took_steps_and_logged_them(healthy, counts, unmeasured):
+    rows, scores = healthy
+    rows["2"]["dpo"] = counts
+    assert names(rows, scores) == []
+    assert alarms.unmeasured(rows, scores) == unmeasured
 
 
 def test_few_pairs_are_no_alarm_if_dpo_is_off(healthy):

@@ -110,7 +110,7 @@ def test_what_is_learnt_is_the_rendered_prompt_the_completion_and_the_end(prepar
 def test_trl_is_given_the_tokens_that_generation_reads_and_then_the_completion(prepared):
     """SFT and DPO alike; no token is trained twice, and the mask begins with the completion."""
     row = {"id": "1", "prompt": "Why?", "completion": COMPLETIONS[1]}
-    pair = {"id": "1", "prompt": "Why?", "chosen": COMPLETIONS[0], "rejected": COMPLETIONS[1]}
+    pair = {"id": "1", "prompt": "Why?", "chosen": COMPLETIONS[0], "rejected": COMPLETIONS[1], "margin": 3.0}
     prompt = tokens_of(prepared, render(prepared, "Why?", "Be kind."))
     (sft,) = rows_as_tokens([row], prepared, "Be kind.", 4096, Tally(1))
     (dpo,) = pairs_as_tokens([pair], prepared, "Be kind.", 4096, Tally(1))

@@ -89,6 +89,25 @@ def test_the_shipped_parameters_are_valid():
             "url: 'here' is not an address that begins with http:// or https://",
         ),
         ({"dpo": {"reference": "base"}}, "dpo.reference: input should be 'sft' or 'warm_start', not 'base'"),
+        (
+            {"sft": {"start": "base", "enabled": False}},
+            "sft.start: base needs sft.enabled: true, set it or sft.start: parent",
+        ),
+        (
+            {"dpo": {"start": "base"}},
+            "dpo.start: base would leave what SFT trains unused, set sft.enabled: false or dpo.start: sft",
+        ),
+        (
+            {"dpo": {"start": "parent", "enabled": False}, "sft": {"enabled": False}},
+            "dpo.start: parent needs dpo.enabled: true, set it or dpo.start: sft",
+        ),
+        ({"sft": {"start": "sft"}}, "sft.start: input should be 'parent', 'warm_start' or 'base', not 'sft'"),
+        ({"dpo": {"label_smoothing": 0.5}}, "dpo.label_smoothing: input should be less than 0.5, not 0.5"),
+        ({"average": 1.0}, "average: input should be less than 1, not 1.0"),
+        (
+            {"average": 0.5, "training": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}},
+            "average: 0.5 needs training.lora: null, since the mean of two adapters' updates has twice their rank; set",
+        ),
         ({"runtime": {"training": {"sharding": "zero2"}}}, "sharding: input should be 'fsdp' or 'zero3' or null"),
         (
             {"runtime": {"training": {"sharding": "zero3"}}},
@@ -102,6 +121,18 @@ def test_a_bad_parameter_is_named_with_what_it_should_be(changes, message):
         check_params(merged(PARAMS, {**changes}) if all(name in PARAMS for name in changes) else {**PARAMS, **changes})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sft": {"start": "base"}, "average": 0.5},
+        {"sft": {"enabled": False}, "dpo": {"start": "warm_start", "reference": "warm_start"}},
+        {"sft": {"enabled": False}, "dpo": {"enabled": False}},
+    ],
+)
+def test_trainings_may_start_from_other_models_and_be_averaged(changes):
+    check_params(merged(PARAMS, changes))
 
 
 def test_a_missing_parameter_is_named():

@@ -206,12 +206,12 @@ def trained_rows(model: Path, prompt: str, folder: Path) -> dict[str, dict]:
     from trl import DPOConfig, SFTConfig, SFTTrainer
 
     from stages import dpo, sft
-    from stages.training import weighting
+    from stages.training import preference
     from stages.training.phase import Phase
 
     whole = {"lora": None, "autocast": None, "four_bit": False}
     settings = {"learning_rate": 1e-4, "epochs": 1, "batch_size": 1}
-    phase = Phase("sft", "sft", model, folder, settings, whole, 0, RUNTIME)
+    phase = Phase("sft", "sft", model, model, folder, settings, whole, 0, RUNTIME)
     policy, tokenizer = phase.load()
     row, pair = {**ROWS[0], "prompt": prompt}, {**PAIRS[0], "prompt": prompt}
     tally = Tally(1)
@@ -222,8 +222,8 @@ def trained_rows(model: Path, prompt: str, folder: Path) -> dict[str, dict]:
     ids = read["input_ids"]
     start = read["labels"].count(-100)
     assert read["labels"] == [-100] * start + ids[start:]
-    pairs = Dataset.from_list(dpo.chats_of([pair], tokenizer, SYSTEM, 512, tally))
-    (other,) = weighting.dpo_trainer()(
+    pairs = Dataset.from_list(preference.weighted(dpo.chats_of([pair], tokenizer, SYSTEM, 512, tally), "none"))
+    (other,) = preference.dpo_trainer({})(
         policy, args=DPOConfig(**common), train_dataset=pairs, processing_class=tokenizer
     ).train_dataset
     return {

@@ -572,6 +572,7 @@ def test_gradient_checkpointing_and_fewer_rows_cost_less_memory_and_a_reference_
         ({"training": {"lora": {"rank": 16}}}, False),  # the model without its adapters is the reference
         ({"training": {"lora": {"rank": 16}}, "dpo": {"reference": "warm_start"}}, False),  # a second adapter
         ({"dpo": {"reference": "warm_start"}, "runtime": {"training": {"precompute_reference": True}}}, False),
+        ({"dpo": {"start": "base"}, "sft": {"enabled": False}, "average": 0.5}, True),  # no third model
     ],
 )
 def test_dpos_reference_is_counted_where_there_is_one(settings, held):

@@ -26,8 +26,12 @@ ROWS = [
 ]
 VARIED = [{**row, "completion": row["completion"] + " indeed" * (index % 4)} for index, row in enumerate(ROWS)]
 LORA = {"training": {"lora": {"rank": 4, "alpha": 64, "dropout": 0.0}}}
+WEIGHTED = {"dpo": {"nll": 0.5, "weight": "margin", "loss": "sigmoid_norm", "beta": 2.0, "label_smoothing": 0.1}}
 PRECOMPUTED = {"runtime": {"training": {"precompute_reference": True}}}
-PAIRS = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "maybe 7"} for row in VARIED]
+PAIRS = [
+    {"prompt": row["prompt"], "chosen": row["completion"], "rejected": "maybe 7", "margin": 2.5 + index % 3}
+    for index, row in enumerate(VARIED)
+]
 LONGER = [{**pair, "rejected": "it is hard to say"} for pair in PAIRS]
 
 
@@ -47,7 +51,8 @@ def sft_command(model="iterations/0/model", rows="iterations/1/sft.jsonl", out="
 
 
 DPO_COMMAND = (
-    "stages.dpo", "--model", "iterations/1/sft", "--pairs", "iterations/1/pairs.jsonl", "--out", "iterations/1/model",
+    "stages.dpo", "--model", "iterations/1/sft", "--parent", "iterations/0/model", "--pairs",
+    "iterations/1/pairs.jsonl", "--out", "iterations/1/model",
 )  # fmt: skip
 
 
@@ -236,7 +241,7 @@ def test_zero3_does_not_train_an_adapter_in_the_16_bits_of_its_base(prepared):
     runtime = RUNTIME.model_copy(update={"training": RUNTIME.training.model_copy(update={"sharding": "zero3"})})
     training, folder = LORA["training"] | {"four_bit": False}, Path("iterations/0/base")
     with chdir(prepared.folder), pytest.raises(UserError, match=r"zero3 gathers weights of one type.*model\.dtype"):
-        Phase("sft", "sft", folder, Path("iterations/1/sft"), {}, training, 0, runtime).load()
+        Phase("sft", "sft", folder, folder, Path("iterations/1/sft"), {}, training, 0, runtime).load()
 
 
 @pytest.mark.slow
@@ -290,6 +295,153 @@ def test_dpo_without_work_copies_its_input_model(prepared, change, pairs, reason
     assert json.loads(prepared.read("results/1/dpo.json")) == {"passed_on": reason}
 
 
+# ---- where a training starts, and the average with the parent --------------------------------------------------------
+
+
+def moved(project, model, distance):
+    """Change all weights of a model folder by `distance`."""
+    from safetensors.torch import load_file, save_file
+
+    path = project.folder / model / "model.safetensors"
+    save_file({name: value + distance for name, value in load_file(path).items()}, path, metadata={"format": "pt"})
+
+
+@pytest.fixture
+def several(prepared):
+    """A project whose models all differ: iterations 0/base, 0/model, 1/model (the parent) and 2/sft."""
+    for distance, model in enumerate(("0/model", "1/model", "2/sft"), 1):
+        shutil.copytree(
+            prepared.folder / "iterations/0/base", prepared.folder / "iterations" / model, dirs_exist_ok=True
+        )
+        moved(prepared, f"iterations/{model}", distance / 100)
+    prepared.change({"sft": {"epochs": 1}})
+    return prepared
+
+
+def run_from(project, phase, model, out):
+    """Run sft or dpo of iteration 2 with this model for its input; returns what it prints."""
+    rows, output = f"iterations/1/{'sft' if phase == 'sft' else 'pairs'}.jsonl", f"iterations/2/{out}"
+    command = sft_command(model, rows, output)
+    if phase == "dpo":
+        command = ("stages.dpo", "--model", model, "--parent", "iterations/1/model", "--pairs", rows, "--out", output)
+    return project.run("python", "-m", *command).stdout
+
+
+def trained_from(project, phase, model, out):
+    """The weights that sft or dpo of iteration 2 writes, with this model for its input."""
+    run_from(project, phase, model, out)
+    return weights(project, f"iterations/2/{out}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("phase", "start", "model"),
+    [
+        ("sft", "base", "0/base"), ("sft", "warm_start", "0/model"), ("sft", "parent", "1/model"),
+        ("dpo", "base", "0/base"), ("dpo", "warm_start", "0/model"), ("dpo", "parent", "1/model"),
+        ("dpo", "sft", "2/sft"),
+    ],
+)  # fmt: skip
+def test_a_training_starts_from_the_model_that_its_start_names_and_dpos_reference_is_the_same(
+    several, phase, start, model
+):
+    """The same bytes as where that model is the stage's input; the first rewards are 0."""
+    mine = "1/model" if phase == "sft" else "2/sft"
+    several.change({phase: {"start": start}})
+    named = trained_from(several, phase, f"iterations/{mine}", "named")
+    log = json.loads(several.read(f"results/2/{phase}.json"))["log"]
+    assert log[0].get("margin", 0.0) == log[0].get("chosen", 0.0) == 0.0
+    several.change({phase: {"start": "parent" if phase == "sft" else "sft"}})
+    assert named == trained_from(several, phase, f"iterations/{model}", "input")
+
+
+@pytest.mark.slow
+def test_an_adapter_may_start_anew_against_the_warm_starts_as_reference(prepared):
+    """DPO from the base, which SFT of iteration 0 has moved away from; the base itself is not trained."""
+    lora = LORA | {"sft": {"learning_rate": 1e-2, "enabled": True}, "dpo": {"reference": "warm_start"}}
+    trained(prepared, lora, warm_start=True)
+    prepared.change({"dpo": {"start": "base"}})
+    shutil.rmtree(prepared.folder / "iterations/1/model")
+    prepared.run("python", "-m", *DPO_COMMAND)
+    chosen = logs(prepared)[1][0]["chosen"]
+    assert chosen < -0.05  # the warm start has learnt to write the chosen responses, and the base has not
+    prepared.change({"dpo": {"reference": "sft"}})
+    prepared.run("python", "-m", *DPO_COMMAND)
+    assert logs(prepared)[1][0]["chosen"] == 0.0
+    assert not (prepared.folder / "iterations/1/model/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("phase", ["sft", "dpo"])
+def test_without_rows_the_input_model_is_copied_and_not_the_base_that_training_would_start_from(several, phase):
+    several.change({phase: {"start": "base"}})
+    write(several.folder / "iterations/1/sft.jsonl", [])
+    write(several.folder / "iterations/1/pairs.jsonl", [])
+    model = {"sft": "iterations/1/model", "dpo": "iterations/2/sft"}[phase]
+    assert f"; copied the input model, {model}, not the model of {phase}.start" in run_from(
+        several, phase, model, "out"
+    )
+    assert weights(several, "iterations/2/out") == weights(several, model)
+
+
+def tensors(project, model):
+    from safetensors.torch import load
+
+    return load(weights(project, model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_model_is_averaged_with_its_parents_after_dpo_to_the_same_bytes_every_time(several, processes):
+    several.change({"runtime": {"training": {"processes": processes}}})
+    plain = trained_from(several, "dpo", "iterations/2/sft", "plain")
+    several.change({"average": 0.25})
+    averaged = trained_from(several, "dpo", "iterations/2/sft", "averaged")
+    assert averaged == trained_from(several, "dpo", "iterations/2/sft", "again") != plain
+    mine, new, parent = (tensors(several, f"iterations/{model}") for model in ("2/averaged", "2/plain", "1/model"))
+    assert mine.keys() == new.keys()
+    for name, weight in mine.items():
+        assert (weight - (0.75 * new[name] + 0.25 * parent[name])).abs().max() < 1e-7
+    folders = [several.folder / "iterations/2" / out for out in ("averaged", "plain")]
+    assert len({tuple(sorted(path.name for path in folder.iterdir())) for folder in folders}) == 1
+
+
+def test_a_model_that_is_its_parents_copy_stays_it_to_the_byte_and_one_after_sft_alone_is_averaged(several):
+    several.change({"average": 0.3, "dpo": {"enabled": False}})
+    assert trained_from(several, "dpo", "iterations/1/model", "model") == weights(several, "iterations/1/model")
+    trained_from(several, "dpo", "iterations/2/sft", "model")
+    mine, sft_model, parent = (tensors(several, f"iterations/{model}") for model in ("2/model", "2/sft", "1/model"))
+    for name, weight in mine.items():
+        assert (weight - (0.7 * sft_model[name] + 0.3 * parent[name])).abs().max() < 1e-7
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_models_of_several_files_are_averaged_in_32_bits(tiny_model, tmp_path, dtype):
+    """Each cut into files of other sizes."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from stages.training.averaging import average
+
+    one, other = (AutoModelForCausalLM.from_pretrained(tiny_model, dtype=getattr(torch, dtype)) for _ in range(2))
+    for number, weight in enumerate(other.parameters()):
+        torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(number))
+    one.save_pretrained(tmp_path / "one", max_shard_size="20KB")
+    other.save_pretrained(tmp_path / "other", max_shard_size="8KB")
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert (
+        len(list((tmp_path / "other").glob("*.safetensors"))) > len(list((tmp_path / "one").glob("*.safetensors"))) > 1
+    )
+    average(tmp_path / "one", tmp_path / "other", 0.25)
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == files
+    mine = AutoModelForCausalLM.from_pretrained(tmp_path / "one")
+    assert mine.dtype == getattr(torch, dtype)
+    for weight, new, parent in zip(mine.parameters(), one.parameters(), other.parameters(), strict=True):
+        expected = (0.75 * new.float() + 0.25 * parent.float()).to(new.dtype)
+        assert torch.allclose(weight.float(), expected.float(), atol=1e-7, rtol=2**-7 if dtype == "bfloat16" else 1e-6)
+        off = (weight != expected).float().mean()
+        assert off < 0.01 or dtype == "float32"  # but for halves that round otherwise
+
+
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 
@@ -304,8 +456,8 @@ def test_dpo_without_work_copies_its_input_model(prepared, change, pairs, reason
     ids=["checkpointing", "micro-batches", "micro-batches and reference"],
 )
 def test_less_memory_changes_nothing_but_the_last_bits(prepared, twin, how, tolerance):
-    nll = {"dpo": {"nll": 0.5}}
-    plain, spared = trained(prepared, nll), trained(twin, nll | {"runtime": {"training": how}})
+    loss = {"dpo": {"nll": 0.5, "weight": "margin"}}
+    plain, spared = trained(prepared, loss), trained(twin, loss | {"runtime": {"training": how}})
     for log, other in zip(logs(plain), logs(spared), strict=True):
         assert_same_log(log, other, tolerance)
     for model in ("iterations/1/sft", "iterations/1/model"):
@@ -360,7 +512,7 @@ def first_loss(project):
     from trl import DPOConfig
 
     from stages.models.adapters import full_weights
-    from stages.training.weighting import dpo_trainer
+    from stages.training.preference import dpo_trainer, weighted
 
     pairs = [json.loads(line) for line in project.read("iterations/1/pairs.jsonl").splitlines()]
     with chdir(project.folder):
@@ -382,9 +534,8 @@ def first_loss(project):
             data_seed=0,
             report_to="none",
         )
-        trainer = dpo_trainer()(
-            policy, reference, config, train_dataset=Dataset.from_list(chats), processing_class=tokenizer
-        )
+        data = Dataset.from_list(weighted(chats, "none"))
+        trainer = dpo_trainer({})(policy, reference, config, train_dataset=data, processing_class=tokenizer)
     batch = next(iter(trainer.get_train_dataloader()))
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)[:, 1:]
     sums = []
@@ -408,8 +559,9 @@ def test_measuring_the_peak_of_memory_changes_nothing(prepared, twin, monkeypatc
     for project in (prepared, twin):
         project.change(changes)
         with chdir(project.folder):
-            stage.main(Path("iterations/0/model"), Path("iterations/1/sft.jsonl"), Path("iterations/1/sft"))
-            dpo.main(Path("iterations/1/sft"), Path("iterations/1/pairs.jsonl"), Path("iterations/1/model"))
+            parent, trained = Path("iterations/0/model"), Path("iterations/1/sft")
+            stage.main(parent, Path("iterations/1/sft.jsonl"), trained)
+            dpo.main(trained, parent, Path("iterations/1/pairs.jsonl"), Path("iterations/1/model"))
         output = capsys.readouterr().out
         if project is prepared:
             assert re.search(r"^sft iterations/1/sft: fits in memory, peak \d+\.\d GB$", output, re.MULTILINE)
@@ -452,9 +604,9 @@ def test_too_little_memory_is_one_line_before_the_first_step_with_what_to_set(pr
     ("rows", "how"),
     [
         (12, LORA | PRECOMPUTED),
-        (15, PRECOMPUTED),  # of the last batch, one process has two rows and the other one
+        (15, PRECOMPUTED | WEIGHTED),  # of the last batch, one process has two rows and the other one
         (13, {"dpo": {"nll": 0.5}}),  # the other has none
-        (9, {"dpo": {"nll": 0.5}, "runtime": {"training": {"rows_at_once": 1}}}),
+        (9, WEIGHTED | {"runtime": {"training": {"rows_at_once": 1}}}),
     ],
     ids=["whole batches", "uneven", "nothing for one", "micro-batches"],
 )
@@ -544,16 +696,16 @@ def test_the_shipped_configurations_are_accelerates(name):
 
 def test_the_last_step_of_an_epoch_takes_the_rows_that_are_left():
     settings = {"batch_size": 16, "epochs": 2}
-    phase = Phase("sft", "sft", Path("iterations/0/model"), Path("iterations/1/sft"), settings, {}, 0, RUNTIME)
+    model = Path("iterations/0/model")
+    phase = Phase("sft", "sft", model, model, Path("iterations/1/sft"), settings, {}, 0, RUNTIME)
     assert phase.steps(33) == 6
 
 
 def test_a_log_is_kept_as_means_of_consecutive_steps():
-    log = [{"loss": float(step), "rewards/margins": 0.5, "rewards/accuracies": 1.0, "epoch": 1} for step in range(250)]
-    assert curve(log[:2]) == [
-        {"step": 1, "loss": 0.0, "margin": 0.5, "accuracy": 1.0},
-        {"step": 2, "loss": 1.0, "margin": 0.5, "accuracy": 1.0},
-    ]
-    assert curve(log)[0] == {"step": 3, "loss": 1.0, "margin": 0.5, "accuracy": 1.0}
+    rewards = {"rewards/margins": 0.5, "rewards/accuracies": 1.0, "rewards/chosen": -0.5, "rewards/rejected": -1.0}
+    kept = {"margin": 0.5, "accuracy": 1.0, "chosen": -0.5, "rejected": -1.0}
+    log = [{"loss": float(step), **rewards, "epoch": 1} for step in range(250)]
+    assert curve(log[:2]) == [{"step": 1, "loss": 0.0, **kept}, {"step": 2, "loss": 1.0, **kept}]
+    assert curve(log)[0] == {"step": 3, "loss": 1.0, **kept}
     assert curve(log)[-1]["step"] == 250
     assert len(curve(log)) == 84

@@ -200,6 +200,8 @@ class LogPoint(TypedDict):
     loss: float
     margin: NotRequired[float]  # DPO: chosen's implicit reward over rejected's
     accuracy: NotRequired[float]  # DPO: share of pairs in which chosen has the higher reward
+    chosen: NotRequired[float]  # DPO: the chosen responses' mean reward, and the rejected ones'
+    rejected: NotRequired[float]
 
 
 class TrainingCounts(TypedDict, total=False):

@@ -207,6 +207,7 @@ class Sft(Section):
     """Supervised fine-tuning."""
 
     enabled: bool
+    start: Literal["parent", "warm_start", "base"]
     learning_rate: LearningRate
     epochs: Positive
     batch_size: Positive
@@ -216,12 +217,16 @@ class Dpo(Section):
     """Direct preference optimization."""
 
     enabled: bool
+    start: Literal["sft", "parent", "warm_start", "base"]
     learning_rate: LearningRate
     epochs: Positive
     batch_size: Positive
     beta: Annotated[float, Field(gt=0)]
     reference: Literal["sft", "warm_start"]
     nll: NotNegative
+    loss: Literal["sigmoid", "sigmoid_norm"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
+    weight: Literal["none", "margin"]
 
 
 class Lora(Section):
@@ -269,6 +274,7 @@ class Alarms(Section):
     max_length_ratio: Annotated[float, Field(gt=1)]
     min_parsed: Share
     min_pairs: Count
+    rewards_fall: NotNegative
 
 
 class Report(Section):
@@ -373,6 +379,7 @@ class Parameters(Section):
     select: Select
     sft: Sft
     dpo: Dpo
+    average: Annotated[float, Field(ge=0, lt=1)]
     training: Training
     evaluate: Evaluate
     alarms: Alarms
@@ -391,7 +398,7 @@ def check_params(values: Any) -> None:
         raise UserError("params.yaml is empty or not a mapping; " + RESTORE)
     problems = iteration_problems(values.get("iterations"))
     try:
-        Parameters.model_validate(values)
+        problems += combination_problems(Parameters.model_validate(values))
     except ValidationError as error:
         errors = [details for details in error.errors() if details["loc"][0] != "iterations" or not problems]
         renamed = {RENAMED.get(_dotted(details["loc"])) for details in errors}
@@ -403,6 +410,25 @@ def check_params(values: Any) -> None:
         ]
     if problems:
         raise UserError("params.yaml: " + "; ".join(problems))
+
+
+def combination_problems(params: Parameters) -> list[str]:
+    """Parameters of the two trainings that are valid one by one and senseless together, in a sentence each."""
+    sft, dpo, average, problems = params.sft, params.dpo, params.average, []
+    if sft.start != "parent" and not sft.enabled:
+        problems.append(f"sft.start: {sft.start} needs sft.enabled: true, set it or sft.start: parent")
+    if dpo.start != "sft" and not dpo.enabled:
+        problems.append(f"dpo.start: {dpo.start} needs dpo.enabled: true, set it or dpo.start: sft")
+    if dpo.start != "sft" and sft.enabled:
+        problems.append(
+            f"dpo.start: {dpo.start} would leave what SFT trains unused, set sft.enabled: false or dpo.start: sft"
+        )
+    if average and params.training.lora:
+        problems.append(
+            f"average: {average} needs training.lora: null, since the mean of two adapters' updates has twice their "
+            "rank; set average: 0.0"
+        )
+    return problems
 
 
 def parse_runtime(values: Any) -> Runtime:

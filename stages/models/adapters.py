@@ -10,6 +10,8 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -157,6 +159,17 @@ def load_weights(model: "PeftModel", folder: Path) -> None:
     from peft import load_peft_weights, set_peft_model_state_dict
 
     set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"), adapter_name="default")
+
+
+@contextmanager
+def other_weights(model: "PeftModel", folder: Path) -> Iterator[None]:
+    """Have the adapter in training hold the weights of the one in `folder`, and afterwards its own again."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    own = {name: weight.clone() for name, weight in get_peft_model_state_dict(model).items()}
+    load_weights(model, folder)
+    yield
+    set_peft_model_state_dict(model, own, adapter_name="default")
 
 
 def save(model: "PeftModel", out: Path, weights: dict[str, Any] | None) -> None:

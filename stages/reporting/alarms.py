@@ -6,6 +6,7 @@ validation scores and counts; the test part decides nothing.
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
+from statistics import fmean
 from typing import Any, TypedDict
 
 from stages.reporting.summary import Gain, IterationRow, Scores, is_stopped, with_interval
@@ -26,6 +27,8 @@ RULES = {
     "seed set's",
     "unreadable verdicts": "the share of readable verdicts in review or assess is below {min_parsed}",
     "few pairs": "there are fewer than {min_pairs} new pairs and DPO is enabled",
+    "falling rewards": "through DPO, the chosen and the rejected responses' mean rewards both fall by more than "
+    "{rewards_fall}, from the first tenth of its logged steps to the last",
 }
 ADVICE = {
     "decline": "The judge is drifting or the filters are too loose. Let the warm start judge (iterations.t.judge: 0), "
@@ -47,6 +50,8 @@ ADVICE = {
     "or raise review.max_tokens if reviews are cut off.",
     "few pairs": "DPO has little to learn from. Lower select.min_margin, raise samples or generate.max_high, or raise "
     "review.samples for finer-grained scores.",
+    "falling rewards": "DPO makes the chosen responses less likely, too. Add an NLL term on them (dpo.nll), pull more "
+    "strongly towards the reference (raise dpo.beta), or lower dpo.learning_rate.",
 }
 
 
@@ -83,6 +88,7 @@ def unmeasured(rows: dict[str, IterationRow], scores: Scores) -> list[str]:
         "judge collapse": lambda row: row["assess"]["scores"],
         "duplicates": lambda row: row["filter"]["diversity"]["near_duplicates"],
         "length drift": lambda row: row["filter"]["words"]["response"],
+        "falling rewards": lambda row: row["dpo"].get("passed_on") or changes_of_rewards(row),
     }
     ran = {key: row for key, row in rows.items() if row["parent"] is not None and not is_stopped(row)}
     missing = {name: [key for key, row in ran.items() if measure(row) is None] for name, measure in measures.items()}
@@ -109,6 +115,7 @@ def count_alarms(key: str, rows: dict[str, IterationRow], thresholds: dict[str, 
         *_alarms("length drift", key, length_drift(row, warm_start, thresholds["max_length_ratio"])),
         *_alarms("unreadable verdicts", key, unreadable(row, thresholds["min_parsed"])),
         *_alarms("few pairs", key, few_pairs(row, thresholds["min_pairs"])),
+        *_alarms("falling rewards", key, falling_rewards(row, thresholds["rewards_fall"])),
     ]
 
 
@@ -194,3 +201,26 @@ def few_pairs(row: IterationRow, min_pairs: int) -> Iterator[str]:
     pairs = row["select"]["pairs"]["new"]
     if pairs < min_pairs and row["dpo"].get("passed_on") != "dpo.enabled is false":
         yield f"{pairs:,} new pairs"
+
+
+def falling_rewards(row: IterationRow, most: float) -> Iterator[str]:
+    """Through DPO, the chosen and the rejected responses both become less likely, against the reference."""
+    changes = changes_of_rewards(row)
+    if changes and max(changes) < -most:
+        chosen, rejected = changes
+        yield f"the mean reward of chosen responses changed by {chosen:+.2f}, of rejected ones by {rejected:+.2f}"
+
+
+def changes_of_rewards(row: IterationRow) -> tuple[float, float] | None:
+    """By how much the mean rewards of the chosen and of the rejected responses changed through DPO, from the first
+    tenth of the logged points to the last, each at least a point. None: DPO was skipped, or has fewer than two points,
+    or was logged without rewards."""
+    log = row["dpo"].get("log", [])
+    rewards = [(point["chosen"], point["rejected"]) for point in log if "chosen" in point and "rejected" in point]
+    if len(rewards) < 2:
+        return None
+    width = -(-len(rewards) // 10)
+    (chosen, rejected), (last_chosen, last_rejected) = (
+        (fmean(side) for side in zip(*part, strict=True)) for part in (rewards[:width], rewards[-width:])
+    )
+    return last_chosen - chosen, last_rejected - rejected

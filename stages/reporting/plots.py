@@ -134,7 +134,7 @@ def _loss(key: str, row: IterationRow) -> list[Record]:
 def _rewards(key: str, log: list[LogPoint]) -> list[Record]:
     return [
         {"iteration": key, "measure": measure, "step": point["step"], "value": point.get(measure)}
-        for measure in ("margin", "accuracy")
+        for measure in ("margin", "accuracy", "chosen", "rejected")
         for point in log
     ]
 

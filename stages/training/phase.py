@@ -20,23 +20,31 @@ from stages.core.records import Record, Tally, write_json
 from stages.core.schema import Runtime
 from stages.models import adapters
 from stages.models.chat import context_length
-from stages.models.fingerprint import digest, has_custom_code
+from stages.models.fingerprint import BASE, digest, has_custom_code
 from stages.training import checkpoints, launch, memory
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
-Chat = dict[str, list[int]]  # a prompt and what is learnt behind it, as trl takes tokens
+Chat = dict[str, Any]  # a prompt and what is learnt behind it, as trl takes tokens; of a pair also its margin
 Row = TypeVar("Row")
 ChatsOf = Callable[[list[Row], "PreTrainedTokenizerBase", str, int, Tally], list[Chat]]  # those of rows that fit
 
-ModelIn = Annotated[Path, Option(help="model folder to train")]
+ModelIn = Annotated[Path, Option(help="model folder to train, or to copy where there is nothing to train on")]
 ModelOut = Annotated[Path, Option(help="model folder to write, iterations/ITERATION/NAME")]
 
+WARM_START = Path("iterations/0/model")
+STARTS = {"warm_start": WARM_START, "base": BASE}  # what sft.start and dpo.start name in every iteration alike
 TOO_LONG = "does not fit the context"  # why a row is dropped, which trl would truncate silently
 LOG_POINTS = 100  # of a training's log that the counts keep
-METRICS = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}  # trl's names, and ours
+METRICS = {  # trl's names, and ours
+    "loss": "loss",
+    "rewards/margins": "margin",
+    "rewards/accuracies": "accuracy",
+    "rewards/chosen": "chosen",
+    "rewards/rejected": "rejected",
+}
 WARM_UP = 0.1  # of a training's steps; trl reads a number below 1 as a share
 FEWEST_STEPS_TO_WARM_UP = 10  # of fewer, a first step with a learning rate of 0 would be a large part
 
@@ -57,7 +65,8 @@ class Phase:
 
     section: str  # of params.yaml: sft or dpo
     name: str  # on the terminal
-    model: Path  # folder of the model to train
+    model: Path  # folder of the model to hand on where there is nothing to train on
+    start: Path  # folder of the model to train, mostly the same
     out: Path  # folder to write, iterations/ITERATION/NAME
     settings: Record  # learning_rate, epochs, batch_size; of DPO its whole section
     training: Record  # params.yaml's `training`: lora, autocast, four_bit
@@ -74,13 +83,15 @@ class Phase:
         return -(-rows // int(self.settings["batch_size"])) * int(self.settings["epochs"])
 
     def skip(self, reason: str) -> None:
-        """Copy the input model, since there is nothing to train on; the counts say why."""
+        """Copy the input model, wherever the training would have started, since there is nothing to train on; the
+        counts say why."""
         if not launch.is_main_process():
             return
         shutil.copytree(self.model, self.out, dirs_exist_ok=True)
         write_json(self.counts_file, {"passed_on": reason})
         self._write_cost(0.0, 0)
-        say(f"{self.name}: {reason}; copied the input model")
+        aside = "" if self.start == self.model else f", {self.model}, not the model of {self.section}.start"
+        say(f"{self.name}: {reason}; copied the input model{aside}")
 
     def load(self) -> "tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]":
         """The model to train, with `training.lora` the base with the adapter to train, and its tokenizer. Raises
@@ -90,16 +101,16 @@ class Phase:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         disable_progress_bars()
-        trust = {"trust_remote_code": has_custom_code(adapters.config_folder(self.model))}
+        trust = {"trust_remote_code": has_custom_code(adapters.config_folder(self.start))}
         try:
             if self.training["lora"]:
-                policy = adapters.load_trainable(self.model, self.training, self.random_state)
+                policy = adapters.load_trainable(self.start, self.training, self.random_state)
                 _need_one_dtype(policy, self.runtime.training.sharding)
             else:
-                policy = AutoModelForCausalLM.from_pretrained(adapters.full_weights(self.model), **trust)
+                policy = AutoModelForCausalLM.from_pretrained(adapters.full_weights(self.start), **trust)
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from error
-        return policy, AutoTokenizer.from_pretrained(self.model, **trust)
+        return policy, AutoTokenizer.from_pretrained(self.start, **trust)
 
     def begin(
         self, reason_to_skip: str | None, rows: list[Row], chats_of: ChatsOf[Row], system_prompt: str, unit: str
@@ -120,7 +131,7 @@ class Phase:
     def checkpoint_folder(self, *decides: Any) -> AbstractContextManager[Path]:
         """The folder of the checkpoints of this training; `decides`: what decides its result beside this phase."""
         return checkpoints.folder(
-            self.runtime.training, self.section, digest(self.model), *decides, self.settings, self.training,
+            self.runtime.training, self.section, digest(self.start), *decides, self.settings, self.training,
             self.random_state,
         )  # fmt: skip
 
@@ -289,7 +300,7 @@ def trained_tokens(log: list[Record]) -> int:
 
 def curve(log: list[Record]) -> list[Record]:
     """A training's log as at most LOG_POINTS means of consecutive steps, each with its last step: {"step", "loss"}, and
-    for DPO also "margin" and "accuracy" of the rewards β·(log-ratio)."""
+    for DPO also of the rewards β·(log-ratio) "margin", "accuracy", and their means "chosen" and "rejected"."""
     width = -(-len(log) // LOG_POINTS)
     points = []
     for start in range(0, len(log), width):
