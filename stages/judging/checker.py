@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 Record = dict[str, Any]
 
@@ -92,14 +93,8 @@ def follows_instructions(check: Record, prompt: str, response: str) -> bool:
 def _ifeval() -> ModuleType:
     """lm-eval's checkers. Their module downloads nltk's tokenizer when it is imported, unless it is another process's
     turn; whether it is here, core/checks.py sees to."""
-    rank = os.environ.get("LOCAL_RANK")
-    os.environ["LOCAL_RANK"] = "1"
-    from lm_eval.tasks.ifeval import utils
-
-    if rank is None:
-        del os.environ["LOCAL_RANK"]
-    else:
-        os.environ["LOCAL_RANK"] = rank
+    with patch.dict(os.environ, LOCAL_RANK="1"):
+        from lm_eval.tasks.ifeval import utils
     module: ModuleType = utils
     return module
 
