@@ -51,6 +51,7 @@ def check_files(params: dict[str, Any]) -> None:
         "prompts": Path("prompts", params["prompts"]),
         "seed.path": Path(params["seed"]["path"]),
         "seed.reviews": Path(params["seed"]["reviews"]),
+        "review.checks": Path(params["review"]["checks"]),
         "model.name": Path(params["model"]["name"]),
     }
     for name, path in paths.items():

@@ -13,6 +13,7 @@ from typing import Annotated, Generic, NamedTuple, TypeVar
 from typer import Option
 
 from stages.core import cost
+from stages.core.checks import checked
 from stages.core.command import run
 from stages.core.counts import Counts, GenerateCounts, SampleCounts
 from stages.core.params import Params, read_params, read_runtime
@@ -60,7 +61,13 @@ def route(
     stay the same for another threshold or a grown seed set, and differ in the next iteration."""
     by_content = sorted(reviewed, key=lambda seed: content_id(parent, seed["id"]))
     scored: list[ScoredSeed] = [
-        {"id": seed["id"], "prompt": seed["prompt"], "response": seed["response"], "score": seed["score"]}
+        {
+            "id": seed["id"],
+            "prompt": seed["prompt"],
+            "response": seed["response"],
+            "score": seed["score"],
+            **checked(seed),
+        }
         for seed in by_content
         if seed["score"] is not None
     ]

@@ -1,23 +1,27 @@
-"""measure: what only a world with ground truth can tell, after the loop and outside it.
+"""measure: what only ground truth can tell, after the loop and outside it.
 
     python -m stages.measure --iteration 1
 
 How often the judge was right, how many preference pairs are in the right order, how much of what was selected is
-correct. About data that is not of this world nothing is known, and the counts say so.
+correct: by the embedded world's oracle, and by verifiers where rows have checks (core/checks.py). About other data
+nothing is known, and the counts say so.
 """
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 from typer import Option
 
 from stages.core.command import run
-from stages.core.counts import MeasureCounts, Share
+from stages.core.counts import AgreementCounts, Interval, MeasureCounts, Share
+from stages.core.params import read_params
 from stages.core.progress import say
 from stages.core.records import counts_file, read, write_json
-from stages.core.rows import JudgedCandidate, PreferencePair, ReviewedPair, SftRow
+from stages.core.rows import ItemScore, JudgedCandidate, PreferencePair, ReviewedPair, SftRow
+from stages.evaluation.bootstrap import difference
+from stages.judging import agreement, verifiers
 from stages.microworld.world import oracle, split_of
 
 ANSWER = re.compile(r"(?:answer is|^is|^maybe|^i think|^guess) ([^ .]+)")
@@ -63,8 +67,7 @@ def measure(
 ) -> MeasureCounts:
     """An iteration's candidates, and what it selected itself."""
     instructions = sorted({row["prompt"] for row in assessed if row["route"] == "new"})
-    new_sft = [row for row in sft if row["kind"] == "new" and row["iteration"] == iteration]
-    new_pairs = [pair for pair in pairs if pair["iteration"] == iteration]
+    new_sft, new_pairs = selected(sft, pairs, iteration)
     return {
         "judge_right": share(judged_right(row) for row in assessed),
         "instructions_well_posed": share(oracle(instruction) is not None for instruction in instructions),
@@ -74,24 +77,70 @@ def measure(
     }
 
 
+def selected(
+    sft: list[SftRow], pairs: list[PreferencePair], iteration: str
+) -> tuple[list[SftRow], list[PreferencePair]]:
+    """The SFT rows and pairs that the iteration selected itself."""
+    new_sft = [row for row in sft if row["kind"] == "new" and row["iteration"] == iteration]
+    return new_sft, [pair for pair in pairs if pair["iteration"] == iteration]
+
+
+def by_verifiers(
+    assessed: list[JudgedCandidate],
+    sft: list[SftRow],
+    pairs: list[PreferencePair],
+    outcomes: dict[agreement.Texts, verifiers.Outcome],
+) -> AgreementCounts:
+    """The same by the outcomes of the candidates' checks."""
+    return {
+        "judge_in_order": interval(agreement.judge_in_order(assessed, outcomes)),
+        "sft_rows_passing": interval(agreement.rows_passing(sft, outcomes)),
+        "pairs_in_order": interval(agreement.pairs_in_order(pairs, outcomes)),
+        "problems": verifiers.problems(outcomes.values()),
+    }
+
+
+def interval(items: Iterable[ItemScore]) -> Interval:
+    """The mean score of items in percent, with its 95 % interval: a bootstrap over prompts."""
+    scored = list(items)
+    if not scored:
+        return {"percent": None, "of": 0, "low": None, "high": None}
+    mean = difference(scored, [{**item, "score": 0.0} for item in scored])
+    low, high = (None if end is None else round(end, 2) for end in (mean.low, mean.high))
+    return {"percent": round(mean.points, 2), "of": len(scored), "low": low, "high": high}
+
+
 def main(iteration: Annotated[str, Option(help="the iteration to measure, iterations/ITERATION")]) -> None:
-    """Measure an iteration against the world's ground truth."""
-    here = Path("iterations", iteration)
-    measures = measure(
-        read(here / "assess.jsonl", JudgedCandidate),
-        read(here / "sft.jsonl", SftRow),
-        read(here / "pairs.jsonl", PreferencePair),
-        iteration,
-    )
+    """Measure an iteration against ground truth."""
+    here, params, name = Path("iterations", iteration), read_params("measure"), f"measure@{iteration}"
+    assessed = read(here / "assess.jsonl", JudgedCandidate)
+    sft, pairs = read(here / "sft.jsonl", SftRow), read(here / "pairs.jsonl", PreferencePair)
+    measures = measure(assessed, sft, pairs, iteration)
+    outcomes = agreement.verify_candidates(f"{name} checks", assessed, Path(params["review.checks"]))
+    if outcomes:
+        measures["verifiers"] = by_verifiers(assessed, *selected(sft, pairs, iteration), outcomes)
     write_json(counts_file("measure", iteration), measures)
-    shares = cast(dict[str, Share], measures)
-    line = ", ".join(
-        f"{name.replace('_', ' ')} {share['percent']} % of {share['of']:,}"
-        for name, share in shares.items()
-        if share["of"]
-    )
-    line = line or "nothing can be measured"
-    say(f"measure@{iteration}: {line}")
+    say(f"{name}: {summary(measures)}")
+
+
+def summary(measures: MeasureCounts) -> str:
+    """What was measured, in a line."""
+    shares: dict[str, Share] = {
+        "judge right": measures["judge_right"],
+        "instructions well posed": measures["instructions_well_posed"],
+        "sft rows correct": measures["sft_rows_correct"],
+        "sft rows held out": measures["sft_rows_held_out"],
+        "pairs in order": measures["pairs_in_order"],
+    }
+    if "verifiers" in measures:
+        verified = measures["verifiers"]
+        shares |= {
+            "judge in order by verifiers": verified["judge_in_order"],
+            "sft rows passing": verified["sft_rows_passing"],
+            "pairs in order by verifiers": verified["pairs_in_order"],
+        }
+    parts = [f"{name} {share['percent']} % of {share['of']:,}" for name, share in shares.items() if share["of"]]
+    return ", ".join(parts) or "nothing can be measured"
 
 
 if __name__ == "__main__":

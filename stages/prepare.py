@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from stages.core.checks import missing_packages
 from stages.core.command import run
 from stages.core.counts import PrepareCounts
 from stages.core.errors import UserError
@@ -43,16 +44,21 @@ def seed_set(rows: Iterable[Pair], limit: int | None, random_state: int, tally: 
     """At most `limit` rows as the seed set S_0; the first review will score them."""
     kept = chosen(rows, limit, random_state)
     tally.drop("over seed.limit", tally.rows - tally.dropped.total() - len(kept))
-    return [
-        {
-            "id": content_id(row["prompt"], row["response"]),
-            "prompt": row["prompt"],
-            "response": row["response"],
-            "iteration": WARM_START,
-            "score": None,
-        }
-        for row in kept
-    ]
+    return [seed_row(row) for row in kept]
+
+
+def seed_row(row: Pair) -> SeedRow:
+    """A row of S_0."""
+    seed: SeedRow = {
+        "id": content_id(row["prompt"], row["response"]),
+        "prompt": row["prompt"],
+        "response": row["response"],
+        "iteration": WARM_START,
+        "score": None,
+    }
+    if "check" in row:
+        seed["check"] = row["check"]
+    return seed
 
 
 def seed_sft_row(row: SeedRow) -> SftRow:
@@ -97,6 +103,11 @@ def main() -> None:
     if not seed:
         why = f"has no usable rows ({reasons(tally)})" if tally.rows else "holds no rows"
         raise UserError(f"{source} {why}; give other data")
+    if missing := missing_packages([row["check"] for row in seed if "check" in row]):
+        raise UserError(
+            f"{source}: checks of its rows need what is not installed: {', '.join(missing)}; "
+            'pip install -e ".[verifiers]", or leave the checks out of the rows'
+        )
     judge_source = f"seed.reviews {reviews}"
     reviewed = judge_training_pairs(of_file(reviews, "seed.reviews"), judge_source, judge_tally, settings["on_bad"])
     judge = [judge_sft_row(row, review) for row in not_in_benchmark(reviewed, benchmark, judge_tally)]

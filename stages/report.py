@@ -58,6 +58,20 @@ def iteration_metrics(row: IterationRow) -> Record:
         "distance": row["filter"]["diversity"]["distance"] if select else None,
         "sft": select["sft"]["total"] if select else trained_rows(row["sft"]),
         "pairs": select["pairs"]["total"] if select else 0,
+        **verifier_metrics(row),
+    }
+
+
+def verifier_metrics(row: IterationRow) -> Record:
+    """What the verifiers know of an iteration, in percent; nothing if no candidate has a check."""
+    measured = row.get("measure")
+    if not measured or "verifiers" not in measured:
+        return {}
+    verified = measured["verifiers"]
+    return {
+        "judge_in_order": verified["judge_in_order"]["percent"],
+        "sft_passing": verified["sft_rows_passing"]["percent"],
+        "pairs_in_order": verified["pairs_in_order"]["percent"],
     }
 
 

@@ -12,6 +12,9 @@ With `review.estimator: sampled` each pair gets `review.samples` reviews, and it
 verdicts; with `expected` it gets one, and its score is the mean under the judge's own probabilities; with `elicited`
 the same, and a verdict's words are put behind a review without one. An unreadable verdict is missing and counted, and
 an error above `review.max_unparsed`; the reference code counts it as 0.
+
+With `review.by: verifier` no model is loaded: a row that passes its check scores 10, one that fails 0, and one without
+a check has no score. With `both` the judge scores, and a failed check makes it 0.
 """
 
 import json
@@ -24,6 +27,7 @@ from typing import Annotated
 from typer import Option
 
 from stages.core import cost
+from stages.core.checks import check_of
 from stages.core.command import run
 from stages.core.counts import ReviewCounts, Scores
 from stages.core.errors import UserError
@@ -31,8 +35,9 @@ from stages.core.params import Params, read_params, read_runtime
 from stages.core.progress import say
 from stages.core.prompts import ReviewPrompt, read_system_prompt
 from stages.core.records import Tally, counts_file, read, write, write_json
-from stages.core.rows import Review, ReviewablePair, ReviewedPair
+from stages.core.rows import Review, ReviewablePair, ReviewedPair, SeedOrCandidate
 from stages.inference.client import Client
+from stages.judging import verifiers
 from stages.judging.judge import Verdict, mean_score, reviews_of
 
 JUDGING = ("estimator", "samples", "temperature", "top_p", "max_tokens")  # of params.yaml's `review`, for the judge
@@ -54,6 +59,30 @@ def reviewed(row: ReviewablePair, verdicts: list[Verdict], judge: str) -> Review
     return {**row, "score": score, "judge": judge, "reviews": reviews}
 
 
+def with_check(row: SeedOrCandidate) -> ReviewablePair:
+    """The row with its check: its own, or that of the seed that it comes from."""
+    check = check_of(row)
+    if check is not None:
+        row["check"] = check
+    return row
+
+
+def scored_rows(
+    rows: list[ReviewablePair],
+    verdicts: list[list[Verdict]] | None,
+    outcomes: dict[str, verifiers.Outcome],
+    judge: str,
+) -> dict[str, ReviewedPair]:
+    """{id: the row with its score}. `verdicts`: the judge's of each row, or None if verifiers alone score; `outcomes`:
+    the verifiers', by the id of the row."""
+    if verdicts is None:
+        return {row["id"]: verifiers.scored(row, outcomes.get(row["id"])) for row in rows}
+    return {
+        row["id"]: verifiers.vetoed(reviewed(row, reviews, judge), outcomes.get(row["id"]))
+        for row, reviews in zip(rows, verdicts, strict=True)
+    }
+
+
 def unchanged(row: ReviewablePair) -> ReviewedPair:
     """A row that this judge has already scored."""
     return {**row, "score": row["score"], "judge": row["judge"], "reviews": []}
@@ -69,9 +98,9 @@ def shuffle_scores(rows: list[ReviewedPair], random_state: int) -> list[Reviewed
 def count(rows: list[ReviewedPair], reviewed: int, samples: int) -> ReviewCounts:
     """Rows in and out, and how many verdicts could be read; `reviewed` rows got `samples` reviews each."""
     tally = Tally(len(rows))
-    unscored = [row for row in rows if row["score"] is None]
-    tally.drop("does not fit the context", sum(not row["reviews"] for row in unscored))
-    tally.drop("no readable verdict", sum(bool(row["reviews"]) for row in unscored))
+    for row in rows:
+        if row["score"] is None:
+            tally.drop(why_unscored(row))
     verdicts = [review["score"] for row in rows for review in row["reviews"]]
     scores = [row["score"] for row in rows if row["score"] is not None]
     return {
@@ -84,6 +113,13 @@ def count(rows: list[ReviewedPair], reviewed: int, samples: int) -> ReviewCounts
         },
         "scores": distribution(scores),
     }
+
+
+def why_unscored(row: ReviewedPair) -> str:
+    """Why a row has no score."""
+    if row["judge"] == verifiers.VERIFIER:
+        return "could not be checked" if "passed" in row else "no check"
+    return "no readable verdict" if row["reviews"] else "does not fit the context"
 
 
 def distribution(scores: list[float]) -> Scores | None:
@@ -134,46 +170,67 @@ def main(
     stop: Annotated[Path | None, Option(help="stop.json of the parent: whether the chain was stopped")] = None,
 ) -> None:
     """Score pairs of instruction and response."""
-    stage, iteration, judge_name = out.stem, out.parent.name, judge.parent.name
+    stage, iteration = out.stem, out.parent.name
     params, name = read_params(stage), f"{stage}@{iteration}"
-    client = Client(judge, name, params["max_overlong"], read_runtime())
+    by, max_unparsed = params["review.by"], params["review.max_unparsed"]
+    judge_name = verifiers.VERIFIER if by == "verifier" else judge.parent.name
+    client = None if by == "verifier" else Client(judge, name, params["max_overlong"], read_runtime())
     stopped = stop is not None and json.loads(stop.read_text(encoding="utf-8"))["stopped"]
     pairs: list[ReviewablePair] = (
-        [] if stopped else read(rows, ReviewablePair)
+        [] if stopped else [with_check(row) for row in read(rows, SeedOrCandidate)]
     )  # without rows, the next stages have nothing to do
     unscored = to_review(pairs, judge_name)
-    verdicts = review(client, name, params, unscored)
-    scored = {row["id"]: reviewed(row, reviews, judge_name) for row, reviews in zip(unscored, verdicts, strict=True)}
+    outcomes = verifiers.verify_rows(f"{name} checks", unscored, Path(params["review.checks"])) if by != "judge" else {}
+    verdicts = review(client, name, params, unscored) if client else None
+    scored = scored_rows(unscored, verdicts, outcomes, judge_name)
     result = [scored.get(row["id"]) or unchanged(row) for row in pairs]
-    claims = with_claims(ReviewPrompt(params["prompts"]), unscored)
-    counts = count(result, len(unscored), params["review.samples"] if params["review.estimator"] == "sampled" else 1)
-    need_readable(name, counts, params["review.max_unparsed"])
+    samples = params["review.samples"] if params["review.estimator"] == "sampled" else 1
+    counts = count(result, len(unscored), samples if client else 0)
+    if client:
+        need_readable(name, counts, max_unparsed)
+    if by != "judge":
+        counts["verified"] = verifiers.count(outcomes.values())
+        verifiers.need_checks(name, counts["verified"], max_unparsed)
+    if stage == "review" and by == "verifier" and pairs and not any("check" in row for row in pairs):
+        raise UserError(
+            f"{name}: review.by: verifier, and none of the {len(pairs):,} seed rows has a field `check`; give seed "
+            "rows that have one (docs/data.md), or set review.by: judge"
+        )
     if params["review.shuffled"]:
         result = shuffle_scores(result, params["random_state"])
     write(out, result)
-    on_scores = [verdict.on_scores for (verdict, *_) in verdicts if verdict.on_scores is not None]
+    on_scores = [verdict.on_scores for (verdict, *_) in verdicts or [] if verdict.on_scores is not None]
     if on_scores:
         counts["on_scores"] = round(fmean(on_scores), 4)
-    if claims:
+    if client and (claims := with_claims(ReviewPrompt(params["prompts"]), unscored)):
         counts["claims"] = claims
     if stopped:
         counts["stopped"] = True
-    if reasoning := client.reasoning():
+    if client and (reasoning := client.reasoning()):
         counts["reasoning"] = reasoning
     write_json(counts_file(stage, iteration), counts)
-    cost.write(stage, iteration, cost.of_completions(client.completions.values(), client.gpus()))
+    spent = cost.of_completions(client.completions.values(), client.gpus()) if client else cost.of_completions([], 0)
+    cost.write(stage, iteration, spent)
     say(f"{name}: {summary(counts, len(pairs))}")
 
 
 def summary(counts: ReviewCounts, pairs: int) -> str:
     """The closing line."""
     verdicts, scores = counts["verdicts"], counts["scores"]
-    readable = f"{verdicts['readable']:,} of {verdicts['written']:,} verdicts readable"
+    parts = [f"{counts['reviewed']:,} of {pairs:,} rows scored anew"]
+    if verdicts["asked"] or "verified" not in counts:
+        parts.append(f"{verdicts['readable']:,} of {verdicts['written']:,} verdicts readable")
     if "on_scores" in counts:
-        readable += f", {counts['on_scores']:.0%} of the probability on scores"
-    mean = f", mean score {scores['mean']:.2f}" if scores else ""
-    claims = f", {counts['claims']:,} rows read without what could be taken for a verdict" if "claims" in counts else ""
-    return f"{counts['reviewed']:,} of {pairs:,} rows scored anew, {readable}{mean}{claims}"
+        parts.append(f"{counts['on_scores']:.0%} of the probability on scores")
+    if "verified" in counts:
+        verified = counts["verified"]
+        parts.append(f"{verified['passed']:,} checks passed, {verified['failed']:,} failed")
+        parts += [f"{number:,} not carried out ({problem})" for problem, number in verified["problems"].items()]
+    if scores:
+        parts.append(f"mean score {scores['mean']:.2f}")
+    if "claims" in counts:
+        parts.append(f"{counts['claims']:,} rows read without what could be taken for a verdict")
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

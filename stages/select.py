@@ -14,6 +14,7 @@ from typing import Annotated
 
 from typer import Option
 
+from stages.core.checks import checked
 from stages.core.command import run
 from stages.core.counts import SelectCounts
 from stages.core.params import read_params
@@ -80,6 +81,7 @@ def seed_rows(candidates: list[JudgedCandidate], iteration: str, tally: Tally) -
             "score": score,
             "judge": candidate["judge"],
             "verdicts": verdicts(candidate),
+            **checked(candidate),
         }
         for prompt, (score, candidate) in best.items()
     ]

@@ -213,7 +213,7 @@ def test_a_parent_may_be_a_number_as_dvc_writes_it():
         ({"prompts": "haiku"}, "prompts: prompts/haiku does not exist"),
         (
             {"evaluate": {"suite": "chess"}},
-            "evaluate.suite: evaluation/chess/suite.yaml does not exist; choose one of ifeval, leaderboard, math, ",
+            "evaluate.suite: evaluation/chess/suite.yaml does not exist; choose one of ifeval, instructions, ",
         ),
     ],
 )

@@ -163,6 +163,8 @@ TABLE = {
     "review.max_unparsed": (0.5, since("review")),
     "review.shuffled": (True, since("review")),
     "review.scale": ("quantile", since("generate")),
+    "review.by": ("both", since("review")),
+    "review.checks": ("stages/__init__.py", since("review")),
     "generate.max_low": (50, since("generate")),
     "generate.max_high": (50, since("generate")),
     "generate.rationale": (False, since("generate")),

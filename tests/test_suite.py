@@ -66,8 +66,8 @@ def leaves(name: str, benchmark: str) -> list[dict]:
     return [leaf for child in entry.cfg["task"] for leaf in leaves(name, child)]
 
 
-def test_there_are_the_five_suites():
-    assert SUITES == ["ifeval", "leaderboard", "math", "micro", "safety"]
+def test_there_are_the_six_suites():
+    assert SUITES == ["ifeval", "instructions", "leaderboard", "math", "micro", "safety"]
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ from stages.data.seeds.pairs import SeedTally, pairs
 from stages.data.similarity import same_words
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Sampling
+from stages.judging import verifiers
 from stages.judging.judge import Verdict
 from stages.models import hub
 from stages.planning.forecast import LastRun
@@ -94,14 +95,22 @@ class Preview:
         self.costs: Record = {}
 
     def review(self, stage: str, title: str, rows: Sequence[Any]) -> list[ReviewedPair]:
-        """The rows with the judge's reviews, which are shown."""
-        before = set(self.client.completions)
-        verdicts = review.review(self.client, stage, self.params, list(rows))
-        for number, (row, (verdict,)) in enumerate(zip(rows, verdicts, strict=True), 1):
-            say(f"\n{title} {number}\n  prompt:   {shown(row['prompt'])}\n  response: {shown(row['response'])}")
-            say(f"  review:   {shown(verdict.completion.text)}\n            → {reading(verdict)}")
-        reviewed = [review.reviewed(row, found, MODEL) for row, found in zip(rows, verdicts, strict=True)]
-        self.results[stage] = review.count(reviewed, len(reviewed), 1)
+        """The rows as the judge or verifiers score them, which is shown."""
+        before, by = set(self.client.completions), self.params["review.by"]
+        checked = [review.with_check(row) for row in rows]
+        outcomes: dict[str, verifiers.Outcome] = {}
+        if by != "judge":
+            outcomes = verifiers.verify_rows(f"{stage} checks", checked, Path(self.params["review.checks"]))
+        verdicts = None if by == "verifier" else review.review(self.client, stage, self.params, checked)
+        for number, row in enumerate(checked):
+            say(f"\n{title} {number + 1}\n  prompt:   {shown(row['prompt'])}\n  response: {shown(row['response'])}")
+            if verdicts:
+                (verdict,) = verdicts[number]
+                say(f"  review:   {shown(verdict.completion.text)}\n            → {reading(verdict)}")
+            if by != "judge":
+                say(f"  check:    {outcome_text(outcomes.get(row['id']))}")
+        reviewed = list(review.scored_rows(checked, verdicts, outcomes, MODEL).values())
+        self.results[stage] = review.count(reviewed, len(reviewed), 1 if verdicts else 0)
         self._add_cost(stage, before)
         return reviewed
 
@@ -155,6 +164,13 @@ def reading(verdict: Verdict) -> str:
     if verdict.completion.finish == "stop":
         return "unreadable: it holds no verdict as prompts/<set>/review/verdict.yaml says"
     return f"unreadable: {FINISHES.get(verdict.completion.finish, verdict.completion.finish)}"
+
+
+def outcome_text(outcome: verifiers.Outcome | None) -> str:
+    """What a verifier says."""
+    if outcome is None:
+        return "none"
+    return {True: "passed", False: "failed", None: f"not carried out: {outcome.problem}"}[outcome.passed]
 
 
 def show_written(client: RecordingClient, prompt_set: str, rationale: bool) -> None:

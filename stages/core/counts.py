@@ -47,6 +47,14 @@ class Verdicts(TypedDict):
     readable: int
 
 
+class VerifierCounts(TypedDict):
+    """What the verifiers said of the rows that have a check."""
+
+    passed: int
+    failed: int
+    problems: dict[str, int]  # checks that could not be carried out, by reason
+
+
 class ReviewCounts(TypedDict):
     """results/t/review.json and assess.json"""
 
@@ -57,6 +65,7 @@ class ReviewCounts(TypedDict):
     on_scores: NotRequired[float]  # probability of a score behind elicited words, the mean; missing: there are none
     claims: NotRequired[int]  # rows read without something that could be taken for a verdict; missing: none
     reasoning: NotRequired[ReasoningCounts]  # missing where no completion has any
+    verified: NotRequired[VerifierCounts]  # missing with review.by: judge
     stopped: NotRequired[bool]  # the chain was stopped before this iteration
 
 
@@ -246,6 +255,22 @@ class Share(TypedDict):
     of: int  # rows that it knows
 
 
+class Interval(Share):
+    """A share with the ends of its 95 % interval, in percent; None: there is none."""
+
+    low: float | None
+    high: float | None
+
+
+class AgreementCounts(TypedDict):
+    """What the verifiers know of an iteration's candidates and of what it selected."""
+
+    judge_in_order: Interval  # the judge scores a response that passes higher than one to the same prompt that fails
+    sft_rows_passing: Interval
+    pairs_in_order: Interval  # chosen passes and rejected fails, of the pairs in which one of them does
+    problems: dict[str, int]  # checks that could not be carried out, by reason
+
+
 class MeasureCounts(TypedDict):
     """results/t/measure.json"""
 
@@ -254,3 +279,4 @@ class MeasureCounts(TypedDict):
     sft_rows_correct: Share
     sft_rows_held_out: Share  # may be one of the benchmark's problems in other words
     pairs_in_order: Share  # chosen is right and rejected wrong, of the pairs in which one is
+    verifiers: NotRequired[AgreementCounts]  # missing where no candidate has a check

@@ -5,10 +5,12 @@ dropped, assess adds scores, select makes SFT rows, preference pairs and seed ro
 items. Scores are 0–10 (paper, section 3.2) but for `ItemScore`; ids are those of `records.content_id`.
 """
 
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 Route = Literal["new", "flawed"]  # a new instruction with its responses, or flawed responses to a seed's own prompt
 Part = Literal["validation", "test"]  # of a benchmark: chooses the best iteration, or is reported
+
+Check = dict[str, Any]  # how a program checks a response (core/checks.py)
 
 
 class Draw(TypedDict):
@@ -45,6 +47,7 @@ class Pair(TypedDict):
 
     prompt: str
     response: str
+    check: NotRequired[Check]  # missing where no program can check a response to the prompt
 
 
 class JudgeTrainingPair(Pair):
@@ -58,7 +61,7 @@ class SeedRow(Identified, Pair):
 
     iteration: str  # in which it joined the seed set; "0": it is the user's
     score: float | None  # by the newest review; None: never reviewed, or no readable verdict
-    judge: NotRequired[str]  # the iteration whose model gave the score; missing before the first review
+    judge: NotRequired[str]  # the iteration whose model gave the score, or "verifier"; missing before the first review
     verdicts: NotRequired[list[float | None]]  # behind the score; missing before the first review
     lineage: NotRequired[Lineage]  # missing where the row is the user's
 
@@ -72,18 +75,20 @@ class Review(TypedDict):
 
 
 class ReviewablePair(Identified, Pair):
-    """What review needs to know of a row: of the seed set, or a candidate."""
+    """What review needs to know of a row."""
 
     score: NotRequired[float | None]  # an earlier one
     judge: NotRequired[str]  # who gave it
+    passed: NotRequired[bool | None]  # what a verifier said then
 
 
 class ReviewedPair(Identified, Pair):
     """What review adds to a row."""
 
     score: float | None  # mean of the readable verdicts; None: none can be read
-    judge: str  # the iteration whose model gave the score
+    judge: str  # the iteration whose model gave the score, or "verifier"
     reviews: list[Review]  # empty where the score is an earlier one by the same judge
+    passed: NotRequired[bool | None]  # what the verifier says; None: it could not tell; missing: nothing was verified
 
 
 class ReviewedSeed(SeedRow):
@@ -96,6 +101,12 @@ class ScoredSeed(Identified, Pair):
     """What a candidate keeps of the seed row that it comes from."""
 
     score: float
+
+
+class SeedOrCandidate(ReviewablePair):
+    """What review and assess read: a row of the seed set, or a candidate."""
+
+    seed: NotRequired[ScoredSeed]  # of a candidate
 
 
 class Candidate(Identified, Pair):

@@ -146,6 +146,8 @@ class Review(Section):
     max_unparsed: Share
     shuffled: bool
     scale: Literal["absolute", "quantile"]
+    by: Literal["judge", "verifier", "both"]
+    checks: Text
 
     @field_validator("max_tokens")
     @classmethod

@@ -184,6 +184,8 @@ class Forecast:
         """The reviews of a pair, and the tokens that one of them reads and writes, an elicited one once more for each
         part of its verdict."""
         review, texts = self.params["review"], self.texts
+        if review["by"] == "verifier":
+            return 0, (0, 0)
         if review["estimator"] != "elicited":
             return review["samples"] if review["estimator"] == "sampled" else 1, (texts.to_review, texts.review)
         parts, written = len(verdict_rule(self.params["prompts"]).parts), min(texts.review, review["max_tokens"])

@@ -54,7 +54,10 @@ def look_up(planned: Planned, iterations: Record) -> None:
     if name not in ("review", "generate", "assess"):
         return
     parent, judge = (str(iterations[key][role]) for role in ("parent", "judge"))
-    client, params = StoreOnly(parent if name == "generate" else judge, planned), read_params(name)
+    params = read_params(name)
+    if name != "generate" and params["review.by"] == "verifier":
+        return
+    client = StoreOnly(parent if name == "generate" else judge, planned)
     if name == "generate":
         seeds, limits = read(Path("iterations", key, "review.jsonl"), ReviewedSeed), params["generate"]
         bounds = params["threshold"], limits["max_low"], limits["max_high"]

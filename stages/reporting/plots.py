@@ -27,6 +27,8 @@ OUTCOMES = {
     "truncated": "unreadable",
     "no readable verdict": "unreadable",
     "unscored": "unreadable",
+    "could not be checked": "unreadable",
+    "no check": "unreadable",
     "does not fit": "too long for the context",
     "over": "over a limit",
     "not above": "score too low",

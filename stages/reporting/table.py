@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from stages.core.counts import BenchmarkScore
+from stages.core.counts import BenchmarkScore, Interval
 from stages.reporting.alarms import Alarm
 from stages.reporting.summary import (
     IterationRow,
@@ -23,6 +23,10 @@ JUDGING = (
     "How often the iteration's own model scores the better of two responses higher, by kind of pair, in percent; 50 is "
     "chance. All: the mean over the kinds, with its 95 % interval. Another's response and half a response: of the seed "
     "set; the others: right and wrong answers to the benchmark's items."
+)
+VERIFIERS = (
+    "By the checks of the seed rows, in percent with the 95 % interval. Judge: of two responses to a prompt, of which "
+    "one passes and one fails, its own reviews score the former higher; 50 is chance."
 )
 OTHER_METRICS = "Test scores by metrics that are reported beside a benchmark's own; they are not in the suite's score."
 CAPTION = "Scores are in percent ± one standard error. A gain is in points over iteration 0, with its 95 % interval."
@@ -74,7 +78,11 @@ class Detail(NamedTuple):
 
 def details(rows: dict[str, IterationRow]) -> list[Detail]:
     """The tables that follow the iterations', without empty ones."""
-    tables = [Detail("Judging", judging(rows), JUDGING), Detail("Other metrics", other_metrics(rows), OTHER_METRICS)]
+    tables = [
+        Detail("Judging", judging(rows), JUDGING),
+        Detail("Verifiers", verifiers(rows), VERIFIERS),
+        Detail("Other metrics", other_metrics(rows), OTHER_METRICS),
+    ]
     return [table for table in tables if table.rows]
 
 
@@ -89,6 +97,29 @@ def judging(rows: dict[str, IterationRow]) -> list[list[str]]:
         for key, score in scores.items()
     ]
     return [header, *lines] if lines else []
+
+
+def verifiers(rows: dict[str, IterationRow]) -> list[list[str]]:
+    """A header and a line for each iteration: what the verifiers know. Empty if no candidate has a check."""
+    counts = {key: row["measure"]["verifiers"] for key, row in rows.items() if "verifiers" in row.get("measure", {})}
+    header = ["iteration", "judge in order", "SFT rows passing", "pairs in order", "not carried out"]
+    lines = [
+        [
+            key,
+            *map(share_text, (row["judge_in_order"], row["sft_rows_passing"], row["pairs_in_order"])),
+            listed(row["problems"]) or "–",
+        ]
+        for key, row in counts.items()
+    ]
+    return [header, *lines] if lines else []
+
+
+def share_text(share: Interval) -> str:
+    """A share with its interval, and what it is of; a dash if it is of nothing."""
+    if share["percent"] is None:
+        return "–"
+    ends = "" if share["low"] is None else f" [{share['low']:.1f}, {share['high']:.1f}]"
+    return f"{share['percent']:.1f}{ends} of {share['of']:,}"
 
 
 def other_metrics(rows: dict[str, IterationRow]) -> list[list[str]]:

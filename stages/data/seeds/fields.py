@@ -11,7 +11,9 @@ from typing import Any, Literal, NamedTuple
 from stages.data.seeds.source import shown
 from stages.data.seeds.text import is_blank, is_empty
 
-Role = Literal["task", "context", "response", "conversation", "choices", "option", "key", "gold", "lost", "verdict"]
+Role = Literal[
+    "task", "context", "response", "conversation", "choices", "option", "key", "gold", "check", "lost", "verdict"
+]
 
 NAMES: dict[Role, str] = {
     "task": "instruction prompt question query problem inputs user human question_stem",
@@ -27,6 +29,7 @@ NAMES: dict[Role, str] = {
         "correct_answer gold gold_answer golden_answer reference_answer expected_answer expected_output ground_truth "
         "groundtruth best_answer ideal_answer right_answer true_answer"
     ),
+    "check": "check",  # by which a program checks a response
     "lost": (  # belongs to a question, but is none of the above
         "history chat_history chathistory conversation_history dialogue_history dialog_history message_history "
         "previous_messages past_messages prior_turns turns documents contexts passages paragraphs additional_context "

@@ -9,11 +9,14 @@ line as "A. …", each set apart by a blank line. Nothing of it is lost in silen
 field that belongs to the question, or a verdict on itself. What other fields it has is told.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from stages.core.checks import parse_check
 from stages.core.records import Record
+from stages.core.rows import Check
 from stages.data.seeds.choices import AS_TEXT, Choice, choices_of_field, labelled, line_of, right_answer
 from stages.data.seeds.columns import composed, ignored, names_in, proposed
 from stages.data.seeds.fields import (
@@ -37,7 +40,7 @@ from stages.data.seeds.source import Number, RowError, shown
 from stages.data.seeds.text import EXACT, context_text, field_text, need_no_reasoning, response_text
 
 SYSTEM = {"system", "sys", "systemprompt", "sysprompt", "persona", "definition", "preamble"}  # before the question
-TEXTS: set[Role | None] = {"task", "context", "response", None}  # the kinds of fields in most rows
+TEXTS: set[Role | None] = {"task", "context", "response", "check", None}  # the kinds of fields in most rows
 
 
 @dataclass
@@ -49,6 +52,7 @@ class Reading:
     review: str | None
     unread: list[str]  # names of other fields that hold something
     notes: list[str]  # what was done to the texts
+    check: Check | None = None
 
 
 def read_row(fields: Record, columns: Record | None = None, with_review: bool = False) -> Reading:
@@ -57,8 +61,9 @@ def read_row(fields: Record, columns: Record | None = None, with_review: bool = 
     row = _Row(fields, columns)
     prompt, response = row.by_columns(columns) if columns else row.by_layout()
     review = row.review() if with_review else None
+    check = None if with_review else row.check(prompt)
     row.check_rest(prompt, verdicts=not with_review)
-    return Reading(prompt, response, review, row.unread(), row.notes)
+    return Reading(prompt, response, review, row.unread(), row.notes, check)
 
 
 class _Row:
@@ -316,6 +321,21 @@ class _Row:
         self.used["review"] = "assistant"
         return text
 
+    def check(self, prompt: str) -> Check | None:
+        """How a program checks a response to the prompt, as the field `check` has it. Raises `RowError` if it is
+        malformed."""
+        fields = [name for name in self._with_role("check") if name not in self.used and name not in self._left_out]
+        if not fields:
+            return None
+        if len(fields) > 1:
+            raise RowError("more than one check", names(fields))
+        name, value = fields[0], self._use(fields[0], "neither")
+        try:
+            return parse_check(_numbers_read(value), prompt)
+        except ValueError as error:
+            refused = [Against(name, name, value, LOSES)]
+            raise RowError(f"malformed {shown(name)}", shown(str(error), 200), lambda: self._remedy(refused)) from None
+
     def check_rest(self, prompt: str, verdicts: bool = True) -> None:
         """Raise `RowError` for a field that was not read though it belongs to the question or, with `verdicts`, judges
         the row."""
@@ -377,6 +397,15 @@ class _Row:
         if columns := self._if_it_reads(prompt, response, [*self._left_out, *rest]):
             ways.append(f"to leave it out: {columns}")
         return "; ".join(ways)
+
+
+def _numbers_read(value: Any) -> Any:
+    """A value of a JSON file with its numbers as numbers."""
+    if isinstance(value, dict):
+        return {name: _numbers_read(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_numbers_read(part) for part in value]
+    return json.loads(value) if isinstance(value, Number) else value
 
 
 def _quoted(fields: Iterable[Against]) -> str:

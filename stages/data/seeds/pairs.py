@@ -47,7 +47,8 @@ def pairs(
     """
 
     def pair(reading: Reading) -> Pair:
-        return {"prompt": reading.prompt, "response": reading.response}
+        row: Pair = {"prompt": reading.prompt, "response": reading.response}
+        return {**row, "check": reading.check} if reading.check else row
 
     yield from _usable(rows, lambda fields: read_row(fields, columns), pair, source, tally, on_bad, columns)
 

@@ -1,0 +1,1 @@
+"""No functions that check responses: the default of `review.checks`."""
