@@ -326,10 +326,10 @@ def responses(prompt, *texts, score=9.0, route="new"):
 
 
 def test_an_instruction_outside_of_the_band_is_in_none_of_the_sets(folder):
-    """Three quarters agree on q1, all on q2, a quarter on q3; q4 has one answer that can be read. Responses that the
-    filter drops since they are the same have their votes, flawed ones have none."""
+    """Three of five agree on q1, all on q2, a quarter on q3; q4 has one answer that can be read. Equal responses, of
+    which the filter keeps one, have their votes: without them one of three would agree on q1. Flawed ones have none."""
     generated = [
-        *responses("q1", "is 5", "The answer is 5.", "is 5", "is 6"),
+        *responses("q1", "is 5", "is 5", "is 5", "is 6", "is 7"),
         *responses("q2", "is 5", "is 5", "maybe 5", "guess 5"),
         *responses("q3", "is 1", "is 2", "is 3", "is 4"),
         *responses("q4", "is 1", "who knows", "no idea"),
@@ -352,6 +352,15 @@ def test_an_instruction_outside_of_the_band_is_in_none_of_the_sets(folder):
     assert {row["prompt"] for row in rows["sft"] if row["kind"] == "new"} == {"q1", "q4"}
     assert {row["prompt"] for row in rows["seed"]} == {"q1", "q4", SEED["prompt"]}
     assert {row["prompt"] for row in rows["pairs"]} == {SEED["prompt"]}
+
+
+def test_the_examples_of_the_report_may_be_of_an_instruction_that_is_dropped(folder):
+    rows = responses("q", "is 1", "is 2", "is 3")
+    for name in ("generated", "assess"):
+        write(Path(f"iterations/1/{name}.jsonl"), rows)
+    set_select(folder, agreement="[0.5, 0.9]")
+    _, counts = select_iteration_1()
+    assert [(example["instruction"], example["sft"]) for example in counts["examples"]] == [("q", False)]
 
 
 def test_without_a_band_and_a_spread_nothing_is_screened_and_the_counts_are_as_before(folder):

@@ -73,7 +73,7 @@ def test_the_surest_pattern_decides_and_of_its_matches_the_last_with_an_answer()
 SAME = [
     ("1,000", "1000.0", "$1,000$.", "1 000", r"1{,}000", "$1000", "€1,000.00", "1000 dollars", "x = 1000", "**1000**"),
     ("0.5", ".50", "1/2", "2/4", r"\frac{1}{2}", r"\dfrac12", "½"),
-    ("3", "3.0", "3.", "+3", "03", r"\(3\)", r"\boxed{3}", "3%", r"3\%", r"3^\circ", "３", "3 square meters"),
+    ("3", "3.0", "3.", "+3", "03", r"\(3\)", r"\boxed{3}", "3%", r"3\%", r"3^\circ", "3°", "３", "3 square meters"),
     ("-3", "−3", "-3.0"),
     ("Paris", " paris. ", r"\text{Paris}", r"\mathrm{\textbf{Paris}}", "**Paris**", "“Paris”", "the Paris"),
     ("B", "b", "(B)", "b)", r"\text{(B)}"),
