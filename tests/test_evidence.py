@@ -1,6 +1,9 @@
 """evidence: the experiments it asks dvc for, and its table of means over seeds."""
 
-from stages.commands.evidence import RUNS, changes, difference, mean, table
+import pytest
+
+from stages.commands.evidence import RUNS, calls, changes, difference, mean, run_of, table
+from stages.core.errors import UserError
 
 PRESENT = ["1", "2", "3"]  # iterations of params.yaml
 
@@ -11,6 +14,8 @@ def run(*tests, judge_right=90.0):
     counts = {key: {"percent": 80.0} for key in ("instructions_well_posed", "sft_rows_correct", "pairs_in_order")}
     for row in rows[1:]:
         row["gain"] = {"points": row["test"]["score"] - tests[0]}
+        row["generate"] = {"seed": {"in": 3, "low": 1}, "new_instructions": {"in": 4}, "responses": {"in": 16}}
+        row["review"], row["assess"] = {"verdicts": {"asked": 9}}, {"verdicts": {"asked": 48}}
         row["measure"] = {"judge_right": {"percent": judge_right}, **counts}
     return rows
 
@@ -21,7 +26,7 @@ def test_a_run_sets_its_seed_and_its_own_changes():
 
 def test_the_chain_has_the_requested_length_and_judges():
     assert changes(RUNS["own-judge"], 0, 4, PRESENT)[2:] == [
-        "iterations.2.judge=1", "iterations.3.judge=2", "+iterations.4={parent: 3, judge: 3}",
+        "iterations.2.judge=1", "iterations.3.judge=2", "+iterations.4={parent: 3, judge: 3, writer: 3}",
     ]  # fmt: skip
     assert changes(RUNS["loop"], 0, 1, [*PRESENT, "b"])[2:] == ["~iterations.2", "~iterations.3", "~iterations.b"]
 
@@ -35,11 +40,29 @@ def test_the_table_has_scores_gains_and_the_shares_that_have_ground_truth():
     rows = table([run(50.0, 60.0), run(52.0, 66.0, judge_right=None)])
     assert list(rows) == [
         "test", "judging", "gain", "new instructions that are well-posed", "SFT rows that are right", "pairs in order",
+        "model calls",
     ]  # fmt: skip
     assert rows["test"] == ["51.0 ± 12.7", "63.0 ± 38.1"]
     assert rows["gain"] == ["", "12.0 ± 25.4"]
+    assert rows["model calls"] == ["", "77"]
 
 
 def test_runs_are_compared_seed_by_seed():
     runs, loop = [run(50.0, 61.0), run(60.0, 71.0)], [run(50.0, 60.0), run(60.0, 70.0)]
     assert difference(runs, loop) == ["+0.0 ± 0.0", "+1.0 ± 0.0"]
+
+
+def test_a_method_is_a_run_with_its_own_changes_judge_and_writer():
+    run = run_of("self-rewarding")
+    assert {"threshold=10.0", "select.pairs=extremes", "sft.enabled=false"} <= set(run.changes)
+    assert changes(run, 0, 3, PRESENT)[-4:] == [
+        "iterations.2.judge=1", "iterations.2.writer=0", "iterations.3.judge=2", "iterations.3.writer=0",
+    ]  # fmt: skip
+    assert "training.lora={rank: 8, alpha: 16, dropout: 0.0}" in run_of("i-sheep").changes
+    assert not run_of("scpo").own_judge
+    with pytest.raises(UserError, match=r"there is no run spinn; choose from loop, .*, spin$"):
+        run_of("spinn")
+
+
+def test_calls_are_the_completions_written_and_the_verdicts():
+    assert calls(run(50.0, 60.0)[1]) == 4 + 16 + 9 + 48

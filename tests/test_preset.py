@@ -16,6 +16,7 @@ from stages.data.seeds.files import of_file
 from stages.data.seeds.pairs import SeedTally, pairs
 
 PRESETS = sorted(path.stem for path in (ROOT / "stages/presets").glob("*.yaml"))
+METHODS = sorted(path.stem for path in (ROOT / "stages/presets/methods").glob("*.yaml"))
 REAL = [name for name in PRESETS if name not in ("micro", "lance")]  # with a model of their own
 SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
 
@@ -183,11 +184,48 @@ def test_a_preset_that_cannot_be_read_is_one_line_and_changes_nothing(files, sai
     assert Path("params.yaml").read_text(encoding="utf-8") == SHIPPED
 
 
-def test_the_list_has_a_line_for_each_preset(capsys):
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["micro", "qwen2-7b"])
+def test_a_method_changes_what_it_names_on_top_of_a_preset(name, method):
+    values = YAML(typ="safe").load(preset.applied(name, SHIPPED, method))
+    check_params(values)
+    own = preset.flat(load(preset.METHODS / f"{method}.yaml"))
+    before, after = preset.flat(load(Path("params.yaml"))) | named(name), preset.flat(values)
+    tree = "iterations" if any(parameter.startswith("iterations") for parameter in own) else None
+    assert {parameter: after[parameter] for parameter in own} == own
+    assert {
+        parameter
+        for parameter in after
+        if after[parameter] != before.get(parameter) and not (tree and parameter.startswith(tree))
+    } <= own.keys()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_next_preset_takes_a_method_back(method):
+    assert preset.applied("micro", preset.applied("micro", SHIPPED, method)) == SHIPPED
+
+
+def test_the_method_lance_changes_nothing_of_the_papers_preset():
+    assert preset.applied("lance", SHIPPED, "lance") == preset.applied("lance", SHIPPED)
+
+
+def test_a_method_stands_on_a_preset_and_has_to_exist():
+    with pytest.raises(UserError, match=r"spin is a method; name a preset before it, .* lance preset lance spin"):
+        preset.main("spin")
+    with pytest.raises(UserError, match="there is no method 'spinn'; there are i-sheep, iterative-rpo, lance, "):
+        preset.main("micro", "spinn")
+    assert Path("params.yaml").read_text(encoding="utf-8") == SHIPPED
+
+
+def test_the_list_has_a_line_for_each_preset_and_method(capsys):
     preset.main()
-    lines = capsys.readouterr().out.splitlines()
+    presets, _, methods = capsys.readouterr().out.partition(
+        "\nand to put on top of one, lance preset PRESET METHOD:\n\n"
+    )
+    lines = presets.splitlines()
     assert [line.split()[0] for line in lines] == PRESETS
-    assert all(40 < len(line) <= 140 for line in lines)
+    assert [line.split()[0] for line in methods.splitlines()] == METHODS
+    assert all(40 < len(line) <= 140 for line in [*lines, *methods.splitlines()])
     assert lines[0].startswith("lance              The paper's settings (LANCE, arXiv 2412.15151) for any model")
 
 
