@@ -25,7 +25,7 @@ def read_valid_params() -> dict[str, Any]:
     params: dict[str, Any] = load(PARAMS_FILE)
     check_params(params)
     check_files(params)
-    prompts.check(params["prompts"])
+    prompts.check(params["prompts"], params["generate"]["shots"])
     suite.load(params["evaluate"]["suite"])
     engines.resolve(params["runtime"]["engine"])
     if params["model"]["hub"] and not hub.is_materialised(params["model"]):

@@ -14,7 +14,11 @@ from stages.core.prompts import read_system_prompt
 from stages.core.records import read, write, write_json
 from stages.reporting.card import base_name
 
-TREE = {"1": {"parent": "0", "judge": "0"}, "2": {"parent": "1", "judge": "0"}, "b": {"parent": "1", "judge": "1"}}
+TREE = {
+    "1": {"parent": "0", "judge": "0", "writer": "0"},
+    "2": {"parent": "1", "judge": "0", "writer": "1"},
+    "b": {"parent": "1", "judge": "1", "writer": "1"},
+}
 RIGHT = {"0": 2, "1": 4, "2": 7, "b": 5}  # of ten items of each part
 ASK, NEW = "Name a colour.", "Name a dark colour."
 UNDECISIVE = {"runtime", "alarms", "report"}  # sections of params.yaml that affect no result

@@ -21,7 +21,7 @@ def test_a_run_sets_its_seed_and_its_own_changes():
 
 def test_the_chain_has_the_requested_length_and_judges():
     assert changes(RUNS["own-judge"], 0, 4, PRESENT)[2:] == [
-        "iterations.2.judge=1", "iterations.3.judge=2", "+iterations.4={parent: 3, judge: 3}",
+        "iterations.2.judge=1", "iterations.3.judge=2", "+iterations.4={parent: 3, judge: 3, writer: 3}",
     ]  # fmt: skip
     assert changes(RUNS["loop"], 0, 1, [*PRESENT, "b"])[2:] == ["~iterations.2", "~iterations.3", "~iterations.b"]
 

@@ -59,7 +59,7 @@ def changes(run: Run, seed: int, iterations: int, present: Sequence[str]) -> lis
         parent = int(key) - 1
         judge = parent if run.own_judge else 0
         if key not in present:
-            settings.append(f"+iterations.{key}={{parent: {parent}, judge: {judge}}}")
+            settings.append(f"+iterations.{key}={{parent: {parent}, judge: {judge}, writer: {parent}}}")
         elif judge:
             settings.append(f"iterations.{key}.judge={judge}")
     return settings
