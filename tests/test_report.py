@@ -335,7 +335,8 @@ def test_the_funnels_bars_add_up_to_the_rows_of_each_step():
 def test_every_reason_for_a_drop_has_a_colour():
     """A reason that the funnel does not know would be drawn as "other"."""
     reasons = set()
-    for path in [*(ROOT / "stages").glob("*.py"), ROOT / "stages/data/preference_pairs.py"]:
+    modules = ("data/preference_pairs.py", "data/routing.py", "inference/sampler.py")
+    for path in [*(ROOT / "stages").glob("*.py"), *(ROOT / "stages" / module for module in modules)]:
         code = path.read_text()
         reasons |= set(re.findall(r'\.drop\(\s*"([^"]+)"', code))
         reasons |= {reason.replace("{what}", "response") for reason in re.findall(r'f"(\{what\} [a-z ]+)"', code)}

@@ -34,6 +34,7 @@ OUTCOMES = {
     "not the best": "score too low",
     "the rejected one": "score too low",
     "flawed on purpose": "flawed on purpose",
+    "answers a seed's": "other",  # as it should
 }
 MEASURES = {
     "distance": "mean embedding distance",
