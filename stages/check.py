@@ -26,7 +26,7 @@ def read_valid_params() -> dict[str, Any]:
     check_params(params)
     check_spread(params)
     check_files(params)
-    prompts.check(params["prompts"])
+    prompts.check(params["prompts"], params["generate"]["shots"])
     suite.load(params["evaluate"]["suite"])
     engines.resolve(params["runtime"]["engine"])
     if params["model"]["hub"] and not hub.is_materialised(params["model"]):

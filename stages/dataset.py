@@ -44,14 +44,15 @@ LLAMA_FACTORY: Record = {
 }
 
 
-def features() -> "dict[str, Features]":
-    """{set: its columns with their types}, so that a column is typed even if it is null in every row of a run."""
+def features(shots: int) -> "dict[str, Features]":
+    """{set: its columns with their types}, so that a column is typed even if it is null in every row of a run. `shots`:
+    generate.shots; only several leave a trace in the lineage."""
     from datasets import Features, List, Value
 
     text, number = Value("string"), Value("float64")
     draw = {"prompt_hash": text, "draw": Value("int64")}
     messages, verdicts = List({"role": text, "content": text}), List(number)
-    origin = {"seed": text, "instruction": draw, "response": draw}
+    origin = {"seed": text, "instruction": draw, "response": draw, **({"shots": List(text)} if shots > 1 else {})}
     judged = {**origin, "score": number, "verdicts": verdicts}
     made = {"id": text, "iteration": text, "iterations": List(text)}
     prompt = {"prompt": messages, "system": text, "instruction": text}
@@ -87,8 +88,8 @@ def assistant(response: str) -> list[Record]:
 
 
 def complete(lineage: Lineage, fields: Iterable[str]) -> Record:
-    """A lineage with all of these fields; those that it lacks are None."""
-    return {field: lineage.get(field) for field in fields}
+    """A lineage with all of these fields; those that it lacks are None. Beside them, the seeds that were shown."""
+    return {field: lineage.get(field) for field in fields} | ({"shots": lineage["shots"]} if "shots" in lineage else {})
 
 
 def sft_row(row: SftRow, system_prompt: str) -> Record:
@@ -163,7 +164,9 @@ def main() -> None:
             write(OUT / f"{name}.jsonl", rows[name])
     described = {name: {"file_name": f"{name}.jsonl", **LLAMA_FACTORY[name]} for name in rows if rows[name]}
     write_json(OUT / "dataset_info.json", described)
-    (OUT / "README.md").write_text(card.dataset(summary, params, rows, features()), encoding="utf-8")
+    (OUT / "README.md").write_text(
+        card.dataset(summary, params, rows, features(params["generate.shots"])), encoding="utf-8"
+    )
     counts = ", ".join(f"{len(rows[name]):,} {name}" for name in rows)
     say(f"dataset: {counts} rows of iteration {summary['best']} and its ancestors; {OUT}/")
 

@@ -8,7 +8,7 @@ too, since the judge would not read it as it is (core/verdict.py). Every dropped
 and in the counts. docs/filter.md has the rules in their order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,9 +18,9 @@ from stages.core.command import run
 from stages.core.counts import FilterCounts
 from stages.core.params import read_params
 from stages.core.progress import progress, say
-from stages.core.prompts import ReviewPrompt, generation_templates
+from stages.core.prompts import InstructionPrompt, ReviewPrompt
 from stages.core.records import Tally, counts_file, read, write, write_json
-from stages.core.rows import BenchmarkItem, Candidate, DroppedCandidate, SeedRow
+from stages.core.rows import BenchmarkItem, Candidate, DroppedCandidate, Route, SeedRow
 from stages.data import lineage
 from stages.data.decontamination import HeldOut, held_out
 from stages.data.similarity import diversity, near_duplicates, rouge_l, same_words
@@ -41,28 +41,34 @@ def own_fault(text: str, kind: Kind, settings: Settings, review: ReviewPrompt) -
     return f"{kind} speaks for the judge" if review.speaks_for_the_judge(text) else None
 
 
-def likeness_fault(text: str, kind: Kind, source: str, siblings: list[str], max_rouge_l: float) -> str | None:
-    """Whether a text repeats its source or a sibling: the same text, or ROUGE-L above `max_rouge_l`."""
-    if text == source or rouge_l(text, source) > max_rouge_l:
-        return f"{kind} like its source"
-    if any(text == sibling or rouge_l(text, sibling) > max_rouge_l for sibling in siblings):
-        return f"{kind} like a sibling"
-    return None
+def likeness_fault(text: str, kind: Kind, sources: list[str], siblings: list[str], max_rouge_l: float) -> str | None:
+    """Whether a text repeats one that it was made from, or a sibling: the same text, or ROUGE-L above `max_rouge_l`."""
+
+    def is_like(others: list[str]) -> bool:
+        return any(text == other or rouge_l(text, other) > max_rouge_l for other in others)
+
+    return f"{kind} like its source" if is_like(sources) else f"{kind} like a sibling" if is_like(siblings) else None
 
 
 def instruction_faults(
-    instructions: dict[str, Candidate], settings: Settings, review: ReviewPrompt, examples: HeldOut, benchmark: HeldOut
+    instructions: dict[str, Candidate],
+    settings: Settings,
+    review: ReviewPrompt,
+    examples: HeldOut,
+    benchmark: HeldOut,
+    prompts: Mapping[str, str],
 ) -> dict[str, str]:
-    """{new instruction: why it is dropped}. `instructions` has a candidate of each; siblings are the kept ones of the
-    same seed."""
+    """{new instruction: why it is dropped}. `instructions` has a candidate of each, `prompts` each seed's prompt by its
+    id. Sources are all seeds that were shown, siblings the kept instructions of the same seed."""
     faults: dict[str, str] = {}
     kept: dict[str, list[str]] = {}
     with progress("filter instructions", len(instructions)) as advance:
         for instruction, candidate in instructions.items():
             siblings = kept.setdefault(candidate["seed"]["id"], [])
-            source, max_rouge_l = candidate["seed"]["prompt"], settings["max_instruction_rouge_l"]
+            shots = [prompts[seed] for seed in candidate["lineage"].get("shots", [])]
+            sources, max_rouge_l = [candidate["seed"]["prompt"], *shots], settings["max_instruction_rouge_l"]
             fault = own_fault(instruction, "instruction", settings, review)
-            fault = fault or likeness_fault(instruction, "instruction", source, siblings, max_rouge_l)
+            fault = fault or likeness_fault(instruction, "instruction", sources, siblings, max_rouge_l)
             if not fault and examples.is_in(instruction):
                 fault = "instruction like an example of the prompt"
             if not fault and benchmark.is_in(instruction):
@@ -78,22 +84,23 @@ def instruction_faults(
 def response_faults(candidates: list[Candidate], settings: Settings, review: ReviewPrompt) -> Iterator[str | None]:
     """Why each candidate's response is dropped; None: it is kept.
 
-    A flawed response must differ from the original and its siblings by ROUGE-L. Responses to one new instruction only
-    have to be different texts: a right and a wrong answer may differ in a single word, and DPO learns from their pair.
+    A flawed response must differ by ROUGE-L from the original and from other flawed ones. Responses to one new
+    instruction, and own ones, only have to be different texts: a right and a wrong answer may differ in a single word,
+    and DPO learns from their pair. An own response may be the original, which the model then found by itself.
     """
-    kept: dict[str, list[str]] = {}
+    kept: dict[str, dict[Route, list[str]]] = {}
     with progress("filter responses", len(candidates)) as advance:
         for candidate in candidates:
-            siblings = kept.setdefault(candidate["prompt"], [])
-            response = candidate["response"]
+            siblings = kept.setdefault(candidate["prompt"], {route: [] for route in lineage.ROUTES})
+            route, response = candidate["route"], candidate["response"]
             fault = own_fault(response, "response", settings, review)
-            if not fault and response in siblings:
+            if not fault and any(response in texts for texts in siblings.values()):
                 fault = "response like a sibling"
-            if not fault and candidate["route"] == "flawed":
-                original, max_rouge_l = candidate["seed"]["response"], settings["max_response_rouge_l"]
-                fault = likeness_fault(response, "response", original, siblings, max_rouge_l)
+            if not fault and route == "flawed":
+                originals, max_rouge_l = [candidate["seed"]["response"]], settings["max_response_rouge_l"]
+                fault = likeness_fault(response, "response", originals, siblings["flawed"], max_rouge_l)
             if not fault:
-                siblings.append(response)
+                siblings[route].append(response)
             yield fault
             advance(1)
 
@@ -140,12 +147,12 @@ def main(
     candidates = read(rows, Candidate)
     overlap = settings["benchmark_overlap"]
     benchmark = held_out(read(BENCHMARK, BenchmarkItem), overlap)
-    template, _ = generation_templates(params["prompts"])
-    examples = HeldOut(template.text.splitlines(), overlap)
+    examples = HeldOut(InstructionPrompt(params["prompts"]).own_lines(), overlap)
+    prompts = {row["id"]: row["prompt"] for row in read(seed, SeedRow)}
     instructions = new_instructions(candidates)
-    faults = instruction_faults(instructions, settings, review, examples, benchmark)
+    faults = instruction_faults(instructions, settings, review, examples, benchmark, prompts)
     standing = [instruction for instruction in instructions if instruction not in faults]
-    earlier = list(dict.fromkeys(row["prompt"] for row in read(seed, SeedRow)))
+    earlier = list(dict.fromkeys(prompts.values()))
     repeated, distance = near_duplicates(standing, earlier, BASE, settings["max_cosine"])
     repeated |= same_words(standing, earlier)
     compared = len(standing) if settings["max_cosine"] < 1 else 0

@@ -1,135 +1,60 @@
 """generate: new pairs from the reviewed seed set, where the model can still learn (paper, section 3.3).
 
-    python -m stages.generate --rows iterations/1/review.jsonl --model iterations/0/model
+    python -m stages.generate --rows iterations/1/review.jsonl --model iterations/0/model --writer iterations/0/model
         --out iterations/1/generated.jsonl
 
 A seed scored V or less yields K new instructions and K responses to each; one scored above V yields K deliberately
-flawed responses to its own instruction. With `review.scale: quantile` V is compared with the score's rank.
+flawed responses to its own instruction. With `review.scale: quantile` V is compared with the score's rank. With
+`generate.max_own` the model also answers people's own seeds.
+
+The new instructions are written by the model of the iteration that `iterations.t.writer` names, everything else by the
+parent's.
 """
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Generic, NamedTuple, TypeVar
+from typing import Annotated, NamedTuple
 
 from typer import Option
 
 from stages.core import cost
-from stages.core.checks import checked
 from stages.core.command import run
-from stages.core.counts import Counts, GenerateCounts, SampleCounts
+from stages.core.counts import GenerateCounts, SampleCounts
 from stages.core.params import Params, read_params, read_runtime
 from stages.core.progress import say
-from stages.core.prompts import PromptTemplate, answer_rule, generation_templates, read_system_prompt
-from stages.core.records import Tally, content_id, counts_file, read, write, write_json
-from stages.core.rows import Candidate, Draw, Lineage, ReviewedSeed, Route, ScoredSeed
-from stages.data.scale import Scale, absolute, ranks, scale_of
+from stages.core.prompts import InstructionPrompt, flawed_template
+from stages.core.records import content_id, counts_file, read, write, write_json
+from stages.core.rows import Candidate, Lineage, ReviewedSeed, Route, ScoredSeed
+from stages.data.routing import Sources, sources_of
+from stages.data.scale import ranks
 from stages.inference.client import Client
 from stages.inference.engines import Sampling
-
-Source = TypeVar("Source")
-
-
-class Text(NamedTuple, Generic[Source]):
-    """A text that the model wrote, what it was written for, and the sample that it is."""
-
-    source: Source
-    text: str
-    draw: Draw
-
+from stages.inference.sampler import Sampler, Text
 
 Instruction = Text[ScoredSeed]
 Response = Text[Instruction]
 
 
 class Generated(NamedTuple):
-    """What the model wrote: responses to new instructions, flawed responses to seeds, and the counts of each step."""
+    """The pairs made of what the model wrote, and the counts of each step."""
 
-    responses: list[Response]
-    flawed: list[Text[ScoredSeed]]
+    candidates: list[Candidate]
     counts: SampleCounts
 
 
-def route(
-    reviewed: list[ReviewedSeed],
-    threshold: float,
-    max_low: int,
-    max_high: int,
-    parent: str,
-    tally: Tally,
-    scale: Scale = absolute,
-) -> tuple[list[ScoredSeed], list[ScoredSeed]]:
-    """The low and the high seeds to generate from, chosen by the hash of their content and of the parent's name: they
-    stay the same for another threshold or a grown seed set, and differ in the next iteration."""
-    by_content = sorted(reviewed, key=lambda seed: content_id(parent, seed["id"]))
-    scored: list[ScoredSeed] = [
-        {
-            "id": seed["id"],
-            "prompt": seed["prompt"],
-            "response": seed["response"],
-            "score": seed["score"],
-            **checked(seed),
-        }
-        for seed in by_content
-        if seed["score"] is not None
-    ]
-    low = [seed for seed in scored if scale(seed["score"]) <= threshold]
-    high = [seed for seed in scored if scale(seed["score"]) > threshold]
-    tally.drop("unscored", len(reviewed) - len(scored))
-    tally.drop("over generate.max_low", max(0, len(low) - max_low))
-    tally.drop("over generate.max_high", max(0, len(high) - max_high))
-    return low[:max_low], high[:max_high]
-
-
-def scale_of_seeds(params: Params, reviewed: list[ReviewedSeed]) -> Scale:
-    """On which the seeds' scores are compared with the threshold."""
-    return scale_of(params["review.scale"], (seed["score"] for seed in reviewed))
-
-
-class Writer:
-    """Has the model write texts of one kind for many sources, and keeps those that can be read. Without `rationale`,
-    the words before the text ("Final Answer:") are put into its mouth."""
-
-    def __init__(
-        self, client: Client, prompt_set: str, samples: int, sampling: Sampling, rationale: bool = True
-    ) -> None:
-        self.client, self.samples, self.sampling, self.rationale = client, samples, sampling, rationale
-        self.prompt_set, self.system_prompt = prompt_set, read_system_prompt(prompt_set)
-
-    def write(
-        self, task: str, kind: str, sources: list[Source], prompts: list[str]
-    ) -> tuple[list[Text[Source]], Counts]:
-        """`samples` texts for each source by its prompt, read by the set's rule for `kind`, and their counts."""
-        rule = answer_rule(self.prompt_set, kind)
-        tally = Tally(len(sources) * self.samples)
-        begun = "" if self.rationale else rule.marker
-        samples = self.client.complete(task, prompts, self.system_prompt, self.samples, self.sampling, begun)
-        texts = []
-        for source, prompt, completions in zip(sources, prompts, samples, strict=True):
-            for number, completion in enumerate(completions):
-                text = rule.read(begun + completion.text)
-                if completion.finish == "too long":
-                    tally.drop("does not fit the context")
-                elif completion.finish == "length":
-                    tally.drop("truncated")
-                elif completion.finish != "stop":  # no answer can be told from its reasoning
-                    tally.drop(completion.finish)
-                elif text is None:
-                    tally.drop("unreadable")
-                else:
-                    texts.append(Text(source, text, {"prompt_hash": content_id(prompt), "draw": number}))
-        return texts, tally.counts(len(texts))
-
-
-def new_candidate(response: Response) -> Candidate:
-    """A response to a new instruction, with the lineage of both."""
+def new_candidate(response: Response, shots: list[ReviewedSeed]) -> Candidate:
+    """A response to a new instruction, with the lineage of both; `shots`: the seeds shown before its own."""
     instruction = response.source
     lineage: Lineage = {"seed": instruction.source["id"], "instruction": instruction.draw, "response": response.draw}
+    if shots:
+        lineage["shots"] = [shot["id"] for shot in shots]
     return candidate("new", instruction.text, response.text, instruction.source, lineage)
 
 
-def flawed_candidate(response: Text[ScoredSeed]) -> Candidate:
-    """A flawed response to a seed's own instruction."""
+def seed_candidate(route: Route, response: Text[ScoredSeed]) -> Candidate:
+    """A response to a seed's own prompt: the model's own, or a flawed one."""
     seed = response.source
-    return candidate("flawed", seed["prompt"], response.text, seed, {"seed": seed["id"], "response": response.draw})
+    return candidate(route, seed["prompt"], response.text, seed, {"seed": seed["id"], "response": response.draw})
 
 
 def candidate(route: Route, prompt: str, response: str, seed: ScoredSeed, lineage: Lineage) -> Candidate:
@@ -144,63 +69,91 @@ def candidate(route: Route, prompt: str, response: str, seed: ScoredSeed, lineag
     }
 
 
-def filled(template: PromptTemplate, seeds: list[ScoredSeed]) -> list[str]:
-    """A prompt for each seed."""
-    return [template.fill(seed["prompt"], seed["response"]) for seed in seeds]
-
-
-def generate(client: Client, name: str, params: Params, low: list[ScoredSeed], high: list[ScoredSeed]) -> Generated:
-    """New instructions from the low seeds and responses to them, and flawed responses to the high ones."""
-    settings, prompt_set = params["generate"], params["prompts"]
+def generate(client: Client, writer: Client, name: str, params: Params, sources: Sources) -> Generated:
+    """New instructions from the low seeds, which `writer` writes, and responses to them; own and flawed responses to
+    seeds' own prompts."""
+    settings, prompt_set, low = params["generate"], params["prompts"], sources.low
     sampling = Sampling(settings["temperature"], settings["top_p"], settings["max_tokens"], params["random_state"])
-    instruction_template, flawed_template = generation_templates(prompt_set)
-    writer = Writer(client, prompt_set, params["samples"], sampling, settings["rationale"])
+    prompt, flawed_prompt = InstructionPrompt(prompt_set, settings["shots"]), flawed_template(prompt_set)
 
-    instructions, instruction_counts = writer.write(
-        f"{name} new instructions", "instruction", low, filled(instruction_template, low)
+    def sampler(model: Client, samples: int) -> Sampler:
+        return Sampler(model, prompt_set, samples, sampling, settings["rationale"])
+
+    texts, own_texts = sampler(client, params["samples"]), sampler(client, settings["own_samples"])
+    instructed = [prompt.render(seed, sources.shots.get(seed["id"], [])) for seed in low]
+    instructions, instruction_counts = sampler(writer, params["samples"]).write(
+        f"{name} new instructions", "instruction", low, instructed
     )
-    responses, response_counts = writer.write(
+    if writer is not client:
+        writer.release()
+    responses, response_counts = texts.write(
         f"{name} responses", "response", instructions, [instruction.text for instruction in instructions]
     )
-    flawed, flawed_counts = writer.write(f"{name} flawed responses", "flawed", high, filled(flawed_template, high))
+    asked = [seed["prompt"] for seed in sources.own]
+    own, own_counts = own_texts.write(f"{name} own responses", "response", sources.own, asked)
+    spoiled = [flawed_prompt.fill(seed["prompt"], seed["response"]) for seed in sources.high]
+    flawed, flawed_counts = texts.write(f"{name} flawed responses", "flawed", sources.high, spoiled)
     counts: SampleCounts = {
         "new_instructions": instruction_counts,
         "responses": response_counts,
         "flawed_responses": flawed_counts,
     }
-    return Generated(responses, flawed, counts)
+    if settings["max_own"]:
+        counts["own_responses"] = own_counts
+    new = [new_candidate(text, sources.shots.get(text.source.source["id"], [])) for text in responses]
+    seeds_own = [seed_candidate("own", text) for text in own]
+    return Generated(new + seeds_own + [seed_candidate("flawed", text) for text in flawed], counts)
+
+
+def client_of(writer: Path, client: Client, params: Params) -> Client:
+    """The client of the model that writes the new instructions: the same one where it is the same model."""
+    if writer == client.folder:
+        return client
+    other = Client(writer, client.stage, params["max_overlong"], client.runtime)
+    return client if other.digest == client.digest else other
 
 
 def main(
     rows: Annotated[Path, Option(help="the reviewed seed set")],
-    model: Annotated[Path, Option(help="model folder that writes, iterations/PARENT/model")],
+    model: Annotated[Path, Option(help="model folder that answers, iterations/PARENT/model")],
+    writer: Annotated[Path, Option(help="model folder that writes new instructions, iterations/WRITER/model")],
     out: Annotated[Path, Option(help="generated pairs, iterations/ITERATION/generated.jsonl")],
 ) -> None:
-    """Write new pairs from low seeds and flawed responses to high ones."""
+    """Write new pairs from low seeds, own responses, and flawed responses to high seeds."""
     iteration, parent = out.parent.name, model.parent.name
     params, name = read_params("generate"), f"generate@{iteration}"
     settings = params["generate"]
     client = Client(model, name, params["max_overlong"], read_runtime())
+    instructor = client_of(writer, client, params)
     reviewed = read(rows, ReviewedSeed)
-    routed = Tally(len(reviewed))
-    bounds, scale = (settings["max_low"], settings["max_high"]), scale_of_seeds(params, reviewed)
-    low, high = route(reviewed, params["threshold"], *bounds, parent, routed, scale)
-    responses, flawed, written = generate(client, name, params, low, high)
+    sources, routed = sources_of(params, reviewed, parent)
+    candidates, written = generate(client, instructor, name, params, sources)
 
-    write(out, [new_candidate(text) for text in responses] + [flawed_candidate(text) for text in flawed])
+    write(out, candidates)
     counts: GenerateCounts = {
-        "seed": {**routed.counts(len(low) + len(high)), "low": len(low), "high": len(high)},
+        "seed": routed["seed"],
         "new_instructions": written["new_instructions"],
         "responses": written["responses"],
         "flawed_responses": written["flawed_responses"],
     }
+    if settings["max_own"]:
+        counts["own_seed"], counts["own_responses"] = routed["own_seed"], written["own_responses"]
     if ranked := ranks(params["review.scale"], (seed["score"] for seed in reviewed)):
         counts["ranks"] = ranked
+    client.completions |= instructor.completions
     if reasoning := client.reasoning():
         counts["reasoning"] = reasoning
     write_json(counts_file("generate", iteration), counts)
     cost.write("generate", iteration, cost.of_completions(client.completions.values(), client.gpus()))
-    say(f"{name}: {len(low):,} low, {len(high):,} high seeds gave {len(responses):,} new pairs, {len(flawed):,} flawed")
+    say(f"{name}: {summary(sources, candidates)}")
+
+
+def summary(sources: Sources, candidates: list[Candidate]) -> str:
+    """The closing line."""
+    made = Counter(candidate["route"] for candidate in candidates)
+    own = f", {made['own']:,} own ones to {len(sources.own):,} seeds" if sources.own else ""
+    seeds = f"{len(sources.low):,} low, {len(sources.high):,} high seeds"
+    return f"{seeds} gave {made['new']:,} new pairs, {made['flawed']:,} flawed{own}"
 
 
 if __name__ == "__main__":

@@ -68,20 +68,24 @@ def measure(
     """An iteration's candidates, and what it selected itself."""
     instructions = sorted({row["prompt"] for row in assessed if row["route"] == "new"})
     new_sft, new_pairs = selected(sft, pairs, iteration)
-    return {
+    own = [row for row in assessed if row["route"] == "own"]
+    counts: MeasureCounts = {
         "judge_right": share(judged_right(row) for row in assessed),
         "instructions_well_posed": share(oracle(instruction) is not None for instruction in instructions),
         "sft_rows_correct": share(correct(row["prompt"], row["completion"]) for row in new_sft),
         "sft_rows_held_out": share(held_out(row["prompt"]) for row in new_sft),
         "pairs_in_order": share(in_order(pair) for pair in new_pairs),
     }
+    if own:
+        counts["own_responses_right"] = share(correct(row["prompt"], row["response"]) for row in own)
+    return counts
 
 
 def selected(
     sft: list[SftRow], pairs: list[PreferencePair], iteration: str
 ) -> tuple[list[SftRow], list[PreferencePair]]:
     """The SFT rows and pairs that the iteration selected itself."""
-    new_sft = [row for row in sft if row["kind"] == "new" and row["iteration"] == iteration]
+    new_sft = [row for row in sft if row["kind"] in ("new", "own") and row["iteration"] == iteration]
     return new_sft, [pair for pair in pairs if pair["iteration"] == iteration]
 
 

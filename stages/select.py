@@ -34,10 +34,11 @@ JUDGE_TRAINING = Path("iterations/0/judge.jsonl")
 def sft_rows(
     candidates: list[JudgedCandidate], iteration: str, min_score: float, tally: Tally, scale: Scale = absolute
 ) -> list[SftRow]:
-    """New pairs scored above `min_score` on the scale (paper, section 3.4: 8)."""
+    """Pairs but flawed ones that are scored above `min_score` on the scale (paper, section 3.4: 8)."""
     rows: list[SftRow] = []
     for candidate in candidates:
-        if candidate["route"] != "new":
+        route = candidate["route"]
+        if route == "flawed":
             tally.drop("flawed on purpose")
         elif candidate["score"] is None:
             tally.drop("unscored")
@@ -47,7 +48,7 @@ def sft_rows(
             rows.append(
                 {
                     "id": candidate["id"],
-                    "kind": "new",
+                    "kind": route,
                     "prompt": candidate["prompt"],
                     "completion": candidate["response"],
                     "iteration": iteration,
@@ -62,8 +63,10 @@ def seed_rows(candidates: list[JudgedCandidate], iteration: str, tally: Tally) -
     best: dict[str, tuple[float, JudgedCandidate]] = {}
     for candidate in candidates:
         prompt, score = candidate["prompt"], candidate["score"]
-        if candidate["route"] != "new":
+        if candidate["route"] == "flawed":
             tally.drop("flawed on purpose")
+        elif candidate["route"] == "own":
+            tally.drop("answers a seed's own prompt")
         elif score is None:
             tally.drop("unscored")
         elif prompt not in best:
@@ -98,7 +101,7 @@ def rescored(rows: list[SeedRow], reviewed: list[ReviewedSeed]) -> list[SeedRow]
 
 def earlier_rows(parent: Path) -> tuple[list[SftRow], list[PreferencePair]]:
     """The SFT rows that the parent trained on, without those that it replayed, and its pairs."""
-    sft = [row for row in read(parent / "sft.jsonl", SftRow) if row["kind"] == "new"]
+    sft = [row for row in read(parent / "sft.jsonl", SftRow) if row["kind"] in ("new", "own")]
     return sft, read(parent / "pairs.jsonl", PreferencePair)
 
 

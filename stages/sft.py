@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 WARM_START = "sft-0"  # the baseline of every gain, so it trains even if the iterations' SFT is switched off
-TEACHING = ("seed", "new")  # without a row of these kinds there is nothing to learn, only to replay
+TEACHING = ("seed", "new", "own")  # without a row of these kinds there is nothing to learn, only to replay
 
 
 def reason_to_skip(stage: str, params: Params, rows: list[SftRow]) -> str | None:

@@ -39,7 +39,7 @@ PARTS = (
 
 # Small enough to run every stage for real in seconds.
 SMALL = {
-    "iterations": {"1": {"parent": "0", "judge": "0"}},
+    "iterations": {"1": {"parent": "0", "judge": "0", "writer": "0"}},
     "samples": 2,
     "seed": {"limit": 24},
     "review": {"samples": 2},

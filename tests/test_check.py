@@ -10,7 +10,7 @@ from conftest import ROOT, error_line, merged
 from stages.check import check_spread
 from stages.core import schema
 from stages.core.errors import UserError
-from stages.core.schema import check_params, iteration_problems
+from stages.core.schema import REFERENCES, check_params, iteration_problems
 
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 
@@ -154,7 +154,10 @@ def test_an_old_name_is_one_line_that_says_the_new_one(old, new):
 
 
 def test_a_parent_that_is_a_truth_value_is_named():
-    iterations = {"True": {"parent": "0", "judge": "0"}, "2": {"parent": True, "judge": "0"}}
+    iterations = {
+        "True": {"parent": "0", "judge": "0", "writer": "0"},
+        "2": {"parent": True, "judge": "0", "writer": True},
+    }
     with pytest.raises(UserError, match=r"iterations\.2\.parent\.str: input should be a valid string, not true"):
         check_params({**PARAMS, "iterations": iterations})
 
@@ -171,24 +174,31 @@ def test_all_problems_are_named_at_once():
 
 
 def tree(**models: str) -> dict:
-    """Iterations by their parent and judge: tree(i1="0 0") is {"1": {"parent": "0", "judge": "0"}}."""
-    return {
-        key[1:]: dict(zip(("parent", "judge"), references.split(), strict=True)) for key, references in models.items()
-    }
+    """Iterations by their parent, judge and writer: tree(i1="0 0 0") has one iteration, of the warm start alone."""
+    return {key[1:]: dict(zip(REFERENCES, references.split(), strict=True)) for key, references in models.items()}
 
 
 @pytest.mark.parametrize(
     ("iterations", "message"),
     [
-        ({1: {"parent": "0", "judge": "0"}}, 'the key 1 must be quoted, "1", since dvc silently drops other keys'),
-        (tree(i1="0 0", i2="7 0"), "iterations.2.parent: there is no iteration '7'; there are 0, 1, 2"),
-        (tree(i1="0 0", i2="0 7"), "iterations.2.judge: there is no iteration '7'; there are 0, 1, 2"),
-        (tree(i1="2 0", i2="1 0"), "a cycle of parents or judges, 1 → 2 → 1"),
-        (tree(i1="1 0"), "a cycle of parents or judges, 1 → 1"),
-        (tree(i1="0 2", i2="1 0"), "a cycle of parents or judges, 1 → 2 → 1"),
-        (tree(i0="0 0"), "'0' cannot name an iteration"),
-        ({"1": {}}, "iterations.1: must name its parent and its judge"),
-        ({"1": {"parent": "0"}}, "iterations.1: must name its parent and its judge"),
+        (
+            {1: {"parent": "0", "judge": "0", "writer": "0"}},
+            'the key 1 must be quoted, "1", since dvc silently drops other keys',
+        ),
+        (tree(i1="0 0 0", i2="7 0 0"), "iterations.2.parent: there is no iteration '7'; there are 0, 1, 2"),
+        (tree(i1="0 0 0", i2="0 7 0"), "iterations.2.judge: there is no iteration '7'; there are 0, 1, 2"),
+        (tree(i1="0 0 0", i2="0 0 7"), "iterations.2.writer: there is no iteration '7'; there are 0, 1, 2"),
+        (tree(i1="2 0 0", i2="1 0 0"), "a cycle of parents, judges or writers, 1 → 2 → 1"),
+        (tree(i1="1 0 0"), "a cycle of parents, judges or writers, 1 → 1"),
+        (tree(i1="0 2 0", i2="1 0 0"), "a cycle of parents, judges or writers, 1 → 2 → 1"),
+        (tree(i1="0 0 2", i2="1 0 0"), "a cycle of parents, judges or writers, 1 → 2 → 1"),
+        (tree(i0="0 0 0"), "'0' cannot name an iteration"),
+        ({"1": None}, "iterations.1: must name its parent, its judge and its writer, such as {parent"),
+        ({"1": {"parent": "0"}}, "iterations.1: must name its judge and its writer, such as {parent"),
+        (
+            {"1": {"parent": "0", "judge": "0"}},
+            'iterations.1: must name its writer, such as {parent: "0", judge: "0", writer: "0"}',
+        ),
         ({}, "must name at least one iteration"),
         (None, "must name at least one iteration"),
     ],
@@ -198,11 +208,12 @@ def test_a_broken_tree_of_iterations_is_explained(iterations, message):
 
 
 def test_branches_and_names_are_a_valid_tree():
-    assert iteration_problems(tree(i1="0 0", i2="1 1", i2b="1 0", i3="2b 2")) == []
+    assert iteration_problems(tree(i1="0 0 0", i2="1 1 0", i2b="1 0 1", i3="2b 2 1")) == []
 
 
 def test_a_parent_may_be_a_number_as_dvc_writes_it():
-    assert iteration_problems({"1": {"parent": 0, "judge": 0}, "2": {"parent": 1, "judge": 1}}) == []
+    numbers = {str(key): dict.fromkeys(REFERENCES, key - 1) for key in (1, 2)}
+    assert iteration_problems(numbers) == []
 
 
 @pytest.mark.parametrize(
@@ -267,6 +278,11 @@ def test_a_number_is_read_as_dvc_writes_it(project, rate):
             "<question></question>$instruction<response>$response</response>",
             "generate/instruction.md: $instruction does not stand between <question> and </question>",
         ),
+        (
+            "generate/instruction.md",
+            "<question>$instruction</question><response>$response</response>$shot",
+            "generate/instruction.md: unknown placeholder $shot",
+        ),
         ("system.md", None, "system prompt prompts/micro/system.md does not exist"),
     ],
 )
@@ -274,6 +290,26 @@ def test_a_prompt_that_only_a_late_stage_reads_is_looked_at_first(project, estim
     project.change({"review": {"estimator": estimator}})
     path = project.folder / "prompts/micro" / file
     path.unlink() if text is None else path.write_text(text)
+    assert message in error_line(project.stage("stages.check"))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        (
+            "instruction.md",
+            "<question>$instruction</question><response>$response</response>",
+            "generate/instruction.md has no placeholder $shots, which generate.shots: 3 needs",
+        ),
+        ("shot.md", None, "prompts/micro/generate/shot.md does not exist"),
+        ("shot.md", "<question>$instruction</question>", "generate/shot.md has no placeholder $response"),
+    ],
+)
+def test_a_set_shows_several_seeds_only_where_it_says_how(project, file, text, message):
+    path = project.folder / "prompts/micro/generate" / file
+    path.unlink() if text is None else path.write_text(text)
+    assert project.stage("stages.check").returncode == 0  # one seed is shown
+    project.change({"generate": {"shots": 3}})
     assert message in error_line(project.stage("stages.check"))
 
 

@@ -71,7 +71,7 @@ def test_only_what_is_new_is_computed(complete):
 
 def test_equal_parameters_have_equal_keys_and_those_of_floats_stay_what_they_are(complete, monkeypatch, tiny_model):
     client = Client(tiny_model, "review@1", 0.0, RUNTIME)
-    monkeypatch.setattr(client, "_digest", "digest")
+    monkeypatch.setattr(client, "digest", "digest")
     request = Request("Why?", (1, 2), 0)
     keys = {client._key(request, Sampling(one, one, 12, 0)) for one in (1, 1.0, np.float64(1))}
     parts = ["1", "digest", "Why?", [1.0, 1.0, 12, 0, False], 0]
@@ -104,7 +104,7 @@ def test_every_sampling_parameter_is_part_of_the_key(complete, change):
 def test_the_key_of_a_completion_stays_what_it_is(tiny_model):
     """With another one, no store that anyone has would serve anything; `client.KEYS` changes it on purpose."""
     client = Client(tiny_model, "review@1", 0.0, RUNTIME)
-    client._digest = "0" * 64
+    client.digest = "0" * 64
     request = Request("Is 1 ∈ ℕ?", (1,), 2)
     key = "02a5adb73bd23c5e912759a922cc8f625e90a923811e24a5d04d5c80fbe5ca94"
     assert client._key(request, replace(SAMPLED, numbers=True)).hex() == key
@@ -221,12 +221,12 @@ def test_a_server_that_does_not_answer_is_an_error_that_names_it(complete):
 
 STAGES = {
     name: (
-        f"stages.{module} --rows iterations/{rows}.jsonl --{model} iterations/0/model --out iterations/{out}.jsonl"
+        f"stages.{module} --rows iterations/{rows}.jsonl {models} iterations/0/model --out iterations/{out}.jsonl"
     ).split()
-    for name, module, rows, model, out in (
-        ("review", "review", "0/seed", "judge", "1/review"),
-        ("generate", "generate", "1/review", "model", "1/generated"),
-        ("assess", "review", "1/generated", "judge", "1/assess"),
+    for name, module, rows, models, out in (
+        ("review", "review", "0/seed", "--judge", "1/review"),
+        ("generate", "generate", "1/review", "--writer iterations/0/model --model", "1/generated"),
+        ("assess", "review", "1/generated", "--judge", "1/assess"),
     )
 }
 OUTS = {"review": "review.jsonl", "generate": "generated.jsonl", "assess": "assess.jsonl"}

@@ -14,7 +14,11 @@ from stages.core.prompts import read_system_prompt
 from stages.core.records import read, write, write_json
 from stages.reporting.card import base_name
 
-TREE = {"1": {"parent": "0", "judge": "0"}, "2": {"parent": "1", "judge": "0"}, "b": {"parent": "1", "judge": "1"}}
+TREE = {
+    "1": {"parent": "0", "judge": "0", "writer": "0"},
+    "2": {"parent": "1", "judge": "0", "writer": "1"},
+    "b": {"parent": "1", "judge": "1", "writer": "1"},
+}
 RIGHT = {"0": 2, "1": 4, "2": 7, "b": 5}  # of ten items of each part
 ASK, NEW = "Name a colour.", "Name a dark colour."
 UNDECISIVE = {"runtime", "alarms", "report"}  # sections of params.yaml that affect no result
@@ -303,3 +307,25 @@ def test_the_base_models_name_is_its_folders_or_the_parents_if_that_is_generic(f
 def test_without_results_the_missing_file_is_named(project):
     for stage in ("stages.promote", "stages.dataset"):
         assert "results/0/evaluate.json is missing; run dvc repro" in error_line(project.stage(stage))
+
+
+def test_a_lineage_has_the_seeds_that_were_shown_where_several_are(tmp_path):
+    from datasets import load_dataset
+
+    project = made(Project(tmp_path / "project"))
+    project.change({"generate": {"shots": 3}})
+    path = project.folder / "iterations/2/sft.jsonl"
+    several = {"id": "n9", "lineage": LINEAGE | {"shots": ["s7", "s8"]}}
+    own = {"id": "n8", "kind": "own", "lineage": {"seed": "s1", "response": DRAW}}
+    rows = read(path, dict)
+    new = next(row for row in rows if row["kind"] == "new")
+    write(path, [*rows, new | several, new | own])
+    result = project.stage("stages.dataset")
+    assert result.returncode == 0, result.stderr
+    folder = str(project.folder / "dataset")
+    found = {row["id"]: row for row in load_dataset(folder, "sft", split="train", cache_dir=str(tmp_path / "cache"))}
+    assert {key: row["lineage"]["shots"] for key, row in found.items() if key in ("n8", "n9")} == {
+        "n8": None, "n9": ["s7", "s8"],
+    }  # fmt: skip
+    assert found["n8"]["kind"] == "own"
+    assert "| `shots` | `id`s of the other seeds" in (project.folder / "dataset/README.md").read_text()

@@ -145,7 +145,7 @@ def test_the_best_iteration_is_promoted_and_loads(first):
 
 
 def test_an_appended_iteration_runs_alone_and_adds_to_the_earlier_ones(first):
-    appended = first.run("dvc", "exp", "run", "-S", "+iterations.2={parent: 1, judge: 0}").stdout
+    appended = first.run("dvc", "exp", "run", "-S", "+iterations.2={parent: 1, judge: 0, writer: 1}").stdout
     assert set(ran(appended)) == {"check", "promote", "dataset", "report"} | {f"{stage}@2" for stage in LOOP_STAGES}
     rows = {key: first.read(f"iterations/{key}/sft.jsonl").splitlines() for key in "12"}
     taught = {key: {row for row in each if '"kind": "new"' in row} for key, each in rows.items()}

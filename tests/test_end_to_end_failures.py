@@ -40,7 +40,8 @@ def test_an_untrained_model_on_peoples_texts_ends_well_and_the_report_says_so(tm
 
 def test_a_chain_that_declines_is_stopped_and_the_rest_passes_through(tmp_path):
     """A learning rate that destroys the model: iteration 1 declines, iteration 2 has nothing to do."""
-    chain = {"iterations": {"1": {"parent": "0", "judge": "0"}, "2": {"parent": "1", "judge": "1"}}}
+    tree = {"1": {"parent": "0", "judge": "0", "writer": "0"}, "2": {"parent": "1", "judge": "1", "writer": "1"}}
+    chain = {"iterations": tree}
     ruinous = {"dpo": {"learning_rate": 0.05}, "evaluate": {"stop_on": "decline", "limit": 20}}
     project = Project(tmp_path / "project", merged(SMALL, chain | ruinous))
     ended = project.run("dvc", "repro")
@@ -62,9 +63,9 @@ def test_a_broken_tree_of_iterations_stops_the_run_before_any_work(tmp_path):
     project = Project(tmp_path / "project", SMALL)
     text = (project.folder / "params.yaml").read_text()
     for iterations, said in (
-        ("iterations:\n  1: {parent: '0', judge: '0'}\n", 'the key 1 must be quoted, "1"'),
+        ("iterations:\n  1: {parent: '0', judge: '0', writer: '0'}\n", 'the key 1 must be quoted, "1"'),
         (
-            "iterations:\n  '1': {parent: '7', judge: '0'}\n",
+            "iterations:\n  '1': {parent: '7', judge: '0', writer: '0'}\n",
             "iterations.1.parent: there is no iteration '7'; there are 0, 1",
         ),
     ):
@@ -78,11 +79,11 @@ def test_a_broken_tree_of_iterations_stops_the_run_before_any_work(tmp_path):
 
 
 def test_a_cycle_of_parents_is_refused_by_name(tmp_path):
-    cyclic = {"iterations": {"1": {"parent": "2", "judge": "0"}, "2": {"parent": "1", "judge": "0"}}}
-    project = Project(tmp_path / "project", merged(SMALL, cyclic))
+    tree = {"1": {"parent": "2", "judge": "0", "writer": "2"}, "2": {"parent": "1", "judge": "0", "writer": "1"}}
+    project = Project(tmp_path / "project", merged(SMALL, {"iterations": tree}))
     result = project.attempt("dvc", "repro")
     assert result.returncode != 0
     assert "Traceback" not in result.stderr
     assert "both a dependency and an output in stages" in result.stderr  # dvc's own words
     assert all(iteration in result.stderr for iteration in ("@1", "@2"))  # through which stages, it does not fix
-    assert "iterations: a cycle of parents or judges, 1 → 2 → 1" in project.stage("stages.check").stderr
+    assert "iterations: a cycle of parents, judges or writers, 1 → 2 → 1" in project.stage("stages.check").stderr

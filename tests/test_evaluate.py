@@ -347,7 +347,7 @@ def test_the_plan_knows_the_draws_in_the_store(sampled):
 
     with chdir(sampled.folder):
         planned = Planned("evaluate@1", [])
-        look_up(planned, {"1": {"parent": "0", "judge": "0"}})
+        look_up(planned, {"1": {"parent": "0", "judge": "0", "writer": "0"}})
     assert (planned.calls, planned.stored) == (12 * (4 + 2),) * 2
 
 

@@ -38,7 +38,7 @@ def _in_the_project(monkeypatch):
 
 
 def new(prompt, response="is red", seed=SEED):
-    return {"route": "new", "prompt": prompt, "response": response, "seed": seed}
+    return {"route": "new", "prompt": prompt, "response": response, "seed": seed, "lineage": {"seed": seed["id"]}}
 
 
 def flawed(response, seed=SEED):
@@ -47,7 +47,7 @@ def flawed(response, seed=SEED):
 
 def faults(*prompts, benchmark=(), examples=()):
     candidates = {prompt: new(prompt) for prompt in prompts}
-    return instruction_faults(candidates, SETTINGS, REVIEW, HeldOut(examples, 1.0), HeldOut(benchmark, 0.8))
+    return instruction_faults(candidates, SETTINGS, REVIEW, HeldOut(examples, 1.0), HeldOut(benchmark, 0.8), {})
 
 
 @pytest.mark.parametrize(("words", "fault"), [(2, "too short"), (3, None), (10, None), (11, "too long")])
@@ -70,28 +70,38 @@ def test_an_instruction_like_a_kept_sibling_falls_and_the_first_stays():
 def test_likeness_is_rouge_l_above_the_limit_and_not_at_it():
     text, other = "a b c d e f g x y z", "a b c d e f g p q r"
     assert rouge_l(text, other) == pytest.approx(0.7)
-    assert likeness_fault(text, "response", other, [], rouge_l(text, other)) is None
-    assert likeness_fault(text, "response", other, [], 0.69) == "response like its source"
+    assert likeness_fault(text, "response", [other], [], rouge_l(text, other)) is None
+    assert likeness_fault(text, "response", [other], [], 0.69) == "response like its source"
 
 
 def test_texts_without_a_word_are_alike_if_they_are_equal():
     text, again, other = json.loads('["?!", "?!", "!!"]')  # as they are read from rows
-    assert likeness_fault(text, "response", again, [], 0.7) == "response like its source"
-    assert likeness_fault(text, "response", other, ["…", again], 0.7) == "response like a sibling"
-    assert likeness_fault(text, "response", other, ["…"], 0.7) is None
+    assert likeness_fault(text, "response", [again], [], 0.7) == "response like its source"
+    assert likeness_fault(text, "response", [other], ["…", again], 0.7) == "response like a sibling"
+    assert likeness_fault(text, "response", [other], ["…"], 0.7) is None
 
 
 def test_likeness_to_a_sibling_is_rouge_l_above_the_limit_and_not_at_it():
     text, sibling = "a b c d e f g x y z", "a b c d e f g p q r"
-    assert likeness_fault(text, "response", "other", [sibling], rouge_l(text, sibling)) is None
-    assert likeness_fault(text, "response", "other", ["else", sibling], 0.69) == "response like a sibling"
+    assert likeness_fault(text, "response", ["other"], [sibling], rouge_l(text, sibling)) is None
+    assert likeness_fault(text, "response", ["other"], ["else", sibling], 0.69) == "response like a sibling"
 
 
 def test_siblings_are_those_of_the_same_seed():
     first, second = "Which number comes after twelve here?", "Which number comes after eleven here?"
     other_seed = {**SEED, "id": "t"}
     candidates = {first: new(first), second: new(second, seed=other_seed)}
-    assert instruction_faults(candidates, SETTINGS, REVIEW, HeldOut([], 1.0), HeldOut([], 0.8)) == {}
+    assert instruction_faults(candidates, SETTINGS, REVIEW, HeldOut([], 1.0), HeldOut([], 0.8), {}) == {}
+
+
+def test_every_seed_that_was_shown_is_a_source():
+    prompt, shown = "Which number comes after twelve here?", "Which number comes after eleven here?"
+    for shots in ([], ["t"], ["s", "t"]):
+        candidates = {prompt: new(prompt) | {"lineage": {"seed": "s", "shots": shots} if shots else {"seed": "s"}}}
+        found = instruction_faults(
+            candidates, SETTINGS, REVIEW, HeldOut([], 1.0), HeldOut([], 0.8), {"s": SEED["prompt"], "t": shown}
+        )
+        assert found == ({prompt: "instruction like its source"} if shots else {})
 
 
 def test_a_benchmark_item_falls_whatever_its_case_and_punctuation():
@@ -129,6 +139,24 @@ def test_a_flawed_response_must_differ_from_the_original_and_its_siblings():
         "response like a sibling",
         None,
     ]
+
+
+def own(response):
+    return {**flawed(response), "route": "own"}
+
+
+def test_own_responses_need_only_be_different_texts_and_may_be_the_original():
+    rows = [own("is cat"), own("is dog maybe"), own("is dog perhaps"), own("is cat"), own("is fish and owl and bat")]
+    assert list(response_faults(rows, SETTINGS, REVIEW)) == [
+        None, None, None, "response like a sibling", "response too long",
+    ]  # fmt: skip
+
+
+def test_a_flawed_response_is_no_text_that_the_model_also_gave_as_its_own_and_may_be_like_one():
+    rows = [own("it is a dog maybe"), flawed("it is a dog maybe"), flawed("it is a dog perhaps"), flawed("is cat")]
+    assert list(response_faults(rows, SETTINGS, REVIEW)) == [
+        None, "response like a sibling", None, "response like its source",
+    ]  # fmt: skip
 
 
 def test_responses_to_a_new_instruction_may_differ_in_one_word():

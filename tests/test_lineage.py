@@ -43,6 +43,11 @@ def test_ten_rows_of_both_kinds_each_of_another_seed_those_in_pairs_first():
     assert found[0]["pair"]["margin"] == 6.5
 
 
+def test_own_responses_are_shown_beside_the_other_routes():
+    rows = [assessed(n, route) for route in ("flawed", "own", "new") for n in range(20)]
+    assert [row["route"] for row in lineages(SEEDS, rows, [], [])] == ["new"] * 5 + ["own"] * 5 + ["flawed"] * 5
+
+
 def test_the_choice_does_not_depend_on_the_order():
     rows = [assessed(n) for n in range(20)]
     assert lineages(SEEDS, rows, [], []) == lineages(SEEDS[::-1], rows[::-1], [], [])

@@ -29,3 +29,15 @@ def test_a_pair_is_in_order_when_only_the_chosen_one_is_right():
     assert in_order({"prompt": QUESTION, "chosen": "is 67", "rejected": "is 45"}) is True
     assert in_order({"prompt": QUESTION, "chosen": "is 45", "rejected": "is 67"}) is False
     assert in_order({"prompt": QUESTION, "chosen": "is 67", "rejected": "maybe 67"}) is None
+
+
+def test_own_responses_are_measured_where_there_are_some():
+    def assessed(response, route):
+        return {"prompt": QUESTION, "response": response, "route": route, "score": 9.0}
+
+    rows = [assessed("is 67", "own"), assessed("is 45", "own"), assessed("is 67", "new")]
+    sft = [{"kind": "own", "prompt": QUESTION, "completion": "is 45", "iteration": "1"}]
+    found = measure(rows, sft, [], "1")
+    assert found["own_responses_right"] == {"percent": 50.0, "of": 2}
+    assert found["sft_rows_correct"] == {"percent": 0.0, "of": 1}
+    assert "own_responses_right" not in measure(rows[2:], sft, [], "1")

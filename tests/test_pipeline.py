@@ -135,10 +135,13 @@ EVERYTHING = {"base"} | SEEDS
 TABLE = {
     "iterations.1.parent": (None, set()),  # a root can have no other parent than 0
     "iterations.1.judge": (None, set()),  # and no other judge
+    "iterations.1.writer": (None, set()),  # or writer
     "iterations.2.parent": ("0", iterations("2", "3") | END),
     "iterations.2.judge": ("1", iterations("2", "3") | END),
+    "iterations.2.writer": ("0", iterations("2", "3") - {"review@2"} | END),
     "iterations.3.parent": ("1", iterations("3") | END),
     "iterations.3.judge": ("2", iterations("3") | END),
+    "iterations.3.writer": ("0", iterations("3") - {"review@3"} | END),
     "threshold": (6.0, since("generate")),
     "samples": (2, since("generate")),
     "max_overlong": (0.9, since("review")),
@@ -167,6 +170,10 @@ TABLE = {
     "review.checks": ("stages/__init__.py", since("review")),
     "generate.max_low": (50, since("generate")),
     "generate.max_high": (50, since("generate")),
+    "generate.max_own": (50, since("generate")),
+    "generate.own_samples": (2, since("generate")),
+    "generate.shots": (3, since("generate")),
+    "generate.people_shots": (0.5, since("generate")),
     "generate.rationale": (False, since("generate")),
     "generate.temperature": (0.5, since("generate")),
     "generate.top_p": (0.8, since("generate")),
@@ -262,6 +269,7 @@ PROMPTS = {
     "micro/review/verdict.yaml": SEEDS,
     "micro/review/constitution.yaml": SEEDS,
     "micro/generate/instruction.md": since("generate"),
+    "micro/generate/shot.md": since("generate"),
     "micro/generate/flawed.md": since("generate"),
     "micro/generate/answers.yaml": since("generate"),
     "lance/system.md": set(),
@@ -271,6 +279,7 @@ PROMPTS = {
     "lance/review/verdict.yaml": set(),
     "lance/review/constitution.yaml": set(),
     "lance/generate/instruction.md": set(),
+    "lance/generate/shot.md": set(),
     "lance/generate/flawed.md": set(),
     "lance/generate/answers.yaml": set(),
 }

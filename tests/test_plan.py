@@ -116,22 +116,22 @@ def test_a_stage_is_ready_where_nothing_before_it_changes(at):
 
 def test_an_appended_iteration_never_ran_and_the_others_stay(at):
     tree = at.project.params["iterations"]
-    at.project.change({"iterations": tree | {"4": {"parent": 3, "judge": 0}}})
+    at.project.change({"iterations": tree | {"4": {"parent": 3, "judge": 0, "writer": 3}}})
     found = at()
     assert set(found) == {"check"} | END | iterations("4")
     assert {reason for name in iterations("4") for reason in why(found[name])} == {"never ran"}
-    assert "iterations.4: (not there) → {parent: 3, judge: 0}" in why(found["report"])
+    assert "iterations.4: (not there) → {parent: 3, judge: 0, writer: 3}" in why(found["report"])
 
 
 def test_a_branch_never_ran_and_shares_its_ancestors(at):
     tree = at.project.params["iterations"]
-    at.project.change({"iterations": tree | {"b2": {"parent": "1", "judge": "1"}}})
+    at.project.change({"iterations": tree | {"b2": {"parent": "1", "judge": "1", "writer": "1"}}})
     assert set(at()) == {"check"} | END | iterations("b2")
 
 
 def test_another_judge_is_told_as_the_iterations_parameter(at):
     tree = at.project.params["iterations"]
-    at.project.change({"iterations": tree | {"3": {"parent": "2", "judge": "2"}}})
+    at.project.change({"iterations": tree | {"3": {"parent": "2", "judge": "2", "writer": "2"}}})
     found = at()
     assert why(found["review@3"]) == ["iterations.3.judge: 0 → 2"]
     assert not {name for name in found if name.endswith(("@1", "@2"))}
@@ -283,6 +283,8 @@ def served(output: str) -> tuple[int, int]:
         ("generate@1", {"threshold": 5.0}),
         ("generate@1", {"threshold": 7.01}),
         ("generate@1", {"generate": {"max_high": 3}}),
+        ("generate@1", {"generate": {"max_own": 5, "own_samples": 2}}),
+        ("generate@1", {"generate": {"shots": 3}}),
     ],
 )
 def test_what_the_plan_finds_in_the_store_is_what_the_stage_finds(after, name, change):
@@ -350,7 +352,7 @@ def traces(project: Project) -> dict:
 TEXTS = SimpleNamespace(
     prompt=10, response=5, review=20, to_review=40, to_write=30, to_answer=15, seeds=100, judge_rows=20, computed={}
 )
-ONE = {"1": {"parent": "0", "judge": "0"}}
+ONE = {"1": {"parent": "0", "judge": "0", "writer": "0"}}
 STAGES = ("review", "generate", "filter", "assess", "select", "sft", "dpo", "evaluate")
 ALL = ("prepare", "sft-0", "evaluate-0", *(f"{stage}@1" for stage in STAGES))
 
@@ -395,6 +397,15 @@ def test_bounds_hold(empty):
     assert found["dpo@1"].trained == 2 * (15 + 5)
 
 
+def test_own_responses_are_counted_and_never_more_than_people_wrote_prompts(empty):
+    found = walked(generate={"max_low": 3, "max_high": 2, "max_own": 40, "own_samples": 3})
+    others = 3 * 4 + 3 * 4 * 4 + 2 * 4
+    assert found["generate@1"].calls == others + 40 * 3
+    assert found["assess@1"].calls == pytest.approx(SHARES["kept"] * (3 * 16 + 40 * 3 + 2 * 4) * 3, abs=1)
+    found = walked(generate={"max_low": 3, "max_high": 2, "max_own": 400, "own_samples": 3})
+    assert found["generate@1"].calls == others + 100 * 3  # texts.seeds
+
+
 def test_a_training_that_is_off_costs_nothing(empty):
     found = walked(sft={"enabled": False}, dpo={"enabled": False})
     assert found["sft@1"].trained == found["dpo@1"].trained == 0
@@ -428,7 +439,8 @@ def test_the_last_runs_counts_come_before_the_assumed_ones(empty):
     write(
         "results/1/review.json", {"scores": {"nearest": [1, 0, 0, 0, 0, 0, 2, 0, 0, 6, 0]}, "verdicts": {"asked": 27}}
     )
-    write("results/1/generate.json", {"responses": {"in": 30}, "flawed_responses": {"in": 20}})
+    answers = {"responses": {"in": 20}, "own_responses": {"in": 10}, "flawed_responses": {"in": 20}}
+    write("results/1/generate.json", answers)
     write("results/1/assess.json", {"rows": {"in": 40}})
     write("results/1/select.json", {name: {"new": new} for name, new in (("seed", 4), ("sft", 8), ("pairs", 16))})
     write("results/2/review.json", {"scores": None, "verdicts": {"asked": 0}})  # the chain was stopped
@@ -686,6 +698,13 @@ def test_what_prompts_begin_with_in_common_is_computed_once_and_a_prompt_once_fo
     once = Texts(merged(params, {"review": {"samples": 1}, "samples": 1})).computed
     assert once["review"] == pytest.approx(3 * texts.computed["review"])
     assert once["generate"] == pytest.approx(4 * texts.computed["generate"])
+
+
+def test_several_shots_make_the_prompt_of_a_new_instruction_longer(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    one, three = (Texts(merged(params, {"generate": {"shots": shots}})).to_write for shots in (1, 3))
+    assert three > 1.5 * one
 
 
 def test_this_machine_is_its_processor():

@@ -126,11 +126,12 @@ def test_lance_keeps_the_model_and_nothing_else(first):
 
 
 def test_a_preset_extends_others_section_by_section_and_replaces_the_iterations():
-    write("base", 'iterations:\n  "7": {parent: "0", judge: "0"}\nreview: {samples: 5, top_p: 0.5}\nsamples: 9\n')
+    tree = 'iterations:\n  "{}": {{parent: "0", judge: "0", writer: "0"}}\n'
+    write("base", tree.format(7) + "review: {samples: 5, top_p: 0.5}\nsamples: 9\n")
     write("middle", "extends: base\nreview: {samples: 6}\nmodel:\n  hub: {id: a/b, revision: null}\n")
-    write("top", 'extends: middle\niterations:\n  "8": {parent: "0", judge: "0"}\nmodel: {hub: {id: c/d}}\n')
+    write("top", f"extends: middle\n{tree.format(8)}model: {{hub: {{id: c/d}}}}\n")
     values = YAML(typ="safe").load(preset.applied("top", SHIPPED))
-    assert values["iterations"] == {"8": {"parent": "0", "judge": "0"}}
+    assert values["iterations"] == {"8": {"parent": "0", "judge": "0", "writer": "0"}}
     assert (values["review"]["samples"], values["review"]["top_p"], values["samples"]) == (6, 0.5, 9)
     assert values["model"]["hub"] == {"id": "c/d", "revision": None}
     assert "extends" not in values
@@ -148,10 +149,10 @@ def test_a_preset_brings_no_comments_of_its_own():
 
 @pytest.mark.parametrize("following", ["\n\n", "\n\n# mine\n"])
 def test_an_iteration_appended_by_dvc_is_replaced_and_the_comment_behind_it_stays(following):
-    last = '  "3": {parent: "2", judge: "0"}\n'
-    text = SHIPPED.replace(f"{last}\n", f"{last}  '4':\n    parent: '3'\n    judge: '0'{following}")
+    last = '  "3": {parent: "2", judge: "0", writer: "2"}\n'
+    text = SHIPPED.replace(f"{last}\n", f"{last}  '4':\n    parent: '3'\n    judge: '0'\n    writer: '3'{following}")
     applied = preset.applied("qwen2-7b", text)
-    assert '"4": {parent: "3", judge: "3"}' + following in applied
+    assert '"4": {parent: "3", judge: "3", writer: "3"}' + following in applied
     assert preset.applied("micro", applied) == SHIPPED.replace(f"{last}\n", last.rstrip("\n") + following)
 
 

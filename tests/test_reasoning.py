@@ -16,9 +16,9 @@ from stages.data.seeds.files import of_file
 from stages.data.seeds.pairs import SeedTally, judge_training_pairs, pairs
 from stages.evaluation import harness
 from stages.evaluation.answers import answer_key
-from stages.generate import Writer
 from stages.inference.client import Client, without_reasoning
 from stages.inference.engines import Completion, Number, Request, Sampling
+from stages.inference.sampler import Sampler
 from stages.inference.store import Store
 from stages.judging.judge import expected, sampled
 from stages.models.fingerprint import digest
@@ -169,7 +169,7 @@ def test_a_final_answer_within_the_reasoning_is_none(monkeypatch, kind):
     client = Scripted(
         f"{thought}Final Answer: Why?", f"{thought}It is", thought[:-12], f"Hm.\n{thought}Final Answer: Why?"
     )
-    texts, counts = Writer(client, "lance", 4, SAMPLING).write("generate@1", kind, ["seed"], ["prompt"])
+    texts, counts = Sampler(client, "lance", 4, SAMPLING).write("generate@1", kind, ["seed"], ["prompt"])
     assert not any("Why not?" in text.text for text in texts)
     faults = {"unfinished reasoning": 1, "reasoning within the answer": 1}
     if kind == "response":

@@ -80,6 +80,48 @@ def test_the_pool_of_a_high_seed_is_the_original_and_its_flawed_responses():
     assert pairs[0]["lineage"]["rejected"] == {"seed": "s", "score": 2.0, "verdicts": [2.0] * 3}
 
 
+def own(name, score, seed_score=9.0):
+    source = {**ORIGINAL, "score": seed_score}
+    return assessed(name, score, "own", source["prompt"]) | {"seed": source}
+
+
+def test_an_own_response_is_an_sft_row_by_its_score_and_no_new_seed():
+    rows = [own("a", 8.1), own("b", 8.0), own("c", None), assessed("n", 9.0)]
+    tally, seed_tally = Tally(4), Tally(4)
+    sft = sft_rows(rows, "1", 8.0, tally)
+    assert [(row["id"], row["kind"], row["prompt"]) for row in sft] == [
+        ("a", "own", ORIGINAL["prompt"]), ("n", "new", "Is 5 even or odd?"),
+    ]  # fmt: skip
+    assert tally.counts(2)["dropped"] == {"not above select.min_sft_score": 1, "unscored": 1}
+    assert [row["id"] for row in seed_rows(rows, "1", seed_tally)] == ["n"]
+    assert seed_tally.counts(1)["dropped"] == {"answers a seed's own prompt": 3}
+
+
+def test_a_seeds_pool_has_its_original_once_beside_own_and_flawed_responses():
+    rows = [own("a", 9.0), own("b", 1.0), assessed("f", 2.0, "flawed", SEED["prompt"])]
+    (pool,) = pools([REVIEWED], rows).values()
+    assert [row["id"] for row in pool] == ["s", "a", "b", "f"]
+    pairs = preference_pairs(pools([REVIEWED], rows), "1", 2.0, Tally(4))
+    assert {(pair["chosen"], pair["rejected"]) for pair in pairs} == {
+        ("is even", "response b"), ("response a", "response b"),
+    }  # fmt: skip
+
+
+def test_an_own_response_that_is_the_original_is_in_the_pool_once_and_may_be_an_sft_row():
+    same = own("s", 9.0) | {"response": ORIGINAL["response"]}
+    rows = [own("b", 1.0), same]
+    (pool,) = pools([REVIEWED], rows).values()
+    assert [row["id"] for row in pool] == ["s", "b"]
+    assert [row["id"] for row in sft_rows(rows, "1", 8.0, Tally(2))] == ["s"]
+
+
+def test_an_unscored_seeds_own_responses_are_compared_among_themselves():
+    unscored = {**REVIEWED, "score": None}
+    rows = [own("a", 9.0, None), own("b", 1.0, None), own("s", 8.0, None)]
+    (pool,) = pools([unscored], rows).values()
+    assert [row["id"] for row in pool] == ["a", "b", "s"]
+
+
 def test_an_unscored_row_is_in_no_pool():
     assert pools([REVIEWED], [assessed("a", None)]) == {}
 
@@ -134,9 +176,9 @@ def test_a_choice_goes_by_the_id_and_not_by_the_place():
 
 
 def test_what_an_earlier_iteration_replayed_is_not_accumulated(tmp_path):
-    write(tmp_path / "sft.jsonl", [{"id": kind, "kind": kind} for kind in ("seed", "new", "judge")])
+    write(tmp_path / "sft.jsonl", [{"id": kind, "kind": kind} for kind in ("seed", "new", "own", "judge")])
     write(tmp_path / "pairs.jsonl", [{"id": "p"}])
-    assert earlier_rows(tmp_path) == ([{"id": "new", "kind": "new"}], [{"id": "p"}])
+    assert earlier_rows(tmp_path) == ([{"id": kind, "kind": kind} for kind in ("new", "own")], [{"id": "p"}])
 
 
 @pytest.mark.parametrize(("scores", "best"), [((3.0, 9.0), "b"), ((9.0, 3.0), "a"), ((9.0, 9.0), "a")])

@@ -27,11 +27,12 @@ from stages.core import cost
 from stages.core.errors import UserError
 from stages.core.params import Params
 from stages.core.progress import say
-from stages.core.prompts import ReviewPrompt, answer_rule, generation_templates
-from stages.core.records import Record, Tally, read
+from stages.core.prompts import InstructionPrompt, ReviewPrompt, answer_rule
+from stages.core.records import Record, read
 from stages.core.rows import BenchmarkItem, Candidate, ReviewedPair, ReviewedSeed, SeedRow
 from stages.core.schema import parse_runtime
 from stages.data.decontamination import HeldOut
+from stages.data.routing import sources_of
 from stages.data.seeds.files import of_seed
 from stages.data.seeds.pairs import SeedTally, pairs
 from stages.data.similarity import same_words
@@ -45,7 +46,12 @@ from stages.planning.forecast import LastRun
 MODEL = "preview"  # the name of the judge's and the writer's iteration
 SHOWN = 300  # characters of a text
 FINISHES = {"length": "cut at max_tokens", "too long": "the prompt does not fit the context"}
-KINDS = {"new instructions": "instruction", "responses": "response", "flawed responses": "flawed"}  # of answers.yaml
+KINDS = {  # of answers.yaml
+    "new instructions": "instruction",
+    "responses": "response",
+    "own responses": "response",
+    "flawed responses": "flawed",
+}
 
 
 def first_seeds(settings: Record, random_state: int, number: int) -> list[SeedRow]:
@@ -86,8 +92,9 @@ class RecordingClient(Client):
 class Preview:
     """The four stages on a few seeds, with their counts and costs as the stages write them."""
 
-    def __init__(self, params: Record, folder: Path) -> None:
+    def __init__(self, params: Record, folder: Path, seeds: int) -> None:
         once = {**params, "samples": 1, "review": {**params["review"], "samples": 1}}
+        once["generate"] = {**params["generate"], "own_samples": 1, "max_low": seeds, "max_high": seeds}
         self.params = Params("preview", list(once), once)
         self.client = RecordingClient(folder, "preview", 1.0, parse_runtime(params))
         self.client.written = {}
@@ -115,31 +122,28 @@ class Preview:
         return reviewed
 
     def generate(self, reviewed: list[ReviewedSeed]) -> list[Candidate]:
-        """What the model writes for the seeds, low and high."""
-        before, tally = set(self.client.completions), Tally(len(reviewed))
-        threshold = self.params["threshold"]
-        scale = generate.scale_of_seeds(self.params, reviewed)
-        low, high = generate.route(reviewed, threshold, len(reviewed), len(reviewed), MODEL, tally, scale)
-        written = generate.generate(self.client, "generate", self.params, low, high)
-        self.results["generate"] = {"seed": {"low": len(low), "high": len(high)}, **written.counts}
+        """What the model writes for the seeds, by every route."""
+        before = set(self.client.completions)
+        sources, routed = sources_of(self.params, reviewed, MODEL)
+        candidates, written = generate.generate(self.client, self.client, "generate", self.params, sources)
+        self.results["generate"] = {**routed, **written}
         show_written(self.client, self.params["prompts"], self.params["generate.rationale"])
         self._add_cost("generate", before)
-        new = [generate.new_candidate(text) for text in written.responses]
-        return new + [generate.flawed_candidate(text) for text in written.flawed]
+        return candidates
 
     def filter(self, candidates: list[Candidate], seeds: list[SeedRow]) -> tuple[list[Candidate], Counter[str]]:
         """The candidates that are kept, and the reasons of those that are dropped."""
         settings, prompt = self.params["filter"], ReviewPrompt(self.params["prompts"])
         overlap = settings["benchmark_overlap"]
         items = read(prepare.BENCHMARK, BenchmarkItem) if prepare.BENCHMARK.is_file() else []
-        template, _ = generation_templates(self.params["prompts"])
         instructions = filtering.new_instructions(candidates)
         faults = filtering.instruction_faults(
             instructions,
             settings,
             prompt,
-            HeldOut(template.text.splitlines(), overlap),
+            HeldOut(InstructionPrompt(self.params["prompts"]).own_lines(), overlap),
             HeldOut((item["text"] for item in items), overlap),
+            {seed["id"]: seed["prompt"] for seed in seeds},
         )
         repeated = same_words(list(instructions), [seed["prompt"] for seed in seeds])
         faults |= dict.fromkeys(repeated, "instruction like an earlier one")
@@ -199,7 +203,9 @@ def summary(preview: Preview, candidates: int, kept: int, dropped: Counter[str])
         verdicts = results[stage]["verdicts"]
         lines.append(f"{stage}: {share(verdicts['readable'], verdicts['written'])} verdicts readable")
     lines[0] += f"; {results['generate']['seed']['low']} low, {results['generate']['seed']['high']} high seeds"
-    for name in ("new_instructions", "responses", "flawed_responses"):
+    for name in (task.replace(" ", "_") for task in KINDS):
+        if name not in results["generate"]:
+            continue
         counts = results["generate"][name]
         reasons = "".join(f", {number:,} {reason}" for reason, number in counts["dropped"].items())
         lines.append(f"generate: {share(counts['out'], counts['in'])} {name.replace('_', ' ')}{reasons}")
@@ -217,7 +223,7 @@ def main(
     params = read_valid_params()
     seeds = first_seeds(params["seed"], params["random_state"], number)
     with base_model(params["model"]) as folder:
-        preview = Preview(params, folder)
+        preview = Preview(params, folder, len(seeds))
         reviewed = preview.review("review", "seed", seeds)
         joined: list[Any] = [{**seed, **row} for seed, row in zip(seeds, reviewed, strict=True)]
         candidates = preview.generate(joined)

@@ -89,12 +89,19 @@ class SampleCounts(TypedDict):
     new_instructions: Counts
     responses: Counts
     flawed_responses: Counts
+    own_responses: NotRequired[Counts]  # missing where generate.max_own is 0
 
 
-class GenerateCounts(SampleCounts):
-    """results/t/generate.json"""
+class RouteCounts(TypedDict):
+    """The seeds that generate starts from."""
 
     seed: RoutingCounts
+    own_seed: NotRequired[Counts]  # people's rows; missing where generate.max_own is 0
+
+
+class GenerateCounts(RouteCounts, SampleCounts):
+    """results/t/generate.json"""
+
     ranks: NotRequired[Ranks]  # missing where scores are compared as they are
     reasoning: NotRequired[ReasoningCounts]  # missing where no completion has any
 
@@ -280,3 +287,4 @@ class MeasureCounts(TypedDict):
     sft_rows_held_out: Share  # may be one of the benchmark's problems in other words
     pairs_in_order: Share  # chosen is right and rejected wrong, of the pairs in which one is
     verifiers: NotRequired[AgreementCounts]  # missing where no candidate has a check
+    own_responses_right: NotRequired[Share]  # of those that the filter kept; missing where there are none

@@ -6,7 +6,7 @@ that the set's verdict rule could take for a verdict (core/verdict.py).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Annotated, TypeVar
@@ -19,6 +19,7 @@ from stages.core.answers import AnswerRule
 from stages.core.errors import UserError
 from stages.core.final_answer import FinalAnswerRule
 from stages.core.records import need_text
+from stages.core.rows import Pair
 from stages.core.tags import defuse
 from stages.core.verdict import HIGHEST, Part, Verdict
 
@@ -66,11 +67,6 @@ class PromptTemplate:
         self.names = tags.model_dump()
         self.template = load_template(path, set(self.names), optional)
         _need_tags(path, self.template, self.names)
-
-    @property
-    def text(self) -> str:
-        """The template as it stands in its file."""
-        return self.template.template
 
     def fill(self, instruction: str, response: str, **rendered: str) -> str:
         """The prompt for a pair, which is data: the set's tags in it are defused. `rendered`: texts of the set."""
@@ -140,10 +136,36 @@ def _read_rules(path: Path, kind: type[Declared]) -> Declared:
         ) from None
 
 
-def generation_templates(prompt_set: str) -> tuple[PromptTemplate, PromptTemplate]:
-    """The set's templates for a new instruction and for a flawed response. Raises `UserError` as `PromptTemplate`."""
-    folder, tags = FOLDER / prompt_set / "generate", read_tags(prompt_set)
-    return PromptTemplate(folder / "instruction.md", tags), PromptTemplate(folder / "flawed.md", tags)
+class InstructionPrompt:
+    """A set's prompt for a new instruction like a seed. Other seeds may be shown before it, where the template has
+    `$shots`: each by the set's shot.md, with a blank line behind it."""
+
+    def __init__(self, prompt_set: str, shots: int = 1) -> None:
+        """`shots`: the seeds that it shows. Raises `UserError` as `PromptTemplate`, or without a place for
+        several."""
+        folder, tags = FOLDER / prompt_set / "generate", read_tags(prompt_set)
+        path = folder / "instruction.md"
+        self.template = PromptTemplate(path, tags, frozenset({"shots"}))
+        if shots > 1 and "shots" not in self.template.template.get_identifiers():
+            raise UserError(
+                f"prompt template {path} has no placeholder $shots, which generate.shots: {shots} needs; put it where "
+                "other seeds belong and write shot.md for each of them, as in prompts/lance, or set generate.shots: 1"
+            )
+        self.shot = PromptTemplate(folder / "shot.md", tags) if shots > 1 else None
+
+    def render(self, seed: Pair, shots: Sequence[Pair] = ()) -> str:
+        """The prompt for a seed, with other ones shown before it."""
+        shown = [self.shot.fill(shot["prompt"], shot["response"]) for shot in shots] if self.shot else []
+        return self.template.fill(seed["prompt"], seed["response"], shots="".join(f"{text}\n\n" for text in shown))
+
+    def own_lines(self) -> list[str]:
+        """The lines of the prompt without a seed: what the set itself says, with its examples."""
+        return self.render({"prompt": "", "response": ""}).splitlines()
+
+
+def flawed_template(prompt_set: str) -> PromptTemplate:
+    """The set's template for a flawed response. Raises `UserError` as `PromptTemplate`."""
+    return PromptTemplate(FOLDER / prompt_set / "generate" / "flawed.md", read_tags(prompt_set))
 
 
 def answer_rule(prompt_set: str, kind: str) -> AnswerRule:
@@ -201,11 +223,13 @@ class ReviewPrompt:
         return bool(self.verdict.claims(text))
 
 
-def check(prompt_set: str) -> None:
-    """Raise `UserError` if a file of the set is missing or could not be used by a later stage."""
+def check(prompt_set: str, shots: int = 1) -> None:
+    """Raise `UserError` if a file of the set is missing or could not be used by a later stage; `shots`: how many seeds
+    a new instruction is written from."""
     read_system_prompt(prompt_set)
     ReviewPrompt(prompt_set)
-    generation_templates(prompt_set)
+    InstructionPrompt(prompt_set, shots)
+    flawed_template(prompt_set)
     for kind in ("instruction", "response", "flawed"):
         answer_rule(prompt_set, kind)
     final_answer_rule(prompt_set)

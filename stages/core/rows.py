@@ -7,7 +7,8 @@ items. Scores are 0–10 (paper, section 3.2) but for `ItemScore`; ids are those
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-Route = Literal["new", "flawed"]  # a new instruction with its responses, or flawed responses to a seed's own prompt
+# a new instruction with its responses, the model's own responses to a seed's prompt, or flawed ones to it
+Route = Literal["new", "own", "flawed"]
 Part = Literal["validation", "test"]  # of a benchmark: chooses the best iteration, or is reported
 
 Check = dict[str, Any]  # how a program checks a response (core/checks.py)
@@ -29,6 +30,7 @@ class Lineage(TypedDict, total=False):
 
     seed: str  # id of the seed row
     instruction: Draw  # the sample that is the prompt; missing where that is the seed's own
+    shots: list[str]  # ids of the seeds shown before this one when the prompt was written; missing where there are none
     response: Draw  # the sample that is the response; missing where that is the seed's own
     score: float  # mean of the readable verdicts
     verdicts: list[float | None]  # of each sampled review; None: unreadable
@@ -100,7 +102,7 @@ class ReviewedSeed(SeedRow):
 class ScoredSeed(Identified, Pair):
     """What a candidate keeps of the seed row that it comes from."""
 
-    score: float
+    score: float | None  # None: the seed has none, which only the route "own" takes
 
 
 class SeedOrCandidate(ReviewablePair):
@@ -130,7 +132,8 @@ class JudgedCandidate(Candidate, ReviewedPair):
 class SftRow(Identified):
     """A prompt and the completion to learn; its id is that of the pair, or of a review's prompt."""
 
-    kind: Literal["seed", "judge", "new"]  # the user's pair, a review to learn judging from, or a selected candidate
+    # the user's pair, a review to learn judging from, or a selected candidate by its route
+    kind: Literal["seed", "judge", "new", "own"]
     prompt: str
     completion: str
     iteration: str  # in which it was selected; "0": from the user's files

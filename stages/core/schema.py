@@ -58,10 +58,12 @@ class Section(BaseModel):
 
 
 class Iteration(Section):
-    """An iteration: whose model and seed set it starts from, and whose model judges. "0" is the warm start."""
+    """An iteration: whose model and seed set it starts from, whose model judges, and whose writes the new instructions.
+    "0" is the warm start."""
 
-    parent: str | int  # dvc writes a number for `-S '+iterations.4={parent: 3, judge: 0}'`
+    parent: str | int  # dvc writes a number for `-S '+iterations.4={parent: 3, judge: 0, writer: 3}'`
     judge: str | int
+    writer: str | int
 
 
 class Hub(Section):
@@ -159,10 +161,14 @@ class Review(Section):
 
 
 class Generate(Section):
-    """How many seeds to generate from, and how to sample the new texts."""
+    """How many seeds to generate from, what is shown of them, and how to sample the new texts."""
 
     max_low: Count
     max_high: Count
+    max_own: Count
+    own_samples: Positive
+    shots: Positive
+    people_shots: Share
     rationale: bool
     temperature: Temperature
     top_p: PositiveShare
@@ -488,13 +494,14 @@ def _section_at(location: Location) -> type[BaseModel]:
     return section
 
 
-REFERENCES = ("parent", "judge")  # the parameters of an iteration that name another one
+REFERENCES = ("parent", "judge", "writer")  # the parameters of an iteration that name another one
+EXAMPLE = '{parent: "0", judge: "0", writer: "0"}'
 
 
 def iteration_problems(iterations: Any) -> list[str]:
     """What is wrong with the tree of iterations, in a sentence per problem."""
     if not isinstance(iterations, dict) or not iterations:
-        return ['iterations: must name at least one iteration, such as "1": {parent: "0", judge: "0"}']
+        return [f'iterations: must name at least one iteration, such as "1": {EXAMPLE}']
     problems = [problem for key, iteration in iterations.items() if (problem := _entry_problem(key, iteration))]
     if problems:
         return problems
@@ -515,8 +522,10 @@ def _entry_problem(key: Any, iteration: Any) -> str | None:
         return f'iterations: the key {key!r} must be quoted, "{key}", since dvc silently drops other keys'
     if not re.fullmatch(r"\w+", key) or key == "0":
         return f"iterations: '{key}' cannot name an iteration; use letters, digits and _ (0 is the warm start)"
-    if not isinstance(iteration, dict) or not all(isinstance(iteration.get(name), str | int) for name in REFERENCES):
-        return f'iterations.{key}: must name its parent and its judge, such as {{parent: "0", judge: "0"}}'
+    if not isinstance(iteration, dict):
+        return f"iterations.{key}: must name its parent, its judge and its writer, such as {EXAMPLE}"
+    if missing := [name for name in REFERENCES if not isinstance(iteration.get(name), str | int)]:
+        return f"iterations.{key}: must name its {' and its '.join(missing)}, such as {EXAMPLE}"
     return None
 
 
@@ -527,5 +536,5 @@ def _cycles(models: dict[str, list[str]]) -> list[str]:
         TopologicalSorter(models).prepare()
     except CycleError as error:
         cycle = " → ".join(reversed(error.args[1]))
-        return [f"iterations: a cycle of parents or judges, {cycle}; each iteration must lead back to 0"]
+        return [f"iterations: a cycle of parents, judges or writers, {cycle}; each iteration must lead back to 0"]
     return []

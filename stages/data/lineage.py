@@ -6,9 +6,10 @@ Selected rows carry it; `lineages` and `dropped` are the sampled rows that the r
 from stages.core.counts import DroppedExample, Example
 from stages.core.rows import DroppedCandidate, JudgedCandidate, Lineage, PreferencePair, ReviewedSeed, Route, SftRow
 
-SAMPLE = 10  # rows
+SAMPLE = 10  # rows that were dropped
+OF_A_ROUTE = 5  # candidates
 
-ROUTES: tuple[Route, ...] = ("new", "flawed")
+ROUTES: tuple[Route, ...] = ("new", "own", "flawed")
 
 
 def verdicts(row: ReviewedSeed | JudgedCandidate) -> list[float | None]:
@@ -29,8 +30,8 @@ def judged(lineage: Lineage, score: float, verdicts: list[float | None]) -> Line
 def lineages(
     seeds: list[ReviewedSeed], candidates: list[JudgedCandidate], pairs: list[PreferencePair], sft: list[SftRow]
 ) -> list[Example]:
-    """At most SAMPLE candidates, each of another seed, half of either route: first those that became the chosen side of
-    a pair, then SFT rows, then the rest, by the hash of their content."""
+    """At most OF_A_ROUTE candidates of each route, each of another seed: first those that became the chosen side of a
+    pair, then SFT rows, then the rest, by the hash of their content."""
     seed_of = {seed["id"]: seed for seed in seeds}
     pair_of = {(pair["prompt"], response): pair for pair in pairs for response in (pair["chosen"], pair["rejected"])}
     chosen = {(pair["prompt"], pair["chosen"]) for pair in pairs}
@@ -43,7 +44,7 @@ def lineages(
     for route in ROUTES:
         ranked = sorted((row for row in candidates if row["route"] == route), key=rank)
         first_of_seed = {row["lineage"]["seed"]: row for row in reversed(ranked)}
-        sample = sorted(first_of_seed.values(), key=rank)[: SAMPLE // len(ROUTES)]
+        sample = sorted(first_of_seed.values(), key=rank)[:OF_A_ROUTE]
         examples += [example(row, seed_of, pair_of, trained) for row in sample]
     return examples
 

@@ -22,8 +22,8 @@ class Response(TypedDict):
 
 
 def pools(seeds: list[ReviewedSeed], candidates: list[JudgedCandidate]) -> dict[str, list[Response]]:
-    """{prompt: its scored responses}: a high seed's own and the flawed ones, or those to a new instruction. The paper
-    makes pairs of the former only."""
+    """{prompt: its scored responses}: those to a new instruction; or a seed's original, once, with the flawed and the
+    model's own ones. The paper makes pairs of original and flawed ones only."""
     seed_of = {seed["id"]: seed for seed in seeds}
     responses: dict[str, list[Response]] = {}
     for candidate in candidates:
@@ -31,9 +31,12 @@ def pools(seeds: list[ReviewedSeed], candidates: list[JudgedCandidate]) -> dict[
             continue
         pool = responses.setdefault(candidate["prompt"], [])
         seed = candidate["seed"]
-        if candidate["route"] == "flawed" and seed["id"] not in {response["id"] for response in pool}:
+        ids = {response["id"] for response in pool}
+        if candidate["route"] != "new" and seed["score"] is not None and seed["id"] not in ids:
             lineage = judged({"seed": seed["id"]}, seed["score"], seed_verdicts(seed_of[seed["id"]]))
             pool.append({"id": seed["id"], "response": seed["response"], "score": seed["score"], "lineage": lineage})
+        if candidate["id"] == seed["id"] and seed["score"] is not None:
+            continue  # an own response that is the original
         score, response = candidate["score"], candidate["response"]
         lineage = judged(candidate["lineage"], score, verdicts(candidate))
         pool.append({"id": candidate["id"], "response": response, "score": score, "lineage": lineage})

@@ -137,7 +137,7 @@ def _vllm(model: Path, settings: Vllm) -> tuple["LM", WithDraw]:
     from lm_eval.models.vllm_causallms import VLLM
     from transformers import AutoConfig
 
-    from stages.inference.engines.vllm import cannot_start, end_with_this_process, settings_for
+    from stages.inference.engines.vllm import cannot_start, end_with, settings_for
 
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=has_custom_code(model))
@@ -151,7 +151,7 @@ def _vllm(model: Path, settings: Vllm) -> tuple["LM", WithDraw]:
     except Exception as error:  # vLLM, torch and safetensors each raise their own
         raise cannot_start(model, error) from error
     if settings.data_parallel_size == 1:  # otherwise Ray owns the processes
-        end_with_this_process(lm.model)
+        end_with(lm, lm.model)
     return lm, with_seed
 
 

@@ -3,6 +3,7 @@
 The store holds what the model wrote; what the client returns has the reasoning apart from the answer.
 """
 
+import gc
 import hashlib
 import json
 import time
@@ -43,12 +44,17 @@ class Client:
         self._engine: Engine | None = None
         with self._stage_in_errors():
             self._engine_name = engines.resolve(runtime.engine)
-            self._digest = digest(folder)
+            self.digest = digest(folder)
             self._tokenizer, self._context_length = _load_tokenizer(folder)
 
     @cached_property
     def _store(self) -> Store:
         return Store.from_settings(self.runtime.store)
+
+    def release(self) -> None:
+        """Free the engine's memory. The next completion that is missing from the store loads the weights again."""
+        self._engine = None
+        gc.collect()
 
     def gpus(self) -> int | None:
         """How many GPUs the engine uses; None for a server, which does not say."""
@@ -121,7 +127,7 @@ class Client:
 
     def _key(self, request: Request, sampling: Sampling) -> bytes:
         """The store's key: the SHA-256 of everything that decides the completion, and of nothing else."""
-        parts = [KEYS, self._digest, request.prompt, list(vars(sampling).values()), request.draw]
+        parts = [KEYS, self.digest, request.prompt, list(vars(sampling).values()), request.draw]
         return hashlib.sha256(json.dumps(parts).encode()).digest()
 
     def _check_overlong(self, fitting: int, total: int, max_tokens: int) -> None:
@@ -149,7 +155,7 @@ class Client:
         if not keys:
             return {}
         self._engine = self._engine or engines.load(
-            self._engine_name, adapters.full_weights(self.folder), self._digest, self.runtime
+            self._engine_name, adapters.full_weights(self.folder), self.digest, self.runtime
         )
         completions, before = {}, time.monotonic()
         with progress(task, len(keys)) as advance:

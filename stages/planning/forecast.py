@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from stages.core.prompts import ReviewPrompt, generation_templates, read_system_prompt, verdict_rule
+from stages.core.prompts import InstructionPrompt, ReviewPrompt, flawed_template, read_system_prompt, verdict_rule
 from stages.core.records import Record, read
 from stages.core.rows import BenchmarkItem
 from stages.core.verdict import HIGHEST
@@ -32,7 +32,7 @@ SHARES = {  # before any run
 }
 CALLS = {  # where a stage's results count its model calls; those of an evaluation count its items
     **dict.fromkeys(("review", "assess"), ("verdicts.asked",)),
-    "generate": ("new_instructions.in", "responses.in", "flawed_responses.in"),
+    "generate": ("new_instructions.in", "responses.in", "own_responses.in", "flawed_responses.in"),
     "evaluate": ("test.items", "validation.items", "judging.items", "apart.items"),
 }
 TOKEN = re.compile(r"\d|[^\W\d]{1,6}|[^\w\s]")  # a digit, up to six letters or a mark
@@ -53,16 +53,21 @@ class Texts:
     def __init__(self, params: Record) -> None:
         seed, prompts = params["seed"], params["prompts"]
         usable = pairs(of_seed(seed), "the seed set", SeedTally(), seed["columns"], "drop")
-        rows = [{"instruction": pair["prompt"], "response": pair["response"]} for pair in islice(usable, 100)]
+        rows = list(islice(usable, 100))
         self.seeds = min(len(rows) + sum(1 for _ in usable), seed["limit"] or 10**9)
         reviews = of_file(Path(seed["reviews"]), "seed.reviews")
         reviewed = list(judge_training_pairs(reviews, "seed.reviews", SeedTally(), "drop"))
         self.judge_rows, chat = len(reviewed), CHAT + _tokens([read_system_prompt(prompts)])
-        self.prompt, self.response = (1 + _tokens(row[name] for row in rows) for name in ("instruction", "response"))
+        self.prompt, self.response = (1 + _tokens(row[name] for row in rows) for name in ("prompt", "response"))
         self.review = 1 + _tokens(pair["review"] for pair in reviewed) if reviewed else self.response
         self.to_answer = chat + self.prompt
-        to_review = [ReviewPrompt(prompts).render(**row) for row in rows]
-        to_write = [[template.fill(**row) for row in rows] for template in generation_templates(prompts)]
+        to_review = [ReviewPrompt(prompts).render(row["prompt"], row["response"]) for row in rows]
+        shots, flawed = params["generate"]["shots"], flawed_template(prompts)
+        instruction, others = InstructionPrompt(prompts, shots), rows[: shots - 1]
+        to_write = [
+            [instruction.render(row, others) for row in rows],
+            [flawed.fill(row["prompt"], row["response"]) for row in rows],
+        ]
         self.to_review = chat + _tokens(to_review)
         self.to_write = chat + fmean(map(_tokens, to_write))
         sampled = params["review"]["estimator"] == "sampled"
@@ -102,7 +107,8 @@ class LastRun:
     def shares(self, threshold: float, scale: str = "absolute") -> dict[str, float]:
         """SHARES, or what the last run measured instead; `scale`: review.scale."""
         scores = values(self.results, "review.scores.nearest")  # rows by score, from 0
-        requested = sum(sum(values(self.results, f"generate.{name}.in")) for name in ("responses", "flawed_responses"))
+        answers = ("responses", "own_responses", "flawed_responses")
+        requested = sum(sum(values(self.results, f"generate.{name}.in")) for name in answers)
         kept = sum(values(self.results, "assess.rows.in"))
         names = ("seed", "sft", "pairs") if values(self.results, "select") else ()
         measured = {name: (sum(values(self.results, f"select.{name}.new")), kept) for name in names}
@@ -163,7 +169,8 @@ class Forecast:
 
         low = min(params["generate"]["max_low"], seeds * share["low"])
         high = min(params["generate"]["max_high"], seeds * (1 - share["low"]))
-        instructions, responses, flawed = low * draws, low * draws**2, high * draws
+        own = min(params["generate"]["max_own"], texts.seeds) * params["generate"]["own_samples"]
+        instructions, responses, flawed = low * draws, low * draws**2 + own, high * draws
         calls = max(1, instructions + responses + flawed)
         read = (instructions + flawed) * texts.to_write + responses * texts.to_answer
         written = instructions * texts.prompt + (responses + flawed) * texts.response

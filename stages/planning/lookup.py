@@ -12,8 +12,10 @@ from types import SimpleNamespace
 from stages import evaluate, generate, review
 from stages.core.params import Params, read_params, read_runtime
 from stages.core.prompts import read_system_prompt, verdict_rule
-from stages.core.records import Record, Tally, read
+from stages.core.records import Record, read
 from stages.core.rows import BenchmarkItem, ReviewablePair, ReviewedSeed
+from stages.core.schema import REFERENCES
+from stages.data.routing import sources_of
 from stages.evaluation import answers, harness, judging, suite
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Request, Sampling
@@ -53,17 +55,14 @@ def look_up(planned: Planned, iterations: Record) -> None:
         _evaluate(planned, name, key or "0")
     if name not in ("review", "generate", "assess"):
         return
-    parent, judge = (str(iterations[key][role]) for role in ("parent", "judge"))
+    parent, judge, writer = (str(iterations[key][role]) for role in REFERENCES)
     params = read_params(name)
     if name != "generate" and params["review.by"] == "verifier":
         return
     client = StoreOnly(parent if name == "generate" else judge, planned)
     if name == "generate":
-        seeds, limits = read(Path("iterations", key, "review.jsonl"), ReviewedSeed), params["generate"]
-        bounds = params["threshold"], limits["max_low"], limits["max_high"]
-        scale = generate.scale_of_seeds(params, seeds)
-        low, high = generate.route(seeds, *bounds, parent, Tally(len(seeds)), scale)
-        generate.generate(client, planned.stage, params, low, high)
+        sources, _ = sources_of(params, read(Path("iterations", key, "review.jsonl"), ReviewedSeed), parent)
+        generate.generate(client, StoreOnly(writer, planned), planned.stage, params, sources)
     else:
         source = Path("iterations", *((parent, "seed.jsonl") if name == "review" else (key, "filtered.jsonl")))
         stop = json.loads(Path("iterations", parent, "stop.json").read_text(encoding="utf-8"))["stopped"]

@@ -83,6 +83,7 @@ def provenance(summary: Run, params: Params) -> Record:
         "suite": params["evaluate.suite"],
         "items": {"validation": best["validation"]["items"], "test": best["test"]["items"]},
         "table": [cells(key, row, params["iterations"]) for key, row in rows.items()],
+        "shots": params["generate.shots"],
         "parameters": parameters(params),
     }
 

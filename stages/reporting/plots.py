@@ -40,6 +40,7 @@ OUTCOMES = {
     "agreement": "agreement",
     "judge undecided": "agreement",
     "flawed on purpose": "flawed on purpose",
+    "answers a seed's": "other",  # as it should
 }
 MEASURES = {
     "distance": "mean embedding distance",

@@ -64,7 +64,7 @@ def filter_records(records: int) -> Outcome:
     benchmark = HeldOut(items, settings["benchmark_overlap"])
     start = time.perf_counter()
     with redirect_stdout(StringIO()):  # its progress
-        faults = instruction_faults(instructions, settings, review, HeldOut([], 1.0), benchmark)
+        faults = instruction_faults(instructions, settings, review, HeldOut([], 1.0), benchmark, {})
         repeated = duplicates(vectors, 0, settings["max_cosine"])
         dropped = sum(fault is not None for fault in response_faults(rows, settings, review))
     return Outcome(time.perf_counter() - start, len(faults) + len(repeated) + dropped, peak_memory())

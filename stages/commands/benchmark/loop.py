@@ -10,6 +10,7 @@ from stages import generate, review
 from stages.core.params import Params, read_runtime
 from stages.core.records import Tally, content_id, read
 from stages.core.rows import Pair, ReviewablePair, ReviewedPair, ReviewedSeed
+from stages.data.routing import Sources, route
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Sampling
 
@@ -22,7 +23,15 @@ PARAMS: dict[str, Any] = {
     "samples": 4,
     "random_state": 0,
     "review": {"estimator": "sampled", "samples": 3, "temperature": 0.7, "top_p": 0.9, "max_tokens": 48},
-    "generate": {"rationale": True, "temperature": 1.0, "top_p": 1.0, "max_tokens": 48},
+    "generate": {
+        "max_own": 0,
+        "own_samples": 4,
+        "shots": 1,
+        "rationale": True,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "max_tokens": 48,
+    },
 }
 REVIEWS = Sampling(temperature=0.7, top_p=0.9, max_tokens=48, random_state=0)
 
@@ -93,10 +102,9 @@ def reviewed_seed(row: ReviewedPair) -> ReviewedSeed:
 def construct(client: Client, threshold: float = 7.0) -> None:
     """Review the seeds, generate from all of them and assess the result, by the stages' own code; no filter."""
     rows = [reviewed_seed(row) for row in review_rows(client, seeds())]
-    low, high = generate.route(rows, threshold, SEEDS, SEEDS, JUDGE, Tally(len(rows)))
-    responses, flawed, _ = generate.generate(client, "generate", _params(PARAMS), low, high)
-    candidates = [generate.new_candidate(text) for text in responses]
-    candidates += [generate.flawed_candidate(text) for text in flawed]
+    low, high = route(rows, threshold, SEEDS, SEEDS, JUDGE, Tally(len(rows)))
+    sources = Sources(low, own=[], high=high, shots={})
+    candidates, _ = generate.generate(client, client, "generate", _params(PARAMS), sources)
     review_rows(client, [{"id": row["id"], "prompt": row["prompt"], "response": row["response"]} for row in candidates])
 
 

@@ -92,5 +92,5 @@ def plans(_: Path) -> Iterator[Measurement]:
         yield from compare(folder, "a first run", params)
         params["threshold"] -= 1
         yield from compare(folder, "then another threshold", params)
-        params["iterations"]["next"] = {"parent": last, "judge": "0"}
+        params["iterations"]["next"] = {"parent": last, "judge": "0", "writer": last}
         yield from compare(folder, "then one more iteration", params)

@@ -3,8 +3,8 @@
 All requests are queued at once. The prefix cache prefills the shared rubric once, and a prompt once for all its draws.
 """
 
-import atexit
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,10 @@ FREE_SHARE = 0.9  # of a CPU's free memory, for vLLM's keys and values
 LEAST_CONTEXT = 1024  # tokens, so that a few longer requests do not start it again
 
 
-def end_with_this_process(llm: LLM) -> None:
-    """Shut vLLM's processes down at exit. Without this, Python waits for them before it deletes the `LLM` object that
-    would stop them, and hangs."""
-    atexit.register(llm.llm_engine.engine_core.shutdown)
+def end_with(owner: object, llm: LLM) -> None:
+    """Shut vLLM's processes down once nothing refers to `owner` any more, or at exit. Without this, Python waits for
+    them before it deletes the `LLM` object that would stop them, and hangs."""
+    weakref.finalize(owner, llm.llm_engine.engine_core.shutdown)
 
 
 def cannot_start(model: Path, error: Exception) -> UserError:
@@ -99,7 +99,7 @@ class VllmEngine:
             )
         except Exception as error:  # vLLM, torch and safetensors each raise their own
             raise cannot_start(self.model, error) from error
-        end_with_this_process(self.llm)
+        end_with(self, self.llm)
         self.tokenizer = self.llm.get_tokenizer()
 
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:

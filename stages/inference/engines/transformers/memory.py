@@ -61,7 +61,8 @@ class Room:
 def free_memory(device: torch.device) -> int:
     """Bytes that this process can still allocate on the device; in a container, up to its cgroup's limit."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # for this process alone
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     import psutil
 
     free = int(psutil.virtual_memory().available)
