@@ -1,6 +1,8 @@
 """Verifiers: how a seed row says how a response is checked, what carries that out, and what follows from it."""
 
 import json
+import select
+import socket
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,6 +33,7 @@ FUNCTIONS = """
 import os
 import time
 from os import system
+from os.path import join
 
 def short(prompt, response, most=3):
     print("counting")
@@ -229,8 +232,8 @@ def test_a_response_passes_or_fails(checker, check, response, passed):
         ({"kind": "python", "function": "fails"}, "python fails: raised ZeroDivisionError"),
         ({"kind": "python", "function": "says_nothing"}, "says_nothing: returned NoneType instead of true or false"),
         ({"kind": "python", "function": "system"}, "has no such function"),  # imported: data names no code of others
+        ({"kind": "python", "function": "join"}, "has no such function"),
         ({"kind": "python", "function": "nowhere"}, "has no such function"),
-        ({"kind": "json", "schema": {"$ref": "http://127.0.0.1:1/"}}, "json: raised"),  # nothing is fetched
     ],
 )
 def test_a_check_that_cannot_be_carried_out_is_neither_a_pass_nor_a_fail(functions, monkeypatch, check, problem):
@@ -243,6 +246,15 @@ def test_a_check_that_cannot_be_carried_out_is_neither_a_pass_nor_a_fail(functio
     assert problem in outcomes[0].problem
     assert outcomes[1] == Outcome(True), "the next check has a process again"
     assert verifiers.problems(outcomes) == {outcomes[0].problem: 1}
+
+
+def test_what_a_schema_refers_to_is_not_fetched(functions):
+    need("json")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        schema = {"$ref": f"http://127.0.0.1:{server.getsockname()[1]}/schema.json"}
+        (outcome,) = verify("checks", [Request({"kind": "json", "schema": schema}, "", "{}")], functions)
+        assert outcome.problem.startswith("json: raised")
+        assert not select.select([server], [], [], 0)[0], "nobody has called"
 
 
 def test_a_file_of_functions_that_cannot_be_loaded_is_one_line(tmp_path):
