@@ -1,32 +1,39 @@
 """Verifiers: how a seed row says how a response is checked, what carries that out, and what follows from it."""
 
 import json
+import select
+import socket
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, error_line
 
+from stages.core import checks
 from stages.core.checks import INSTRUCTIONS, PACKAGES, check_of, parse_check
 from stages.core.prompts import verdict_rule
-from stages.core.records import read
+from stages.core.records import Tally, read, write
 from stages.core.rows import Pair, SeedRow
 from stages.data.decontamination import HeldOut
 from stages.data.seeds.files import of_file
 from stages.data.seeds.pairs import SeedTally, pairs
+from stages.generate import route
 from stages.inference.engines import Completion
 from stages.judging import verifiers
 from stages.judging.agreement import judge_in_order, pairs_in_order, rows_passing, verify_candidates
 from stages.judging.judge import sampled
 from stages.judging.verifiers import Checker, Outcome, Request, verify
 from stages.measure import by_verifiers, interval
+from stages.prepare import seed_set
 from stages.reporting import table
 from stages.review import scored_rows
+from stages.select import seed_rows
 
 FUNCTIONS = """
 import os
 import time
 from os import system
+from os.path import join
 
 def short(prompt, response, most=3):
     print("counting")
@@ -225,8 +232,8 @@ def test_a_response_passes_or_fails(checker, check, response, passed):
         ({"kind": "python", "function": "fails"}, "python fails: raised ZeroDivisionError"),
         ({"kind": "python", "function": "says_nothing"}, "says_nothing: returned NoneType instead of true or false"),
         ({"kind": "python", "function": "system"}, "has no such function"),  # imported: data names no code of others
+        ({"kind": "python", "function": "join"}, "has no such function"),
         ({"kind": "python", "function": "nowhere"}, "has no such function"),
-        ({"kind": "json", "schema": {"$ref": "http://127.0.0.1:1/"}}, "json: raised"),  # nothing is fetched
     ],
 )
 def test_a_check_that_cannot_be_carried_out_is_neither_a_pass_nor_a_fail(functions, monkeypatch, check, problem):
@@ -239,6 +246,15 @@ def test_a_check_that_cannot_be_carried_out_is_neither_a_pass_nor_a_fail(functio
     assert problem in outcomes[0].problem
     assert outcomes[1] == Outcome(True), "the next check has a process again"
     assert verifiers.problems(outcomes) == {outcomes[0].problem: 1}
+
+
+def test_what_a_schema_refers_to_is_not_fetched(functions):
+    need("json")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        schema = {"$ref": f"http://127.0.0.1:{server.getsockname()[1]}/schema.json"}
+        (outcome,) = verify("checks", [Request({"kind": "json", "schema": schema}, "", "{}")], functions)
+        assert outcome.problem.startswith("json: raised")
+        assert not select.select([server], [], [], 0)[0], "nobody has called"
 
 
 def test_a_file_of_functions_that_cannot_be_loaded_is_one_line(tmp_path):
@@ -312,6 +328,18 @@ def test_a_verifier_without_any_check_is_an_error_that_says_what_to_do(verified)
     assert "review.by: verifier, and none of the 1 seed rows has a field `check`" in line
 
 
+def test_a_check_goes_with_a_row_from_prepare_to_the_next_seed_set():
+    pair = {"prompt": "Vowels?", "response": "aei", "check": VOWELS}
+    (seed,) = seed_set([pair, {"prompt": "Why?", "response": "So."}][:1], None, 0, Tally(1))
+    (low, *_), _ = route([{**seed, "score": 5.0}], 7.0, 1, 1, "0", Tally(1))
+    assert seed["check"] == low["check"] == VOWELS
+    judged = {**candidate("a", "aaa", 8.0), "route": "new", "judge": "0", "lineage": {"seed": "s"}}
+    (grown,) = seed_rows([judged], "1", Tally(1))
+    assert grown["check"] == VOWELS
+    without = {"prompt": "Why?", "response": "So."}
+    assert "check" not in seed_set([without], None, 0, Tally(1))[0]
+
+
 # ---- how the judge agrees --------------------------------------------------------------------------------------------
 
 
@@ -352,6 +380,20 @@ def test_what_was_selected_is_measured_by_the_verifiers(functions):
     counts = by_verifiers(CANDIDATES, sft, pairs, outcomes)
     assert (counts["sft_rows_passing"]["percent"], counts["sft_rows_passing"]["of"]) == (50.0, 2)
     assert counts["problems"] == {}
+
+
+def test_measure_says_what_the_verifiers_know(project):
+    here = project.folder / "iterations/1"
+    write(here / "assess.jsonl", CANDIDATES)
+    row = {"id": "a", "kind": "new", "prompt": "Vowels?", "completion": "aaa", "iteration": "1", "lineage": {}}
+    write(here / "sft.jsonl", [row, {**row, "id": "c", "completion": "xxx", "iteration": "0"}])
+    write(here / "pairs.jsonl", [])
+    result = project.stage("stages.measure", "--iteration", "1")
+    assert "judge in order by verifiers 62.5 % of 4, sft rows passing 100.0 % of 1\n" in result.stdout
+    assert json.loads(project.read("results/1/measure.json"))["verifiers"]["judge_in_order"]["percent"] == 62.5
+    write(here / "assess.jsonl", [])
+    assert "nothing can be measured" in project.stage("stages.measure", "--iteration", "1").stdout
+    assert "verifiers" not in json.loads(project.read("results/1/measure.json")), "the default's bytes stay"
 
 
 def test_a_share_has_an_interval_over_prompts():
@@ -434,7 +476,18 @@ def test_the_held_out_suite_scores_an_answer_by_the_same_checks(monkeypatch):
     assert scores == [1.0, 0.0]
 
 
-def test_rows_with_checks_need_packages_which_prepare_names(project, monkeypatch):
+def test_what_checks_need_and_is_not_installed_is_named(monkeypatch):
+    sentences = {"kind": "instructions", "ids": ["length_constraints:number_sentences"], "kwargs": [{}]}
+    monkeypatch.setattr(checks, "has_tokenizer", lambda: False)
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    assert checks.missing_packages([NAMED, VOWELS, answer("4")]) == ["answer (math_verify)", "json (jsonschema)"]
+    monkeypatch.setattr(checks, "find_spec", lambda name: name)
+    assert checks.missing_packages([NAMED, NO_COMMA]) == []
+    (missing,) = checks.missing_packages([sentences])
+    assert missing.startswith("length_constraints:number_sentences (nltk's punkt_tab: run `lance suite ifeval` once")
+
+
+def test_rows_with_checks_need_packages_which_prepare_names(project):
     if find_spec("jsonschema"):
         pytest.skip("jsonschema is installed")
     row = {"prompt": "Who?", "response": '{"name": "Ada"}', "check": NAMED}
