@@ -15,7 +15,7 @@ from typing import Annotated
 from typer import Option
 
 from stages.core.command import run
-from stages.core.counts import AgreementCounts, Interval, MeasureCounts, Share
+from stages.core.counts import Interval, MeasureCounts, Share, VerifiedCounts
 from stages.core.params import read_params
 from stages.core.progress import say
 from stages.core.records import counts_file, read, write_json
@@ -94,7 +94,7 @@ def by_verifiers(
     sft: list[SftRow],
     pairs: list[PreferencePair],
     outcomes: dict[agreement.Texts, verifiers.Outcome],
-) -> AgreementCounts:
+) -> VerifiedCounts:
     """The same by the outcomes of the candidates' checks."""
     return {
         "judge_in_order": interval(agreement.judge_in_order(assessed, outcomes)),

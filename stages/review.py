@@ -14,7 +14,8 @@ the same, and a verdict's words are put behind a review without one. An unreadab
 an error above `review.max_unparsed`; the reference code counts it as 0.
 
 With `review.by: verifier` no model is loaded: a row that passes its check scores 10, one that fails 0, and one without
-a check has no score. With `both` the judge scores, and a failed check makes it 0.
+a check has no score. With `both` the judge scores, and a failed check makes it 0. Neither is used by `votes`, the share
+of the responses that have the same final answer, and `origin`, 10 for people's rows and 0 for the model's.
 """
 
 import json
@@ -33,11 +34,11 @@ from stages.core.counts import ReviewCounts, Scores
 from stages.core.errors import UserError
 from stages.core.params import Params, read_params, read_runtime
 from stages.core.progress import say
-from stages.core.prompts import ReviewPrompt, read_system_prompt
+from stages.core.prompts import ReviewPrompt, final_answer_rule, read_system_prompt
 from stages.core.records import Tally, counts_file, read, write, write_json
-from stages.core.rows import Review, ReviewablePair, ReviewedPair, SeedOrCandidate
+from stages.core.rows import Candidate, Review, ReviewablePair, ReviewedPair, SeedOrCandidate
 from stages.inference.client import Client
-from stages.judging import verifiers
+from stages.judging import scores, verifiers
 from stages.judging.judge import Verdict, mean_score, reviews_of
 
 JUDGING = ("estimator", "samples", "temperature", "top_p", "max_tokens")  # of params.yaml's `review`, for the judge
@@ -68,13 +69,19 @@ def with_check(row: SeedOrCandidate) -> ReviewablePair:
 
 
 def scored_rows(
+    params: Params,
     rows: list[ReviewablePair],
+    judge: str,
     verdicts: list[list[Verdict]] | None,
     outcomes: dict[str, verifiers.Outcome],
-    judge: str,
+    generated: list[Candidate],
 ) -> dict[str, ReviewedPair]:
-    """{id: the row with its score}. `verdicts`: the judge's of each row, or None if verifiers alone score; `outcomes`:
-    the verifiers', by the id of the row."""
+    """{id: the row with its score}. `verdicts`: the judge's of each row, None without a judge; `outcomes`: the
+    verifiers', by the id of the row; `generated`: the candidates before the filter, which vote."""
+    if params["review.by"] == scores.ORIGIN:
+        return scores.by_origin(rows)
+    if params["review.by"] == scores.VOTES:
+        return scores.by_votes(rows, generated, final_answer_rule(params["prompts"]).read)
     if verdicts is None:
         return {row["id"]: verifiers.scored(row, outcomes.get(row["id"])) for row in rows}
     return {
@@ -102,21 +109,23 @@ def count(rows: list[ReviewedPair], reviewed: int, samples: int) -> ReviewCounts
         if row["score"] is None:
             tally.drop(why_unscored(row))
     verdicts = [review["score"] for row in rows for review in row["reviews"]]
-    scores = [row["score"] for row in rows if row["score"] is not None]
+    means = [row["score"] for row in rows if row["score"] is not None]
     return {
-        "rows": tally.counts(len(scores)),
+        "rows": tally.counts(len(means)),
         "reviewed": reviewed,
         "verdicts": {
             "asked": reviewed * samples,
             "written": len(verdicts),
             "readable": sum(verdict is not None for verdict in verdicts),
         },
-        "scores": distribution(scores),
+        "scores": distribution(means),
     }
 
 
 def why_unscored(row: ReviewedPair) -> str:
     """Why a row has no score."""
+    if row["judge"] == scores.VOTES:
+        return "not voted on"
     if row["judge"] == verifiers.VERIFIER:
         return "could not be checked" if "passed" in row else "no check"
     return "no readable verdict" if row["reviews"] else "does not fit the context"
@@ -173,22 +182,25 @@ def main(
     stage, iteration = out.stem, out.parent.name
     params, name = read_params(stage), f"{stage}@{iteration}"
     by, max_unparsed = params["review.by"], params["review.max_unparsed"]
-    judge_name = verifiers.VERIFIER if by == "verifier" else judge.parent.name
-    client = None if by == "verifier" else Client(judge, name, params["max_overlong"], read_runtime())
+    judge_name = judge.parent.name if by in scores.JUDGED else by
+    client = Client(judge, name, params["max_overlong"], read_runtime()) if by in scores.JUDGED else None
     stopped = stop is not None and json.loads(stop.read_text(encoding="utf-8"))["stopped"]
     pairs: list[ReviewablePair] = (
         [] if stopped else [with_check(row) for row in read(rows, SeedOrCandidate)]
     )  # without rows, the next stages have nothing to do
     unscored = to_review(pairs, judge_name)
-    outcomes = verifiers.verify_rows(f"{name} checks", unscored, Path(params["review.checks"])) if by != "judge" else {}
+    outcomes = {}
+    if by in scores.VERIFIED:
+        outcomes = verifiers.verify_rows(f"{name} checks", unscored, Path(params["review.checks"]))
     verdicts = review(client, name, params, unscored) if client else None
-    scored = scored_rows(unscored, verdicts, outcomes, judge_name)
+    generated = read(rows.with_name("generated.jsonl"), Candidate) if stage == "assess" else []
+    scored = scored_rows(params, unscored, judge_name, verdicts, outcomes, generated)
     result = [scored.get(row["id"]) or unchanged(row) for row in pairs]
     samples = params["review.samples"] if params["review.estimator"] == "sampled" else 1
     counts = count(result, len(unscored), samples if client else 0)
     if client:
         need_readable(name, counts, max_unparsed)
-    if by != "judge":
+    if by in scores.VERIFIED:
         counts["verified"] = verifiers.count(outcomes.values())
         verifiers.need_checks(name, counts["verified"], max_unparsed)
     if stage == "review" and by == "verifier" and pairs and not any("check" in row for row in pairs):

@@ -32,7 +32,7 @@ JUDGE_TRAINING = Path("iterations/0/judge.jsonl")
 
 
 def sft_rows(
-    candidates: list[JudgedCandidate], iteration: str, min_score: float, tally: Tally, scale: Scale = absolute
+    candidates: list[JudgedCandidate], iteration: str, min_score: float | None, tally: Tally, scale: Scale = absolute
 ) -> list[SftRow]:
     """Pairs but flawed ones that are scored above `min_score` on the scale (paper, section 3.4: 8)."""
     rows: list[SftRow] = []
@@ -42,7 +42,7 @@ def sft_rows(
             tally.drop("flawed on purpose")
         elif candidate["score"] is None:
             tally.drop("unscored")
-        elif scale(candidate["score"]) <= min_score:
+        elif min_score is not None and scale(candidate["score"]) <= min_score:
             tally.drop("not above select.min_sft_score")
         else:
             rows.append(

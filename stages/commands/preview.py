@@ -38,7 +38,7 @@ from stages.data.seeds.pairs import SeedTally, pairs
 from stages.data.similarity import same_words
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Sampling
-from stages.judging import verifiers
+from stages.judging import scores, verifiers
 from stages.judging.judge import Verdict
 from stages.models import hub
 from stages.planning.forecast import LastRun
@@ -106,17 +106,18 @@ class Preview:
         before, by = set(self.client.completions), self.params["review.by"]
         checked = [review.with_check(row) for row in rows]
         outcomes: dict[str, verifiers.Outcome] = {}
-        if by != "judge":
+        if by in scores.VERIFIED:
             outcomes = verifiers.verify_rows(f"{stage} checks", checked, Path(self.params["review.checks"]))
-        verdicts = None if by == "verifier" else review.review(self.client, stage, self.params, checked)
+        verdicts = review.review(self.client, stage, self.params, checked) if by in scores.JUDGED else None
         for number, row in enumerate(checked):
             say(f"\n{title} {number + 1}\n  prompt:   {shown(row['prompt'])}\n  response: {shown(row['response'])}")
             if verdicts:
                 (verdict,) = verdicts[number]
                 say(f"  review:   {shown(verdict.completion.text)}\n            → {reading(verdict)}")
-            if by != "judge":
+            if by in scores.VERIFIED:
                 say(f"  check:    {outcome_text(outcomes.get(row['id']))}")
-        reviewed = list(review.scored_rows(checked, verdicts, outcomes, MODEL).values())
+        candidates = [row for row in rows if "route" in row]
+        reviewed = list(review.scored_rows(self.params, checked, MODEL, verdicts, outcomes, candidates).values())
         self.results[stage] = review.count(reviewed, len(reviewed), 1 if verdicts else 0)
         self._add_cost(stage, before)
         return reviewed

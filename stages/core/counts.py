@@ -269,7 +269,7 @@ class Interval(Share):
     high: float | None
 
 
-class AgreementCounts(TypedDict):
+class VerifiedCounts(TypedDict):
     """What the verifiers know of an iteration's candidates and of what it selected."""
 
     judge_in_order: Interval  # the judge scores a response that passes higher than one to the same prompt that fails
@@ -286,5 +286,5 @@ class MeasureCounts(TypedDict):
     sft_rows_correct: Share
     sft_rows_held_out: Share  # may be one of the benchmark's problems in other words
     pairs_in_order: Share  # chosen is right and rejected wrong, of the pairs in which one is
-    verifiers: NotRequired[AgreementCounts]  # missing where no candidate has a check
+    verifiers: NotRequired[VerifiedCounts]  # missing where no candidate has a check
     own_responses_right: NotRequired[Share]  # of those that the filter kept; missing where there are none

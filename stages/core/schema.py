@@ -148,7 +148,7 @@ class Review(Section):
     max_unparsed: Share
     shuffled: bool
     scale: Literal["absolute", "quantile"]
-    by: Literal["judge", "verifier", "both"]
+    by: Literal["judge", "verifier", "both", "votes", "origin"]
     checks: Text
 
     @field_validator("max_tokens")
@@ -191,7 +191,7 @@ class Filter(Section):
 class Select(Section):
     """Which rows and pairs are trained on."""
 
-    min_sft_score: Score
+    min_sft_score: Score | None
     pairs: Literal["all", "extremes"]
     min_margin: Score
     agreement: list[float] | None  # shares, low and high

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from stages.core.rows import Candidate, ReviewablePair, ReviewedPair
 from stages.data.votes import FinalAnswer, votes
 
-VOTES, ORIGIN = "votes", "origin"  # in the place of a judge's iteration
+JUDGED, VERIFIED = ("judge", "both"), ("verifier", "both")  # values of review.by that take a model, and checks
+VOTES, ORIGIN = "votes", "origin"  # values of review.by, and in the place of a judge's iteration
 HIGHEST = 10.0
 
 

@@ -21,6 +21,7 @@ from stages.core.rows import BenchmarkItem
 from stages.core.verdict import HIGHEST
 from stages.data.seeds.files import of_file, of_seed
 from stages.data.seeds.pairs import SeedTally, judge_training_pairs, pairs
+from stages.judging.scores import JUDGED
 from stages.planning.changes import Planned
 
 SHARES = {  # before any run
@@ -191,7 +192,7 @@ class Forecast:
         """The reviews of a pair, and the tokens that one of them reads and writes, an elicited one once more for each
         part of its verdict."""
         review, texts = self.params["review"], self.texts
-        if review["by"] == "verifier":
+        if review["by"] not in JUDGED:
             return 0, (0, 0)
         if review["estimator"] != "elicited":
             return review["samples"] if review["estimator"] == "sampled" else 1, (texts.to_review, texts.review)

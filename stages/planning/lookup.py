@@ -20,6 +20,7 @@ from stages.evaluation import answers, harness, judging, suite
 from stages.inference.client import Client
 from stages.inference.engines import Completion, Request, Sampling
 from stages.inference.store import Reader, store_file
+from stages.judging.scores import JUDGED
 from stages.models.adapters import config_folder
 from stages.models.chat import VARIABLES
 from stages.models.fingerprint import digest, has_custom_code
@@ -57,7 +58,7 @@ def look_up(planned: Planned, iterations: Record) -> None:
         return
     parent, judge, writer = (str(iterations[key][role]) for role in REFERENCES)
     params = read_params(name)
-    if name != "generate" and params["review.by"] == "verifier":
+    if name != "generate" and params["review.by"] not in JUDGED:
         return
     client = StoreOnly(parent if name == "generate" else judge, planned)
     if name == "generate":
