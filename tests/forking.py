@@ -26,7 +26,7 @@ LIBRARIES = (
     "dvc.repo.experiments", "dvc.repo.index", "dvc.repo.reproduce", "dvc.scm", "dvc.utils.strictyaml",
     "dvc_render.vega", "httpx", "lm_eval.evaluator", "lm_eval.models.huggingface", "networkx", "peft",
     "pydantic.fields", "pydantic.json_schema", "pydantic.plugin._loader", "pyparsing", "rapidfuzz", "ruamel.yaml",
-    "scipy.io", "scipy.stats", "scmrepo.git", "sentence_transformers", "torch", "transformers", "trl",
+    "scipy.io", "scipy.stats", "scmrepo.git", "torch", "transformers", "trl",
     "typer._click.decorators", "typer.main", "vl_convert",
 )  # fmt: skip
 CLASSES = {  # imported when they are first asked for

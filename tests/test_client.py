@@ -200,6 +200,12 @@ def test_a_broken_model_is_an_error_that_names_the_stage_and_the_remedy(complete
         complete(folder=tmp_path / "broken")
 
 
+def test_without_prompts_no_tokenizer_is_loaded(complete, monkeypatch):
+    """It takes transformers and torch to load one, seconds in which a stage that has nothing to do would be done."""
+    monkeypatch.setattr("stages.inference.client._load_tokenizer", lambda folder: pytest.fail(f"loaded {folder}"))
+    assert complete([]) == []
+
+
 def test_an_engine_that_is_not_installed_is_an_error_before_any_stage_runs(project: Project):
     project.change({"runtime": {"engine": "vllm"}})
     for stage in (["stages.check"], STAGES["review"], STAGES["generate"]):

@@ -97,3 +97,41 @@ def test_another_broken_pipe_is_a_bug_with_its_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["main"])
     with pytest.raises(BrokenPipeError):
         run(main)
+
+
+def test_a_command_looks_for_garbage_rarely_and_not_at_all_at_its_end():
+    """It has imported a million objects, and each look takes a second or two."""
+    code = """
+import atexit, gc
+from stages.core.command import run
+gc.collect()
+atexit.register(lambda: print(gc.get_freeze_count() > 200_000))
+def main():
+    before = sum(generation["collections"] for generation in gc.get_stats())
+    kept.extend([] for _ in range(200_000))
+    print(sum(generation["collections"] for generation in gc.get_stats()) - before)
+kept = []
+run(main)
+"""
+    result = called("-c", code)
+    assert result.stderr == ""
+    looks, frozen = result.stdout.split()
+    assert int(looks) <= 5
+    assert frozen == "True"
+
+
+def test_the_store_is_closed_at_the_end_of_a_command_whatever_refers_to_it(tmp_path):
+    """Else its journal stays, and a reader takes it for open."""
+    code = f"""
+from pathlib import Path
+from stages.core.command import run
+from stages.inference.engines import Completion
+from stages.inference.store import Store
+def main():
+    store = Store(Path("{tmp_path}/store"), 1)
+    store.put(b"key", Completion("text", "stop"))
+    store.itself = store
+run(main)
+"""
+    assert called("-c", code).stderr == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]

@@ -65,9 +65,6 @@ def test_a_method_runs_and_makes_what_it_says(method, looped, tmp_path):
     assert all(trained[phase] > 2 for phase in trained if params[phase]["enabled"])
     assert {row["route"] for row in generated} == ROUTES.get(method, {"new"})
     seeds = {seed["prompt"]: seed["response"] for seed in rows(project, "review")}
-
-    assert {row["route"] for row in generated} == ROUTES.get(method, {"new"})
-    seeds = {seed["prompt"]: seed["response"] for seed in rows(project, "review")}
     if method == "spin":
         assert all(pair["chosen"] == seeds[pair["prompt"]] != pair["rejected"] for pair in pairs)
     if method == "scpo":
@@ -76,5 +73,5 @@ def test_a_method_runs_and_makes_what_it_says(method, looped, tmp_path):
         assert max(votes.values()) > min(votes.values())
     if method == "iterative-rpo":
         checks = {seed["prompt"]: seed["check"]["expected"] for seed in rows(project, "review")}
-        assert all(rule.read(pair["chosen"]) == checks[pair["prompt"]] for pair in pairs)
-        assert not any(rule.read(pair["rejected"]) == checks[pair["prompt"]] for pair in pairs)
+        assert all(checks[pair["prompt"]] in pair["chosen"].casefold() for pair in pairs)
+        assert all(pair["margin"] == 10 for pair in pairs)

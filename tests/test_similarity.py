@@ -115,6 +115,20 @@ def test_nothing_is_embedded_where_nothing_is_new():
     assert near_duplicates([], EARLIER, Path("no model"), 0.999) == (set(), None)
 
 
+def test_a_vector_is_the_mean_of_the_last_hidden_states_over_the_users_message(base):
+    from transformers import AutoModel, AutoTokenizer
+
+    message = "<|im_start|>user\nIs 7 even or odd?<|im_end|>"
+    tokens = AutoTokenizer.from_pretrained(base)(message, return_tensors="pt", add_special_tokens=False)
+    mean = AutoModel.from_pretrained(base)(**tokens).last_hidden_state[0].mean(0).detach().numpy()
+    assert np.abs(embed(NEW[:1], base)[0] - mean / np.linalg.norm(mean)).max() < 1e-5
+
+
+def test_a_text_longer_than_the_context_is_cut(base):
+    short, long = embed(["Why? " * 2000, "Why? " * 4000], base)
+    assert np.abs(short - long).max() < 1e-5
+
+
 def test_a_text_has_the_same_vector_of_unit_length_beside_any_others(base, capfd):
     alone, beside = embed(NEW[:1], base)[0], embed([*EARLIER, *NEW, "Why? " * 50], base)
     assert np.abs(beside[1] - alone).max() < 1e-5

@@ -44,12 +44,13 @@ def progress(task: str, total: int, done: int = 0) -> Iterator[Callable[[int], N
 
 
 def prepare_transformers() -> None:
-    """Call this before any model class is imported. It turns off transformers' progress bars, and its import of
-    scikit-learn, which takes 2 s and serves a decoding strategy that is not used here."""
+    """Call this before any model class is imported. It turns off transformers' progress bars, and its imports of
+    scikit-learn, which takes 2 s and serves a decoding strategy, and of scipy, 0.3 s, for losses of object detection;
+    neither is used here."""
     import transformers.utils
 
     transformers.utils.logging.disable_progress_bar()
-    transformers.utils.is_sklearn_available = lambda: False
+    transformers.utils.is_sklearn_available = transformers.utils.is_scipy_available = lambda: False
 
 
 def say(line: str) -> None:

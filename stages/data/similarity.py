@@ -1,16 +1,18 @@
 """How alike texts are: ROUGE-L, distinct n-grams, and the cosine of embeddings."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stages.core.counts import Diversity
-from stages.core.progress import progress
+from stages.core.progress import prepare_transformers, progress
 from stages.data.words import ngrams, words
+from stages.models import chat
 from stages.models.fingerprint import has_custom_code
 
 if TYPE_CHECKING:
     import numpy
 
+BATCH = 64  # texts embedded at once, or as many as fit in memory
 BLOCK = 2048  # rows compared with each other at once
 DIMENSIONS = 12  # of the tree that finds candidates for a comparison
 
@@ -67,25 +69,34 @@ def diversity(texts: list[str], distance: float | None, repeated: float | None) 
 
 
 def embed(texts: list[str], model: Path) -> "numpy.ndarray":
-    """(texts, hidden) unit vectors in fp32: the mean of a causal language model's last hidden states over a text's
-    tokens. `model`: its folder."""
-    import numpy
+    """(texts, hidden) unit vectors in fp32: the mean of a causal language model's last hidden states over the tokens of
+    a text, as a user's message in the chat format. `model`: its folder."""
+    prepare_transformers()
     import torch
     from accelerate.utils import find_executable_batch_size
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import AutoModel, AutoTokenizer
 
-    code = {"trust_remote_code": has_custom_code(model)}
-    transformer = Transformer(str(model), model_kwargs=code, processor_kwargs=code, config_kwargs=code)
-    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
-    embedder = SentenceTransformer(modules=[transformer, pooling], device=device_of(model))
+    trust = {"trust_remote_code": has_custom_code(model)}
+    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="right", **trust)
+    network = AutoModel.from_pretrained(model, **trust).to(device_of(model)).eval()
+    messages = [chat.render_messages(tokenizer, chat.prompt_messages(tokenizer, text)) for text in texts]
+    by_length = sorted(range(len(texts)), key=lambda row: -len(texts[row]))  # so that batches have little padding
+    options = {"padding": True, "truncation": True, "max_length": chat.context_length(network.config)}
 
-    def encoded(batch_size: int) -> Any:
-        return embedder.encode(texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
+    @torch.inference_mode()
+    def means(batch_size: int) -> "torch.Tensor":
+        vectors = torch.empty(len(texts), network.config.get_text_config().hidden_size)
+        for start in range(0, len(texts), batch_size):
+            rows = by_length[start : start + batch_size]
+            batch = tokenizer([messages[row] for row in rows], add_special_tokens=False, return_tensors="pt", **options)
+            tokens, mask = (batch[name].to(network.device) for name in ("input_ids", "attention_mask"))
+            states = network(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+            total = (states * mask[:, :, None].to(states.dtype)).sum(1, dtype=torch.float32)
+            mean = total / mask.sum(1, keepdim=True)
+            vectors[rows] = torch.nn.functional.normalize(mean).cpu()
+        return vectors
 
-    vectors = numpy.asarray(find_executable_batch_size(encoded, starting_batch_size=64)())
-    if next(embedder.parameters()).dtype != torch.float32:  # in 16 bits they are not of unit length
-        vectors = vectors / numpy.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors: numpy.ndarray = find_executable_batch_size(means, starting_batch_size=BATCH)().numpy()
     return vectors
 
 

@@ -32,20 +32,33 @@ KEYS = "1"  # version of the store's keys; change it whenever the same key would
 
 
 class Client:
-    """A model folder with its engine and its store. The engine loads the weights when the first completion is missing
-    from the store."""
+    """A model folder with its engine and its store. The tokenizer is loaded for the first prompt, and the engine loads
+    the weights when the first completion is missing from the store; so a stage without prompts takes no time."""
 
     def __init__(self, folder: Path, stage: str, max_overlong: float, runtime: Runtime) -> None:
         """`stage`: the name in front of every error, such as review@1. `max_overlong`: the largest share of prompts
-        that is allowed to be too long for the model's context. Raises `UserError` if the folder is missing or broken,
-        or if the engine is not installed."""
+        that is allowed to be too long for the model's context. Raises `UserError` if the folder is missing, or if the
+        engine is not installed."""
         self.folder, self.stage, self.max_overlong, self.runtime = folder, stage, max_overlong, runtime
         self.completions: dict[bytes, Completion] = {}  # all that were returned, stored or computed, by their keys
         self._engine: Engine | None = None
         with self._stage_in_errors():
             self._engine_name = engines.resolve(runtime.engine)
             self.digest = digest(folder)
-            self._tokenizer, self._context_length = _load_tokenizer(folder)
+
+    @cached_property
+    def _loaded(self) -> "tuple[PreTrainedTokenizerBase, int]":
+        with self._stage_in_errors():
+            return _load_tokenizer(self.folder)
+
+    @cached_property
+    def _tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Raises `UserError` if the folder is broken, as `_context_length` does."""
+        return self._loaded[0]
+
+    @property
+    def _context_length(self) -> int:
+        return self._loaded[1]
 
     @cached_property
     def _store(self) -> Store:

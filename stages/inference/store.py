@@ -9,6 +9,7 @@ import hashlib
 import json
 import sqlite3
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -132,7 +133,10 @@ class Store:
         self._db.close()
 
     def _open(self) -> None:
-        self._db = sqlite3.connect(self.path, timeout=LOCK_TIMEOUT, isolation_level=None)  # every statement commits
+        self._db = sqlite3.connect(
+            self.path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
+        )  # every statement commits; a collection of garbage may close it in any thread
+        weakref.finalize(self, self._db.close)  # at the process' end at the latest, whatever still refers to the store
         self._inode = self.path.stat().st_ino
         self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._db.execute("PRAGMA journal_mode = WAL")  # readers and a writer do not wait for each other
