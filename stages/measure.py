@@ -18,6 +18,7 @@ from stages.core.command import run
 from stages.core.counts import Interval, MeasureCounts, Share, VerifiedCounts
 from stages.core.params import read_params
 from stages.core.progress import say
+from stages.core.prompts import final_answer_rule
 from stages.core.records import counts_file, read, write_json
 from stages.core.rows import ItemScore, JudgedCandidate, PreferencePair, ReviewedPair, SftRow
 from stages.evaluation.bootstrap import difference
@@ -120,7 +121,8 @@ def main(iteration: Annotated[str, Option(help="the iteration to measure, iterat
     assessed = read(here / "assess.jsonl", JudgedCandidate)
     sft, pairs = read(here / "sft.jsonl", SftRow), read(here / "pairs.jsonl", PreferencePair)
     measures = measure(assessed, sft, pairs, iteration)
-    outcomes = agreement.verify_candidates(f"{name} checks", assessed, Path(params["review.checks"]))
+    functions, final_answer = Path(params["review.checks"]), final_answer_rule(params["prompts"]).read
+    outcomes = agreement.verify_candidates(f"{name} checks", assessed, functions, final_answer)
     if outcomes:
         measures["verifiers"] = by_verifiers(assessed, *selected(sft, pairs, iteration), outcomes)
     write_json(counts_file("measure", iteration), measures)

@@ -191,7 +191,8 @@ def main(
     unscored = to_review(pairs, judge_name)
     outcomes = {}
     if by in scores.VERIFIED:
-        outcomes = verifiers.verify_rows(f"{name} checks", unscored, Path(params["review.checks"]))
+        functions, final_answer = Path(params["review.checks"]), final_answer_rule(params["prompts"]).read
+        outcomes = verifiers.verify_rows(f"{name} checks", unscored, functions, final_answer)
     verdicts = review(client, name, params, unscored) if client else None
     generated = read(rows.with_name("generated.jsonl"), Candidate) if stage == "assess" else []
     scored = scored_rows(params, unscored, judge_name, verdicts, outcomes, generated)

@@ -11,13 +11,13 @@ from conftest import ROOT, error_line
 
 from stages.core import checks
 from stages.core.checks import INSTRUCTIONS, PACKAGES, check_of, parse_check
-from stages.core.prompts import verdict_rule
+from stages.core.prompts import final_answer_rule, verdict_rule
 from stages.core.records import Tally, read, write
 from stages.core.rows import Pair, SeedRow
 from stages.data.decontamination import HeldOut
+from stages.data.routing import route
 from stages.data.seeds.files import of_file
 from stages.data.seeds.pairs import SeedTally, pairs
-from stages.generate import route
 from stages.inference.engines import Completion
 from stages.judging import verifiers
 from stages.judging.agreement import judge_in_order, pairs_in_order, rows_passing, verify_candidates
@@ -201,7 +201,7 @@ def answer(expected) -> dict:
         (answer(1000), "It costs 1,000 dollars.", True),
         (answer("1/2"), "So it is $\\frac{2}{4}$.", True),
         (answer("Paris"), "**Answer:** paris.", True),
-        (answer("Paris"), "#### Paris", True),
+        (answer("42"), "So 6 · 7 is it.\n#### 42", True),
         (answer("Paris"), "Paris", True),
         (answer("Paris"), "It is not Paris.", False),
         (VOWELS, "aeiou", True),
@@ -219,7 +219,8 @@ def answer(expected) -> dict:
 )
 def test_a_response_passes_or_fails(checker, check, response, passed):
     need(check["kind"])
-    assert checker.check(Request(check, "Say something.", response)) == Outcome(passed)
+    answer = final_answer_rule("lance").read(response)
+    assert checker.check(Request(check, "Say something.", response, answer)) == Outcome(passed)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +272,7 @@ def test_both_the_judge_scores_and_the_verifier_vetoes(monkeypatch):
     rows = [{"id": name, "prompt": "Why?", "response": name} for name in ("passes", "fails", "unsure", "unchecked")]
     verdict = sampled(Completion("It is correct. score: 7", "stop"), verdict_rule("micro"))
     outcomes = {"passes": Outcome(True), "fails": Outcome(False), "unsure": Outcome(None, "regex: raised")}
-    scored = scored_rows(rows, [[verdict]] * 4, outcomes, "0")
+    scored = scored_rows({"review.by": "both"}, rows, "0", [[verdict]] * 4, outcomes, [])
     assert {name: row["score"] for name, row in scored.items()} == {
         "passes": 7.0, "fails": 0.0, "unsure": 7.0, "unchecked": 7.0,
     }  # fmt: skip
@@ -361,7 +362,7 @@ CANDIDATES = [
 
 
 def test_the_judge_is_in_order_where_its_own_reviews_prefer_what_passes(functions):
-    outcomes = verify_candidates("checks", CANDIDATES, functions)
+    outcomes = verify_candidates("checks", CANDIDATES, functions, final_answer_rule("lance").read)
     assert outcomes["Vowels?", "aei"] == Outcome(True), "the seed's own response to the same prompt"
     items = list(judge_in_order(CANDIDATES, outcomes))
     assert sorted(item["score"] for item in items) == [0.0, 0.5, 1.0, 1.0]  # 4<6, 4=4, 8>6, 8>4
@@ -369,7 +370,7 @@ def test_the_judge_is_in_order_where_its_own_reviews_prefer_what_passes(function
 
 
 def test_what_was_selected_is_measured_by_the_verifiers(functions):
-    outcomes = verify_candidates("checks", CANDIDATES, functions)
+    outcomes = verify_candidates("checks", CANDIDATES, functions, final_answer_rule("lance").read)
     sft = [{"prompt": "Vowels?", "completion": text} for text in ("aaa", "xxx", "never seen")]
     pairs = [
         {"prompt": "Vowels?", "chosen": chosen, "rejected": rejected}

@@ -13,6 +13,7 @@ from stages.core.final_answer import FinalAnswerRule, normalised
 from stages.core.prompts import final_answer_rule
 from stages.data.screening import outside, spread
 from stages.data.votes import agreement, agreements, votes
+from stages.judging.scores import by_origin, by_votes
 
 # ---- final answers ---------------------------------------------------------------------------------------------------
 
@@ -193,3 +194,31 @@ def test_the_ends_of_the_band_lie_within_it(share, side):
 )
 def test_the_spread_is_the_standard_deviation_of_the_verdicts_that_can_be_read(verdicts, width):
     assert spread(verdicts) == width
+
+
+# ---- scores by votes and by origin -----------------------------------------------------------------------------------
+
+
+def response(text: str, route: str = "own") -> dict:
+    return {"id": f"{route} {text}", "prompt": "6 times 7?", "response": text, "route": route}
+
+
+def test_the_score_by_votes_is_ten_times_the_share_that_has_the_same_final_answer():
+    answers = ["the answer is 42.", "answer: 42", "the answer is 41.", "I do not know."]
+    generated = [*map(response, answers), response("the answer is 42!", "flawed")]
+    kept = [generated[0], generated[2], generated[3], {"id": "seed", "prompt": "6 times 7?", "response": "42"}]
+    scored = by_votes(kept, generated, final_answer_rule("lance").read)
+    assert [row["score"] for row in scored.values()] == [5.0, 2.5, 2.5, None]
+    assert all(row["judge"] == "votes" and row["reviews"] == [] for row in scored.values())
+
+
+def test_responses_to_another_prompt_have_no_vote():
+    other = {**response("the answer is 42."), "id": "other", "prompt": "40 and 2?"}
+    scored = by_votes([other], [other, response("the answer is 42."), response("the answer is 41.")], str)
+    assert scored["other"]["score"] == 10.0
+
+
+def test_the_score_by_origin_is_ten_for_people_and_nought_for_the_model():
+    person, model = ({"id": key, "prompt": "?", "response": "!", "iteration": key} for key in ("0", "1"))
+    scored = by_origin([person, model, response("?")])
+    assert [row["score"] for row in scored.values()] == [10.0, 0.0, 0.0]

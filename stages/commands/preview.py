@@ -27,7 +27,7 @@ from stages.core import cost
 from stages.core.errors import UserError
 from stages.core.params import Params
 from stages.core.progress import say
-from stages.core.prompts import InstructionPrompt, ReviewPrompt, answer_rule
+from stages.core.prompts import InstructionPrompt, ReviewPrompt, answer_rule, final_answer_rule
 from stages.core.records import Record, read
 from stages.core.rows import BenchmarkItem, Candidate, ReviewedPair, ReviewedSeed, SeedRow
 from stages.core.schema import parse_runtime
@@ -107,7 +107,8 @@ class Preview:
         checked = [review.with_check(row) for row in rows]
         outcomes: dict[str, verifiers.Outcome] = {}
         if by in scores.VERIFIED:
-            outcomes = verifiers.verify_rows(f"{stage} checks", checked, Path(self.params["review.checks"]))
+            functions, rule = Path(self.params["review.checks"]), final_answer_rule(self.params["prompts"])
+            outcomes = verifiers.verify_rows(f"{stage} checks", checked, functions, rule.read)
         verdicts = review.review(self.client, stage, self.params, checked) if by in scores.JUDGED else None
         for number, row in enumerate(checked):
             say(f"\n{title} {number + 1}\n  prompt:   {shown(row['prompt'])}\n  response: {shown(row['response'])}")

@@ -7,7 +7,8 @@ from statistics import fmean
 from typing import NamedTuple
 
 from stages.core.records import content_id
-from stages.core.rows import ItemScore, JudgedCandidate, PreferencePair, SftRow
+from stages.core.rows import Check, ItemScore, JudgedCandidate, PreferencePair, SftRow
+from stages.data.votes import FinalAnswer
 from stages.judging.verifiers import Outcome, Request, verify
 
 Texts = tuple[str, str]  # a prompt and a response to it
@@ -21,16 +22,22 @@ class Judged(NamedTuple):
     score: float
 
 
-def verify_candidates(task: str, candidates: list[JudgedCandidate], functions: Path) -> dict[Texts, Outcome]:
+def verify_candidates(
+    task: str, candidates: list[JudgedCandidate], functions: Path, final_answer: FinalAnswer
+) -> dict[Texts, Outcome]:
     """The outcome of the check of each candidate that has one, and of its seed's own response to the same prompt.
-    Raises `UserError` if what a check needs cannot be loaded."""
-    requests: dict[Texts, Request] = {}
+    `final_answer`: the prompt set's rule. Raises `UserError` if what a check needs cannot be loaded."""
+    checks: dict[Texts, Check] = {}
     for row in candidates:
         if "check" in row:
-            requests[row["prompt"], row["response"]] = Request(row["check"], row["prompt"], row["response"])
+            checks[row["prompt"], row["response"]] = row["check"]
         seed = row["seed"]
         if "check" in seed and row["prompt"] == seed["prompt"]:
-            requests[seed["prompt"], seed["response"]] = Request(seed["check"], seed["prompt"], seed["response"])
+            checks[seed["prompt"], seed["response"]] = seed["check"]
+    requests = {
+        (prompt, response): Request(check, prompt, response, final_answer(response))
+        for (prompt, response), check in checks.items()
+    }
     return dict(zip(requests, verify(task, list(requests.values()), functions), strict=True))
 
 

@@ -14,41 +14,35 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
+from stages.core.final_answer import normalised
+
 Record = dict[str, Any]
 
 FENCE = re.compile(r"\s*```\w*\n(.*?)\n?```\s*", re.DOTALL)
-STATED = re.compile(r"(?:\banswer(?:\s+is\b)?\s*:?|####)[\s*_]*(\S.*?)(?=[.!?][\s*_]*(?:\s|$)|$)", re.I | re.M)
-BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
-MARKUP = " \t\n*_`$\"'.!"
 
 
 class CheckError(Exception):
     """Why a check could not be carried out."""
 
 
-def has_answer(check: Record, prompt: str, response: str) -> bool:
-    """Whether the answer that the response gives is the expected one: the same text, alone or behind "answer is",
-    "answer:" or "####" or in \\boxed{}, or the same number or formula, as math-verify compares them."""
+def has_answer(check: Record, prompt: str, response: str, answer: str | None) -> bool:
+    """Whether the response is the expected answer, or gives it: `answer` is its final one by the prompt set's rule. The
+    same text or number, or the same formula as math-verify compares them."""
     from math_verify import parse, verify
 
     expected = str(check["expected"])
-    stated = [response, *STATED.findall(response)[-1:], *BOXED.findall(response)[-1:]]
-    if any(_plain(text) == _plain(expected) for text in stated):
+    if normalised(expected) in (normalised(response), answer):
         return True
     if not _is_mathematics(expected):
         return False
     gold = parse(f"${expected.strip('$')}$", parsing_timeout=None)  # its timeouts depend on the machine
     return bool(verify(gold, parse(response, parsing_timeout=None), timeout_seconds=None))
-
-
-def _plain(text: str) -> str:
-    """An answer without regard to letter case, blanks and markup."""
-    return " ".join(text.strip(MARKUP).casefold().split())
 
 
 def _is_mathematics(expected: str) -> bool:
@@ -147,7 +141,7 @@ def outcome_of(request: Record, functions: Functions, seconds: float) -> Record:
     """A request's outcome: {"passed", "problem"}, or {"fatal"} if what it needs cannot be loaded."""
     check = request["check"]
     kinds: dict[str, Callable[[Record, str, str], bool]] = {
-        "answer": has_answer,
+        "answer": partial(has_answer, answer=request["answer"]),
         "regex": has_pattern,
         "json": fits_schema,
         "instructions": follows_instructions,

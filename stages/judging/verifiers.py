@@ -22,6 +22,7 @@ from stages.core.counts import VerifierCounts
 from stages.core.errors import UserError
 from stages.core.progress import progress
 from stages.core.rows import Check, ReviewablePair, ReviewedPair
+from stages.data.votes import FinalAnswer
 
 VERIFIER = "verifier"  # in the place of a judge's iteration
 SECONDS = 5  # of computing that a check may take
@@ -42,6 +43,7 @@ class Request(NamedTuple):
     check: Check
     prompt: str
     response: str
+    answer: str | None = None  # its final answer; None: it has none
 
 
 class Checker:
@@ -125,9 +127,15 @@ def verify(task: str, requests: Sequence[Request], functions: Path) -> list[Outc
     return outcomes
 
 
-def verify_rows(task: str, rows: Iterable[ReviewablePair], functions: Path) -> dict[str, Outcome]:
-    """{id of a row: the outcome of its check}, of the rows that have one."""
-    requests = {row["id"]: Request(row["check"], row["prompt"], row["response"]) for row in rows if "check" in row}
+def verify_rows(
+    task: str, rows: Iterable[ReviewablePair], functions: Path, final_answer: FinalAnswer
+) -> dict[str, Outcome]:
+    """{id of a row: the outcome of its check}, of the rows that have one. `final_answer`: the prompt set's rule."""
+    requests = {
+        row["id"]: Request(row["check"], row["prompt"], row["response"], final_answer(row["response"]))
+        for row in rows
+        if "check" in row
+    }
     return dict(zip(requests, verify(task, list(requests.values()), functions), strict=True))
 
 
