@@ -13,6 +13,7 @@ from stages.core.errors import UserError
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 NEW_OBJECTS = 50_000  # between two collections of garbage; by default 700
+SPINS = "1000"  # rounds that a thread of torch waits busily for the others; by default millions
 
 
 def application() -> typer.Typer:
@@ -40,6 +41,7 @@ def execute(app: typer.Typer, name: str | None = None) -> None:
     `name`: what the usage line calls the application; by default, the name it was called by.
     """
     _collect_less_garbage()
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # or a stage takes twice as long beside one other busy process
     try:
         app(prog_name=name, standalone_mode=False)
     except UserError as error:
