@@ -243,7 +243,7 @@ def test_trusted_code_travels_with_the_model(with_code, tmp_path, monkeypatch):
     base = materialise(with_code, "float32", tmp_path / "base", trust=True)
     assert {path.name for path in base.glob("*.py")} >= set(CODE)
     training = {"lora": None, "autocast": None, "four_bit": False}
-    policy, tokenizer = Phase("sft", "sft", base, tmp_path / "next", {}, training, 0, RUNTIME).load()
+    policy, tokenizer = Phase("sft", "sft", base, base, tmp_path / "next", {}, training, 0, RUNTIME).load()
     assert type(policy).__name__ == "OwnForCausalLM"
     assert embed(["Why?"], base).shape == (1, policy.config.hidden_size)
     policy.save_pretrained(tmp_path / "next")  # as SFT and DPO save it

@@ -264,7 +264,7 @@ TABLE = {
 PROMPTS = {
     "micro/system.md": WARM_START,
     "micro/tags.yaml": SEEDS,
-    "micro/final_answer.yaml": since("select"),
+    "micro/final_answer.yaml": since("review"),
     "micro/review/prompt.md": SEEDS,
     "micro/review/verdict.yaml": SEEDS,
     "micro/review/constitution.yaml": SEEDS,
