@@ -46,7 +46,13 @@ RUNS = {
     "accumulate": Run("rows accumulate", ["select.accumulate=true"]),
     "paper": Run("own judge and accumulated rows, as in the paper", ["select.accumulate=true"], own_judge=True),
 }
-BUDGETS: dict[str, Sequence[str]] = {}  # changes to a method of stages/presets/methods/, by its name
+BUDGETS = {  # changes to a method, by its name: about the loop's 17,500 calls in three iterations of the default
+    "self-instruct": ["samples=4", "generate.max_low=300"],
+    "i-sheep": ["samples=2", "generate.max_low=300"],
+    "self-rewarding": ["generate.max_low=60"],
+    "scpo": ["generate.own_samples=20"],
+    "iterative-rpo": ["generate.own_samples=20"],
+}
 SCORES = ("test", "judging")
 TEXTS = ("new_instructions", "responses", "flawed_responses", "own_responses")  # counts of the stage `generate`
 TRUTHS = {  # counts of the stage `measure`, and their row in the table

@@ -3,6 +3,7 @@
 All requests are queued at once. The prefix cache prefills the shared rubric once, and a prompt once for all its draws.
 """
 
+import atexit
 import os
 import weakref
 from collections.abc import Iterator, Sequence
@@ -43,7 +44,8 @@ LEAST_CONTEXT = 1024  # tokens, so that a few longer requests do not start it ag
 def end_with(owner: object, llm: LLM) -> None:
     """Shut vLLM's processes down once nothing refers to `owner` any more, or at exit. Without this, Python waits for
     them before it deletes the `LLM` object that would stop them, and hangs."""
-    weakref.finalize(owner, llm.llm_engine.engine_core.shutdown)
+    shut_down = weakref.finalize(owner, llm.llm_engine.engine_core.shutdown)
+    atexit.register(shut_down)  # by itself it may come behind multiprocessing, which waits for them
 
 
 def cannot_start(model: Path, error: Exception) -> UserError:
