@@ -62,10 +62,8 @@ def optimise(phase: Phase, selected: list[PreferencePair], params: Params) -> No
     policy, tokenizer, context, chats, tally = loaded
     from trl import DPOConfig
 
-    reference, precompute = (
-        (phase.start if settings["reference"] == "sft" else WARM_START),
-        runtime.precompute_reference,
-    )
+    reference = phase.start if settings["reference"] == "sft" else WARM_START
+    precompute = runtime.precompute_reference
     with phase.checkpoint_folder(digest(reference), chats) as folder, memory.explain_out_of_memory(phase.name):
         config = DPOConfig(**phase.trainer_settings(folder, context, len(chats)), precompute_ref_log_probs=precompute)
         weighted = preference.weighted(chats, settings["weight"])

@@ -194,7 +194,8 @@ def main(
         functions, final_answer = Path(params["review.checks"]), final_answer_rule(params["prompts"]).read
         outcomes = verifiers.verify_rows(f"{name} checks", unscored, functions, final_answer)
     verdicts = review(client, name, params, unscored) if client else None
-    generated = read(rows.with_name("generated.jsonl"), Candidate) if stage == "assess" else []
+    votes = by == scores.VOTES and stage == "assess"
+    generated = read(rows.with_name("generated.jsonl"), Candidate) if votes else []
     scored = scored_rows(params, unscored, judge_name, verdicts, outcomes, generated)
     result = [scored.get(row["id"]) or unchanged(row) for row in pairs]
     samples = params["review.samples"] if params["review.estimator"] == "sampled" else 1

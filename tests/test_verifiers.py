@@ -3,14 +3,15 @@
 import json
 import select
 import socket
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, error_line
 
+from stages import prepare
 from stages.core import checks
 from stages.core.checks import INSTRUCTIONS, PACKAGES, check_of, parse_check
+from stages.core.errors import UserError
 from stages.core.prompts import final_answer_rule, verdict_rule
 from stages.core.records import Tally, read, write
 from stages.core.rows import Pair, SeedRow
@@ -129,9 +130,9 @@ def test_null_is_as_good_as_missing_as_columns_of_a_table_have_it():
 
 def test_the_instructions_and_their_arguments_are_lm_evals():
     need("instructions")
-    from stages.judging.checker import _ifeval
+    from stages.core.ifeval import checkers
 
-    registry = _ifeval().instructions_registry.INSTRUCTION_DICT
+    registry = checkers().instructions_registry.INSTRUCTION_DICT
     names = {name: checker(name).get_instruction_args_keys() for name, checker in registry.items()}
     assert {name: sorted(arguments.split()) for name, arguments in INSTRUCTIONS.items()} == {
         name: sorted(arguments) for name, arguments in names.items()
@@ -488,13 +489,18 @@ def test_what_checks_need_and_is_not_installed_is_named(monkeypatch):
     assert missing.startswith("length_constraints:number_sentences (nltk's punkt_tab: run `lance suite ifeval` once")
 
 
-def test_rows_with_checks_need_packages_which_prepare_names(project):
-    if find_spec("jsonschema"):
-        pytest.skip("jsonschema is installed")
-    row = {"prompt": "Who?", "response": '{"name": "Ada"}', "check": NAMED}
-    (project.folder / "seeds.jsonl").write_text(json.dumps(row))
+def test_rows_with_checks_need_packages_which_prepare_names(project, monkeypatch):
+    (project.folder / "seeds.jsonl").write_text(
+        json.dumps({"prompt": "Who?", "response": '{"name": "Ada"}', "check": NAMED})
+    )
     (project.folder / "iterations/0").mkdir(parents=True)
     (project.folder / "iterations/0/benchmark.jsonl").write_text("")
     project.change({"seed": {"path": "seeds.jsonl"}})
-    line = error_line(project.stage("stages.prepare"))
-    assert 'checks of its rows need what is not installed: json (jsonschema); pip install -e ".[verifiers]"' in line
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    with pytest.raises(UserError) as raised:
+        prepare.main()
+    assert 'checks of its rows need what is not installed: json (jsonschema); pip install -e ".[verifiers]"' in str(
+        raised.value
+    )
+    assert not Path("iterations/0/seed.jsonl").exists()

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Annotated, NamedTuple
 
-from ruamel.yaml import YAML
 from typer import Argument, Option
 
 from stages.commands import preset
@@ -69,7 +68,7 @@ def run_of(name: str) -> Run:
         return RUNS[name]
     if name not in preset.methods():
         raise UserError(f"there is no run {name}; choose from {', '.join([*RUNS, *preset.methods()])}")
-    values = YAML(typ="safe").load(preset.METHODS / f"{name}.yaml")
+    values = preset.read_method(name)
     chain = values.pop("iterations", {"2": {"judge": "0", "writer": "1"}})
     parameters = {
         f"{section}.{key}" if key else section: value
@@ -126,10 +125,9 @@ def _dvc(*arguments: str) -> str:
 
 def calls(row: Record) -> int:
     """Completions that an iteration took to make and to judge its data."""
-    texts = [counts for name, counts in row["generate"].items() if isinstance(counts, dict) and name in TEXTS]
-    return sum(int(counts["in"]) for counts in texts) + sum(
-        int(row[stage]["verdicts"]["asked"]) for stage in ("review", "assess")
-    )
+    texts = sum(row["generate"][name]["in"] for name in TEXTS if name in row["generate"])
+    verdicts: int = row["review"]["verdicts"]["asked"] + row["assess"]["verdicts"]["asked"]
+    return int(texts) + verdicts
 
 
 def mean(values: Sequence[float], sign: str = "") -> str:

@@ -9,7 +9,6 @@ import inspect
 import json
 import logging
 import os
-import random
 import re
 import signal
 import sys
@@ -18,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 from stages.core.final_answer import normalised
+from stages.core.ifeval import checkers
 
 Record = dict[str, Any]
 
@@ -75,22 +74,9 @@ def _refuse(constant: str) -> None:
 
 def follows_instructions(check: Record, prompt: str, response: str) -> bool:
     """Whether the response follows all instructions, by lm-eval's strict checks of IFEval."""
-    import langdetect
-
-    utils = _ifeval()
-    random.seed(0)
-    langdetect.DetectorFactory.seed = 0  # it samples from the text
+    utils = checkers()
     example = utils.InputExample(0, check["ids"], prompt, check["kwargs"])
     return bool(utils.test_instruction_following_strict(example, response).follow_all_instructions)
-
-
-def _ifeval() -> ModuleType:
-    """lm-eval's checkers. Their module downloads nltk's tokenizer when it is imported, unless it is another process's
-    turn; whether it is here, core/checks.py sees to."""
-    with patch.dict(os.environ, LOCAL_RANK="1"):
-        from lm_eval.tasks.ifeval import utils
-    module: ModuleType = utils
-    return module
 
 
 class Functions:
@@ -128,7 +114,7 @@ def load(kind: str, functions: Functions) -> None:
     if kind == "python":
         functions.module()
     elif kind == "instructions":
-        _ifeval()
+        checkers()
     elif kind == "json":
         import jsonschema_specifications  # noqa: F401
     elif kind == "answer":

@@ -68,7 +68,7 @@ def real(model: Path) -> Iterator[Measurement]:
 
 
 def reviews(engine: TransformersEngine) -> list[Request]:
-    """256 reviews by prompts/lance, of 700 to 2,000 tokens: of seeds with their response, and with the next seed's."""
+    """256 reviews by prompts/lance, of 700 to 2,300 tokens: of seeds with their response, and with the next seed's."""
     rows = read(SEEDS, Pair)
     review = ReviewPrompt("lance")
     prompts = []
