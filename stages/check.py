@@ -7,7 +7,7 @@ stops the run before any work is done. Integer keys of iterations, which dvc sil
 from pathlib import Path
 from typing import Any
 
-from stages.core import prompts
+from stages.core import launcher, prompts
 from stages.core.command import run
 from stages.core.errors import UserError
 from stages.core.params import PARAMS_FILE, load
@@ -28,6 +28,7 @@ def read_valid_params() -> dict[str, Any]:
     check_files(params)
     prompts.check(params["prompts"], params["generate"]["shots"])
     suite.load(params["evaluate"]["suite"])
+    launcher.check(params["runtime"]["launch"])
     engines.resolve(params["runtime"]["engine"])
     if params["model"]["hub"] and not hub.is_materialised(params["model"]):
         hub.check_available(params["model"])

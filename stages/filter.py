@@ -177,4 +177,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, launch="generate")

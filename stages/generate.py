@@ -157,4 +157,4 @@ def summary(sources: Sources, candidates: list[Candidate]) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, launch="generate")

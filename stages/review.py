@@ -248,4 +248,4 @@ def summary(counts: ReviewCounts, pairs: int) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, launch="generate")

@@ -80,4 +80,4 @@ def main(model: ModelIn, rows: Annotated[Path, Option(help="SFT rows")], out: Mo
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, launch="train")

@@ -4,15 +4,18 @@ import atexit
 import gc
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 
 import typer
 
 from stages.core.errors import UserError
+from stages.core.launcher import Kind, launchable
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 NEW_OBJECTS = 50_000  # between two collections of garbage; by default 700
+INTERRUPTED = 130  # what typer returns after ctrl-C
 SPINS = "1000"  # rounds that a thread of torch waits busily for the others; by default millions
 
 
@@ -23,10 +26,11 @@ def application() -> typer.Typer:
     )
 
 
-def run(main: Callable[..., None]) -> None:
-    """Call a module's `main` with the options of the command line; `--help` prints the module's docstring."""
+def run(main: Callable[..., None], launch: Kind | None = None) -> None:
+    """Call a module's `main` with the options of the command line; `--help` prints the module's docstring. `launch`:
+    what kind of stage it is for `runtime.launch`; None: a light one, which always runs here."""
     app = application()
-    app.command(help=documentation(main))(main)
+    app.command(help=documentation(main))(launchable(main, launch) if launch else main)
     execute(app)
 
 
@@ -41,9 +45,10 @@ def execute(app: typer.Typer, name: str | None = None) -> None:
     `name`: what the usage line calls the application; by default, the name it was called by.
     """
     _collect_less_garbage()
+    signal.signal(signal.SIGTERM, _exit_when_terminated)
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # or a stage takes twice as long beside one other busy process
     try:
-        app(prog_name=name, standalone_mode=False)
+        status = app(prog_name=name, standalone_mode=False)
     except UserError as error:
         _exit_with(str(error))
     except typer.TyperException as error:
@@ -52,6 +57,8 @@ def execute(app: typer.Typer, name: str | None = None) -> None:
         if not _is_stdout_closed():
             raise
         sys.exit(1)
+    if status == INTERRUPTED:  # typer would end well, and DVC take what is there for the result
+        _exit_with("interrupted; run again to go on: finished completions and checkpoints are kept", INTERRUPTED)
     if "vllm" in sys.modules:
         _exit_now()
 
@@ -63,11 +70,17 @@ def _collect_less_garbage() -> None:
     atexit.register(gc.freeze)
 
 
-def _exit_with(message: str) -> None:
-    """Print an error in one line, and exit with status 1."""
+def _exit_when_terminated(*_: object) -> None:
+    """End as by ctrl-C, in order: what a stage has started ends with it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _exit_with(message: str, status: int = 1) -> None:
+    """Print an error in one line, and exit with a status."""
     sys.stdout.flush()
     print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(1)
+    sys.exit(status)
 
 
 def _usage_error(error: typer.TyperException) -> str:

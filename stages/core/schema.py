@@ -1,6 +1,7 @@
 """What params.yaml may hold: each parameter with its type and range, and the tree of iterations."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
@@ -358,6 +359,24 @@ class TrainingRuntime(Section):
         return sharding
 
 
+class Launch(Section):
+    """The commands that heavy stages run through, by kind."""
+
+    generate: str | None
+    train: str | None
+
+    @field_validator("generate", "train")
+    @classmethod
+    def check_command(cls, command: str | None) -> str | None:
+        """Raises `ValueError` unless it is null or splits into words as a shell would."""
+        try:
+            if command is None or shlex.split(command):
+                return command
+        except ValueError as error:
+            raise ValueError(f"is no command line: {error}; correct its quotes") from None
+        raise ValueError("is no command line; set it to null, or to one such as srun --gres=gpu:1")
+
+
 class Runtime(Section):
     """How to compute: nothing here changes a result, and no stage declares it."""
 
@@ -365,6 +384,7 @@ class Runtime(Section):
     batch_rows: Positive | None
     store: Store
     checkpoint_minutes: NotNegative | None
+    launch: Launch
     training: TrainingRuntime
     vllm: Vllm
     server: Server

@@ -8,13 +8,13 @@ stage with its one line; another failure, with the messages of all processes.
 
 import os
 import re
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from stages.core import lifeline
 from stages.core.errors import UserError
 from stages.core.schema import TrainingRuntime
 
@@ -54,6 +54,7 @@ def relaunch_if_distributed(module: str, settings: TrainingRuntime) -> bool:
     several; or one of those launched, which prints nothing unless it is the main one. Raises `UserError` with the line
     of a launched process that ended in one."""
     if LAUNCHED in os.environ:
+        lifeline.hold()
         if not is_main_process():
             sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 – until the process ends
         return False
@@ -68,8 +69,7 @@ def _launch(module: str, options: list[str]) -> None:
     """Run this command under `accelerate launch`. Its standard error, where libraries write, is shown if it fails."""
     command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--module", module, *sys.argv[1:]]
     with TemporaryFile("w+", encoding="utf-8") as stderr:
-        done = subprocess.run(command, env={**os.environ, LAUNCHED: "1"}, stderr=stderr, check=False)
-        if done.returncode == 0:
+        if lifeline.run(command, {**os.environ, LAUNCHED: "1"}, stderr) == 0:
             return
         stderr.seek(0)
         messages = stderr.read()
