@@ -16,7 +16,7 @@ from typing import IO
 GREETING = b"lance\n"  # tells a stdin that this module holds from an empty one, such as /dev/null
 ORDERLY = 3.0  # seconds that a process has to clean up when its stdin ends
 PATIENCE = 5.0  # seconds to wait for a process whose stdin ended
-SLOW = 40.0  # seconds to wait for one that was terminated; Slurm by default waits 30 before it kills
+SLOW = 40.0  # seconds to wait for one that was terminated; a cluster may itself wait 30 before it kills
 
 
 def run(command: Sequence[str], env: Mapping[str, str], stderr: IO[str] | None = None) -> int:
