@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from contextlib import chdir
@@ -187,6 +188,26 @@ def test_a_killed_training_resumes_from_its_last_whole_checkpoint_to_the_same_by
     assert prepared.read(f"results/1/{phase}.json") == counts
     assert json.loads(prepared.read(f"costs/1/{phase}.json"))["tokens"] == tokens
     assert list((prepared.folder / ".dvc/checkpoints").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_of_two_processes_whose_stage_was_interrupted_or_killed(prepared, number):
+    """accelerate puts each into a session of its own, which no signal to the stage's group reaches."""
+    prepared.change({"sft": {"epochs": 40, "batch_size": 2}, "runtime": {"training": {"processes": 2}}})
+    prepared.change({"runtime": {"checkpoint_minutes": 0}})
+    stage = subprocess.Popen(
+        command_line("python", "-m", *sft_command(), forks=False), cwd=prepared.folder, start_new_session=True
+    )
+    while not list(prepared.folder.glob(".dvc/checkpoints/*/checkpoint-1/trainer_state.json")):
+        assert stage.poll() is None
+        time.sleep(0.05)
+    os.killpg(stage.pid, number)
+    assert stage.wait() == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    end = time.monotonic() + 20
+    while any(process.info["cwd"] == str(prepared.folder) for process in psutil.process_iter(["cwd"])):
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
