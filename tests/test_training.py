@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from contextlib import chdir
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -695,6 +696,28 @@ def test_two_killed_processes_resume_to_the_same_bytes_through_an_uneven_last_ba
     assert re.search(r"resumes after step \d+ of 32", output)
     assert weights(prepared, out) == unbroken
     assert prepared.read(f"results/1/{phase}.json") == counts
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("deepspeed"), reason="deepspeed is not installed: pip install -e '.[zero3]'")
+@pytest.mark.parametrize("how", [{}, LORA | PRECOMPUTED, WEIGHTED], ids=["", "lora", "weighted"])
+def test_two_processes_with_zero3_train_like_one_and_resume_when_killed(prepared, twin, how):
+    """On a CPU, which is DeepSpeed's accelerator then, over gloo. Of 13 rows, the last batch of an epoch has one."""
+    for project, several in ((prepared, {}), (twin, {"processes": 2, "sharding": "zero3"})):
+        project.change({"sft": {"batch_size": 4, "epochs": 8}, "dpo": {"batch_size": 4, "epochs": 8}})
+        project.change(how)
+        project.change({"runtime": {"checkpoint_minutes": 0, "training": several}})
+        write(project.folder / "iterations/1/sft.jsonl", VARIED[:13])
+        write(project.folder / "iterations/1/pairs.jsonl", LONGER[:13])
+    for command in (sft_command(), DPO_COMMAND):
+        prepared.run("python", "-m", *command)
+        folder = killed_after(twin, command, "checkpoint-5")
+        assert list(folder.glob("checkpoint-*/global_step*/*zero_pp_rank_1*")), "it was not sharded"
+        assert re.search(r"resumes after step \d+ of 32", twin.run("python", "-m", *command).stdout)
+    for log, other in zip(logs(prepared), logs(twin), strict=True):
+        assert_same_log(log, other, 2e-4)  # of numbers with four decimals
+    for model in ("iterations/1/sft", "iterations/1/model"):
+        assert difference(prepared, twin, model) < 1e-4
 
 
 @pytest.mark.slow

@@ -49,8 +49,8 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def hold(greeted: bool = False) -> None:
-    """From now on, end this process and its group when stdin ends. `greeted`: only if stdin is one that `run` holds at
-    its other end; where a launcher does not pass it on, it is empty from the start."""
+    """From now on, end this process and those that it starts when stdin ends. `greeted`: only if stdin is one that
+    `run` holds at its other end; where a launcher does not pass it on, it is empty from the start."""
     Thread(target=_watch, args=(greeted,), daemon=True).start()
 
 
@@ -59,6 +59,11 @@ def _watch(greeted: bool) -> None:
         return
     while os.read(0, 1024):
         pass
-    os.killpg(0, signal.SIGTERM)
-    time.sleep(ORDERLY)
-    os.killpg(0, signal.SIGKILL)
+    import psutil
+
+    me = psutil.Process()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in (*me.children(recursive=True), me):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        time.sleep(ORDERLY)

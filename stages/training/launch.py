@@ -33,15 +33,26 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def devices() -> dict[str, Any]:
+    """{"use_cpu", "ddp_backend"}, what trl is told about the devices of the processes. DeepSpeed puts the weights on a
+    CPU by itself, where accelerate may not know that it is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return {"use_cpu": False, "ddp_backend": None}
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    return {"use_cpu": not deepspeed, "ddp_backend": "gloo" if process_count() > 1 else None}
+
+
 def broadcast_from_main(value: Any) -> Any:
     """The main process's `value`, in every process; all must call it. `value` is anything that pickles."""
     if process_count() == 1:
         return value
-    import torch
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    PartialState(cpu=not torch.cuda.is_available())
+    place = devices()
+    PartialState(cpu=place["use_cpu"], backend=place["ddp_backend"])
     values = [value]
     broadcast_object_list(values)
     return values[0]
@@ -92,8 +103,8 @@ def _launch_options(settings: TrainingRuntime) -> list[str]:
         raise UserError(
             f"runtime.training.processes: {processes} processes need a GPU each, and this machine has {gpus}; lower it"
         )
-    if sharding and not gpus:
-        raise UserError(f"runtime.training.sharding: {sharding} needs GPUs, and this machine has none; set it to null")
+    if sharding == "fsdp" and not gpus:
+        raise UserError("runtime.training.sharding: fsdp needs GPUs, and this machine has none; set zero3 or null")
     if sharding == "zero3" and not find_spec("deepspeed"):
         raise UserError(
             "runtime.training.sharding: zero3 needs deepspeed, which is not installed; pip install -e '.[zero3]', or "

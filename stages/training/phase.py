@@ -138,8 +138,6 @@ class Phase:
     def trainer_settings(self, folder: Path, context: int, rows: int) -> dict[str, Any]:
         """What trl's SFTConfig and DPOConfig are given alike, for `rows` rows of at most `context` tokens; bf16 and
         gradient checkpointing are on in trl unless set. Raises `UserError` where the processes cannot share a batch."""
-        import torch
-
         runtime, batch_size = self.runtime.training, self.settings["batch_size"]
         size = micro_batch_size(self.section, batch_size, runtime.rows_at_once)
         return {
@@ -154,7 +152,7 @@ class Phase:
             "data_seed": self.random_state,
             "bf16": self.training["autocast"] == "bfloat16",
             "gradient_checkpointing": runtime.gradient_checkpointing,
-            "use_cpu": not torch.cuda.is_available(),
+            **launch.devices(),
             "save_strategy": "no",  # checkpoints.saver says when
             "save_total_limit": 2,  # if a kill tears the last one, the one before is whole
             "logging_nan_inf_filter": False,  # or a loss that is not finite would not be logged
