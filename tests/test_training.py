@@ -140,11 +140,13 @@ def test_training_changes_the_model_to_the_same_bytes_each_time_and_writes_nothi
     assert json.loads(prepared.read("results/1/dpo.json"))["steps"] == 1
 
 
-def killed_after(project, command, checkpoint):
-    """Start a stage, and kill -9 it as soon as a checkpoint of its training is whole."""
+def killed_after(project, command, checkpoint, env=None):
+    """Start a stage, and kill -9 it as soon as a checkpoint of its training is whole. `env`: that of fresh interpreters
+    to run it in."""
     process = subprocess.Popen(
-        command_line("python", "-m", *command), cwd=project.folder, env=forking_environment(), stdout=subprocess.PIPE
-    )
+        command_line("python", "-m", *command, forks=env is None), cwd=project.folder,
+        env=env or forking_environment(), stdout=subprocess.PIPE,
+    )  # fmt: skip
     whole = f".dvc/checkpoints/*/{checkpoint}/trainer_state.json"
     while not list(project.folder.glob(whole)) and process.poll() is None:
         time.sleep(0.005)
@@ -698,12 +700,39 @@ def test_two_killed_processes_resume_to_the_same_bytes_through_an_uneven_last_ba
     assert prepared.read(f"results/1/{phase}.json") == counts
 
 
+GLOO = """
+import os
+if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+    from accelerate.state import DistributedType, PartialState
+    PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)
+    start = PartialState.__init__
+    PartialState.__init__ = lambda self, cpu=False, **options: start(self, cpu=False, **options)
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not find_spec("deepspeed"), reason="deepspeed is not installed: pip install -e '.[zero3]'")
 @pytest.mark.parametrize("how", [{}, LORA | PRECOMPUTED, WEIGHTED], ids=["", "lora", "weighted"])
-def test_two_processes_with_zero3_train_like_one_and_resume_when_killed(prepared, twin, how):
-    """On a CPU, which is DeepSpeed's accelerator then, over gloo. Of 13 rows, the last batch of an epoch has one."""
-    for project, several in ((prepared, {}), (twin, {"processes": 2, "sharding": "zero3"})):
+@pytest.mark.parametrize(
+    ("sharding", "shard"),
+    [
+        pytest.param(
+            "zero3", "global_step*/*zero_pp_rank_1*", marks=pytest.mark.skipif(
+                not find_spec("deepspeed"), reason="deepspeed is not installed: pip install -e '.[zero3]'"
+            ),
+        ),
+        ("fsdp", "pytorch_model_fsdp.bin"),
+    ],
+)  # fmt: skip
+def test_two_processes_that_share_the_weights_train_like_one_and_resume_when_killed(
+    prepared, twin, tmp_path, sharding, shard, how
+):
+    """On a CPU over gloo. It is DeepSpeed's accelerator then; to FSDP, accelerate knows no way from there, so here it
+    takes the processes for those of GPUs. Of 13 rows, the last batch of an epoch has one."""
+    (tmp_path / "sitecustomize.py").write_text(GLOO)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "ACCELERATE_TORCH_DEVICE": "cpu"} if sharding == "fsdp" else None
+    config = twin.folder / "accelerate.yaml"
+    config.write_text((CONFIGS / f"{sharding}.yaml").read_text() + "num_processes: 2\n")
+    for project, several in ((prepared, {}), (twin, {"processes": 2, "config": str(config)})):
         project.change({"sft": {"batch_size": 4, "epochs": 8}, "dpo": {"batch_size": 4, "epochs": 8}})
         project.change(how)
         project.change({"runtime": {"checkpoint_minutes": 0, "training": several}})
@@ -711,9 +740,10 @@ def test_two_processes_with_zero3_train_like_one_and_resume_when_killed(prepared
         write(project.folder / "iterations/1/pairs.jsonl", LONGER[:13])
     for command in (sft_command(), DPO_COMMAND):
         prepared.run("python", "-m", *command)
-        folder = killed_after(twin, command, "checkpoint-5")
-        assert list(folder.glob("checkpoint-*/global_step*/*zero_pp_rank_1*")), "it was not sharded"
-        assert re.search(r"resumes after step \d+ of 32", twin.run("python", "-m", *command).stdout)
+        folder = killed_after(twin, command, "checkpoint-5", env)
+        assert list(folder.glob(f"checkpoint-*/{shard}")), "it was not sharded"
+        resumed = twin.run("python", "-m", *command, env=env, fresh=env is not None)
+        assert re.search(r"resumes after step \d+ of 32", resumed.stdout)
     for log, other in zip(logs(prepared), logs(twin), strict=True):
         assert_same_log(log, other, 2e-4)  # of numbers with four decimals
     for model in ("iterations/1/sft", "iterations/1/model"):

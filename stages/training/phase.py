@@ -208,7 +208,9 @@ class Phase:
         if is_peft_model(model):
             adapters.save(model, self.out, gathered)
         else:
-            model.save_pretrained(self.out, state_dict=gathered)
+            tied = model.all_tied_weights_keys  # FSDP gathers a weight of two names twice
+            whole = gathered and {name: weight for name, weight in gathered.items() if name not in tied}
+            model.save_pretrained(self.out, state_dict=whole)
         tokenizer.save_pretrained(self.out)
 
     def finish(self, tally: Tally, log: list[Record], unit: str) -> None:
