@@ -331,6 +331,7 @@ class BestBound(TypedDict):
 
     bound: float
     agreement: Interval
+    now: Interval  # the agreement at the present bound
     points: float  # over the present bound, with the ends of the 95 % interval; None: there is none
     low: float | None
     high: float | None

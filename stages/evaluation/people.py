@@ -168,6 +168,7 @@ def best_bound(name: str, bound: BoundRows, rows: list[LabelledRow], pairs: list
     return {
         "bound": best,
         "agreement": known[best],
+        "now": shares[now],
         "points": points,
         "low": low,
         "high": high,
