@@ -16,13 +16,14 @@ from threading import Thread
 import httpx
 import pytest
 from conftest import ROOT, error_line
+from labelled import candidate, seed_row, write_iteration
 
 from stages.commands.label.command import file_name
 from stages.commands.label.rows import drawn, guide, shown
 from stages.commands.label.server import Server
 from stages.core.errors import UserError
 from stages.core.params import Params, load
-from stages.core.records import content_id, write
+from stages.core.records import write
 from stages.data.labels import Label, LabelFile, read_labels
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -37,37 +38,6 @@ HOSTILE = (
     "東京の人口は何人ですか。" * 40,
     "unbroken" * 2_000,
 )
-
-
-def reviews_of(score):
-    return [{"text": f"Right: 1. Given: 1. It is correct and clear. score: {score}", "score": score, "written": score}]
-
-
-def seed_row(number, score, response="is one"):
-    prompt = f"Question {number}?"
-    key = content_id(prompt, response)
-    return {"id": key, "prompt": prompt, "response": response, "iteration": "0", "score": score, "judge": "0",
-            "reviews": reviews_of(score)}  # fmt: skip
-
-
-def candidate(route, prompt, response, score, seed):
-    key = content_id(prompt, response)
-    own = {name: seed[name] for name in ("id", "prompt", "response", "score")}
-    return {"id": key, "route": route, "prompt": prompt, "response": response, "seed": own,
-            "lineage": {"seed": seed["id"]}, "score": score, "judge": "0", "reviews": reviews_of(score)}  # fmt: skip
-
-
-def write_iteration(folder, key, number, extra=()):
-    """Seeds with every score, and four responses to each of `number` new instructions; scores are skewed to 9."""
-    seeds = [seed_row(f"{key} {seed}", float(seed % 11)) for seed in range(44)]
-    rows = [*extra]
-    for task in range(number):
-        for draw in range(4):
-            score = 9.0 if task % 3 else float((task + 3 * draw) % 11)
-            rows.append(candidate("new", f"Task {key} {task}", f"Response {draw}", score, seeds[0]))
-    rows += [candidate("flawed", seeds[9]["prompt"], f"is wrong {draw}", float(draw), seeds[9]) for draw in range(4)]
-    write(folder / f"iterations/{key}/review.jsonl", seeds)
-    write(folder / f"iterations/{key}/assess.jsonl", rows)
 
 
 @pytest.fixture

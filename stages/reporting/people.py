@@ -64,7 +64,9 @@ def bounds_table(run: PeopleCounts) -> list[list[str]]:
 
 def note(run: PeopleCounts) -> str:
     """Who labelled how much, and what the table says."""
-    elsewhere = f" {run['elsewhere']:,} of them are of rows that this run does not have." if run["elsewhere"] else ""
+    number = run["elsewhere"]
+    rows = "is of a row" if number == 1 else "are of rows"
+    elsewhere = f" {number:,} of them {rows} that this run does not have." if number else ""
     people = "1 person" if run["people"] == 1 else f"{run['people']} people"
     return f"{run['labels']:,} labels; {people} labelled rows of this run.{elsewhere} {AGREEMENT}"
 
