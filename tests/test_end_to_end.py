@@ -120,10 +120,10 @@ def test_a_second_repro_runs_nothing(first):
 
 def test_a_change_that_changes_no_out_stops_there(first):
     """No mean of two whole scores lies between 7 and 7.01, so the routing stays and nothing follows it but the cards,
-    which name the threshold."""
+    which name the threshold, and measure, which compares people's labels with it."""
     changed = ran(first.run("dvc", "exp", "run", "-S", "threshold=7.01").stdout)
     assert changed[:2] == ["check", "generate@1"]
-    assert set(changed[2:]) == {"promote", "dataset"}
+    assert set(changed[2:]) == {"measure@1", "promote", "dataset"}
     back(first)
 
 
