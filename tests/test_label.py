@@ -107,10 +107,9 @@ def test_the_page_knows_nothing_of_the_judge_and_the_order_of_a_pair_says_nothin
 
 
 def test_people_are_told_what_the_judge_is_told(run):
-    assert guide("micro") == "Rate this from 0 to 10."
-    text = guide("lance")
-    assert "Clarity. Question: It is unambiguous" in text
-    assert text.endswith("Your score is the sum: Question score (0–5) + Response score (0–5).")
+    assert guide("micro") == {"guide": "Rate this from 0 to 10.", "parts": []}
+    assert "Clarity. Question: It is unambiguous" in guide("lance")["guide"]
+    assert guide("lance")["parts"] == ["Question score (0–5)", "Response score (0–5)"]
 
 
 def test_without_a_run_there_is_nothing_to_label(run):
@@ -213,7 +212,7 @@ def test_a_name_that_no_file_can_have_is_refused(name):
 @contextmanager
 def serving(rows=6, pairs=2, name="ana") -> Iterator[Server]:
     items = drawn(params(), rows, pairs)
-    content = {"name": name, "guide": guide("micro"), "items": [shown(item) for item in items]}
+    content = {"name": name, **guide("micro"), "items": [shown(item) for item in items]}
     server = Server(0, content, {item.key for item in items}, LabelFile(Path("labels", f"{name}.jsonl")))
     Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
@@ -411,7 +410,7 @@ def test_texts_are_shown_as_they_are_and_run_nothing(run, width, scheme):
     write(run / "iterations/1/review.jsonl", [])
     write(run / "iterations/1/assess.jsonl", rows)
     trouble, requests = [], []
-    with labelling(run, "ana", "--pairs", "6") as (_, address), browser() as opened:
+    with labelling(run, "Ana Lucía de la Fuente y Monterrey", "--pairs", "6") as (_, address), browser() as opened:
         tab = opened.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
         tab.on("console", lambda message: trouble.append(message.text))
         tab.on("pageerror", lambda error: trouble.append(str(error)))
@@ -424,6 +423,8 @@ def test_texts_are_shown_as_they_are_and_run_nothing(run, width, scheme):
             seen.append(text.text_content())
             assert text.evaluate("text => text.scrollWidth <= text.clientWidth"), "cut off at the side"
             assert tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+            count = tab.locator("#count").bounding_box()
+            assert count["x"] + count["width"] <= width
             footer = tab.locator("footer").bounding_box()
             assert footer["y"] + footer["height"] <= 801
             assert tab.get_by_role("button", name="Skip").is_visible()

@@ -48,7 +48,7 @@ def serve(params: Params, rows: int, pairs: int, name: str, port: int) -> None:
     """Serve the page until ctrl-C. Raises `UserError` if there is nothing to label, or if the port is taken."""
     items = drawn(params, rows, pairs)
     labels = LabelFile(FOLDER / f"{name}.jsonl")
-    content = {"name": name, "guide": guide(params["prompts"]), "items": [shown(item) for item in items]}
+    content = {"name": name, **guide(params["prompts"]), "items": [shown(item) for item in items]}
     try:
         server = Server(port, content, {item.key for item in items}, labels)
     except OSError as error:

@@ -45,10 +45,9 @@ def shown(row: JudgedResponse | JudgedPair) -> Record:
     return {"shown": [key for key, _ in texts], "prompt": row.prompt, "responses": [text for _, text in texts]}
 
 
-def guide(prompt_set: str) -> str:
-    """What the judge is told before it reads a row, and what its score consists of."""
+def guide(prompt_set: str) -> Record:
+    """What the judge is told before it reads a row, and the parts that its score consists of, if there are several."""
     prompt, tags = ReviewPrompt(prompt_set), read_tags(prompt_set)
-    parts = prompt.verdict.parts
-    sum_of = " + ".join(f"{part.label} (0–{part.highest})" for part in parts)
-    whole = f"\n\nYour score is the sum: {sum_of}." if len(parts) > 1 else ""
-    return prompt.render("", "").partition(f"<{tags.instruction}>")[0].strip() + whole
+    parts = [f"{part.label} (0–{part.highest})" for part in prompt.verdict.parts]
+    told = prompt.render("", "").partition(f"<{tags.instruction}>")[0].strip()
+    return {"guide": told, "parts": parts if len(parts) > 1 else []}
