@@ -23,7 +23,7 @@ from stages.commands.label.rows import drawn, guide, shown
 from stages.commands.label.server import Server
 from stages.core.errors import UserError
 from stages.core.params import Params, load
-from stages.core.records import write
+from stages.core.records import read, write
 from stages.data.labels import Label, LabelFile, read_labels
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -72,6 +72,15 @@ def test_rows_are_drawn_evenly_over_scores_routes_and_iterations(run):
     assert max(scores.values()) - min(scores.values()) <= 3
     assert min(routes["seed"], routes["new"]) >= 20
     assert sorted(Counter(row.iteration for row in rows).values()) == [33, 33]
+
+
+def test_an_iteration_without_rows_of_a_route_has_not_fewer_of_the_others(run):
+    """As where the seeds of all iterations are those of the first one."""
+    assessed = run / "iterations/2/assess.jsonl"
+    write(assessed, [row for row in read(assessed, dict) if row["route"] == "new"])
+    shutil.copy(run / "iterations/1/review.jsonl", run / "iterations/2")
+    drawn_from = Counter((row.iteration, row.route) for row in drawn(params(), 60, 0))
+    assert min(drawn_from[kind] for kind in (("1", "seed"), ("1", "new"), ("2", "new"))) >= 15
 
 
 def test_pairs_are_drawn_evenly_over_margins_and_iterations(run):

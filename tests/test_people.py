@@ -27,11 +27,11 @@ V, SFT, MARGIN = 7.0, 8.0, 2.0
 
 def row(key, score, weight=1.0, route="seed", **labels):
     scores = {"score": score, "compared": score}
-    return {"id": key, "group": key, "route": route, **scores, "weight": weight, "labels": labels}
+    return {"id": key, "route": route, **scores, "weight": weight, "labels": labels}
 
 
 def pair(key, margin, weight=1.0, **labels):
-    ids = {"chosen": f"{key}a", "rejected": f"{key}b", "group": key}
+    ids = {"chosen": f"{key}a", "rejected": f"{key}b"}
     return {**ids, "margin": margin, "weight": weight, "labels": labels}
 
 

@@ -291,7 +291,6 @@ class LabelledRow(TypedDict):
     """A response that the judge has scored and people have labelled."""
 
     id: str
-    group: str  # id of the prompt
     route: str  # "seed", or the candidate's
     score: float  # the judge's
     compared: float  # the same on `review.scale`
@@ -304,7 +303,6 @@ class LabelledPair(TypedDict):
 
     chosen: str  # id of the response that the judge prefers
     rejected: str
-    group: str  # id of the prompt
     margin: float
     weight: float
     labels: dict[str, float]  # by person: 1: the chosen one is better, 0: the rejected one, 0.5: a tie

@@ -17,7 +17,7 @@ from stages.data.preference_pairs import pools, preference_pairs
 from stages.data.scale import scale_of
 from stages.data.votes import FinalAnswer
 
-Stratum = tuple[str, ...]
+Stratum = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class JudgedResponse:
 
     @property
     def stratum(self) -> Stratum:
-        """The iteration, route and rounded score."""
-        return self.iteration, self.route, f"{self.score:.0f}"
+        """The route in its iteration, and the rounded score."""
+        return f"{self.iteration} {self.route}", f"{self.score:.0f}"
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ Drawable = TypeVar("Drawable", JudgedResponse, JudgedPair)
 
 
 def evenly(rows: Iterable[Drawable], number: int, random_state: int) -> list[Drawable]:
-    """At most `number` different rows, drawn one by one from the stratum whose iteration, route and score were drawn
-    least. A longer draw begins with a shorter one."""
+    """At most `number` different rows, drawn one by one from the stratum whose route and score, or iteration and
+    margin, were drawn least. A longer draw begins with a shorter one."""
     different = {row.key: row for row in reversed(list(rows))}.values()  # the first of equal ones
     strata: dict[Stratum, list[tuple[str, Drawable]]] = {}
     for row in different:
@@ -142,7 +142,6 @@ def labelled_rows(rows: Sequence[JudgedResponse], people: dict[str, Labels]) -> 
     return [
         {
             "id": row.id,
-            "group": content_id(row.prompt),
             "route": row.route,
             "score": row.score,
             "compared": round(row.compared, 4),
@@ -159,7 +158,6 @@ def labelled_pairs(pairs: Sequence[JudgedPair], people: dict[str, Labels]) -> li
         {
             "chosen": pair.chosen_id,
             "rejected": pair.rejected_id,
-            "group": content_id(pair.prompt),
             "margin": pair.margin,
             "weight": weight,
             "labels": {name: label.share_of(pair.chosen_id) for name, label in labels.items()},
