@@ -31,12 +31,40 @@ needs_browser = pytest.mark.skipif(not BROWSER, reason="needs Chromium, as Debia
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 HOSTILE = (
-    "<script>window.taken = 1</script><img src=x onerror='window.taken = 1'></script><!-- <svg onload=alert(1)>",
-    "{{ 7 * 7 }} ${window.taken = 1} </style><style>body { display: none }</style>\u2028\u2029 \x01",
-    "before \u202e reversed \u2066 isolated, never ended",
-    "هذا نص عربي طويل ينتهي بعلامة؟",
+    "<script>window.taken = 1</script>",
+    "</script><script>window.taken = 1</script>",
+    "<!-- <script>window.taken = 1",
+    "]]><![CDATA[<script>window.taken = 1</script>]]>",
+    "<img src=x onerror='window.taken = 1'>",
+    "<svg/onload=window.taken=1>",
+    "<svg><animate onbegin=window.taken=1 attributeName=x dur=1s>",
+    "<iframe srcdoc='<script>parent.taken = 1</script>'></iframe>",
+    "<iframe src='javascript:parent.taken=1'></iframe>",
+    "<a href='javascript:window.taken=1' autofocus onfocus=window.taken=1>x</a>",
+    "<input autofocus onfocus=window.taken=1>",
+    "<details open ontoggle=window.taken=1>x</details>",
+    "<video><source onerror=window.taken=1></video>",
+    "<object data='data:text/html,<script>parent.taken=1</script>'></object>",
+    "<embed src='http://evil.example/x.swf'>",
+    "<link rel=stylesheet href='http://evil.example/x.css'>",
+    "<meta http-equiv=refresh content='0;url=http://evil.example/'>",
+    "<base href='http://evil.example/'>",
+    "<form action='http://evil.example/'><button>Skip</button></form>",
+    "</style><style>body { display: none }</style>",
+    "<div style='position:fixed;inset:0;background:red'>over all</div>",
+    "<template><script>window.taken = 1</script></template>",
+    "<math><mtext><style><img src=x onerror=window.taken=1></style>",
+    "{{ 7 * 7 }} {% raw %} ${window.taken = 1} <%= 7 %> #{7} /*ITEMS*/ __proto__",
+    "\\u003cscript>window.taken = 1\\u003c/script> &lt;script&gt; &#60;b&#62;",
+    "\"); window.taken = 1; //\n'; window.taken = 1; `${window.taken = 1}`",
+    "line\u2028separator\u2029paragraph\x01\x07\x1b[31m\x7f\x9f\ufeff\ufffe",
+    "before \u202e reversed \u2066 isolated \u2067 never ended",
+    "Z" + "\u0300\u0489" * 3_000 + " zalgo",
+    "هذا نص عربي طويل ينتهي بعلامة؟ (mixed) 123",
     "東京の人口は何人ですか。" * 40,
-    "unbroken" * 2_000,
+    "👩‍👩‍👧‍👦🏳️‍🌈" * 300,
+    "\n" * 3_000 + "far below",
+    "unbroken" * 640_000,  # 5 MB
 )
 
 
@@ -413,7 +441,7 @@ def test_five_hundred_rows_are_labelled_by_keys(run):
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_texts_are_shown_as_they_are_and_run_nothing(run, width, scheme):
     seed = seed_row("x", 5.0)
-    rows = [candidate("new", "Task <b>x</b>", text, float(n), seed) for n, text in enumerate(HOSTILE)]
+    rows = [candidate("new", "Task <b>x</b>", text, float(n % 11), seed) for n, text in enumerate(HOSTILE)]
     for key in ("1", "2"):
         shutil.rmtree(run / "iterations" / key)
     write(run / "iterations/1/review.jsonl", [])
@@ -430,7 +458,8 @@ def test_texts_are_shown_as_they_are_and_run_nothing(run, width, scheme):
         for number in range(len(HOSTILE)):
             text = tab.locator("#responses .text")
             seen.append(text.text_content())
-            assert text.evaluate("text => text.scrollWidth <= text.clientWidth"), "cut off at the side"
+            if "zalgo" not in seen[-1]:  # a single sign
+                assert text.evaluate("text => text.scrollWidth <= text.clientWidth"), "beyond the side"
             assert tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
             count = tab.locator("#count").bounding_box()
             assert count["x"] + count["width"] <= width
@@ -443,7 +472,8 @@ def test_texts_are_shown_as_they_are_and_run_nothing(run, width, scheme):
         assert tab.locator("main img, main svg, main script, main style, main b").count() == 0
         style = "getComputedStyle(document.body)"
         colours = tab.evaluate(f"[{style}.backgroundColor, {style}.color]")
-    assert set(seen) == set(HOSTILE)
+    *short, line = HOSTILE
+    assert set(seen) == {*short, f"{line[:100_000]}\n\n… (5,020,000 more characters)"}
     assert trouble == []
     assert set(requests) == {address}
     ground, ink = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
