@@ -489,3 +489,8 @@ def test_mistakes_on_the_command_line_are_one_line(run):
     with serving() as server:
         port = str(server.server_address[1])
         assert f"--port {port}: Address already in use" in error_line(attempt("--name", "ben", "--port", port))
+    LabelFile(Path("labels/ana.jsonl")).add(label(3))
+    assert "--reviews prompts: Is a directory; name a file" in error_line(attempt("--reviews", "prompts"))
+    shutil.rmtree("labels")
+    Path("labels").write_text("")
+    assert "labels/ana.jsonl cannot be written: File exists;" in error_line(attempt("--name", "ana"))

@@ -116,6 +116,12 @@ def test_a_margin_is_best_where_enough_pairs_remain_to_tell():
     assert counts(pairs=lower)["best"]["min_margin"]["bound"] == MARGIN
 
 
+def test_where_no_labelled_pair_lies_above_the_margin_there_is_no_gain_over_it():
+    best = counts(pairs=[pair("p", 1.0, ana=1.0), pair("q", 1.0, ana=1.0)])["best"]["min_margin"]
+    assert (best["bound"], best["points"], best["low"]) == (0.5, None, None)
+    assert words.bounds_table({**counts(), "best": {"min_margin": best}})[1][5] == "–"
+
+
 def test_without_a_bound_there_is_nothing_to_be_right_at():
     """select.min_sft_score: null"""
     found = people_counts(3, {name: bound_rows(2.0, []) for name in ("threshold", "min_margin")}, ROWS, PAIRS)

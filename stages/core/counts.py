@@ -330,7 +330,7 @@ class BestBound(TypedDict):
     bound: float
     agreement: Interval
     now: Interval  # the agreement at the present bound
-    points: float  # over the present bound, with the ends of the 95 % interval; None: there is none
+    points: float | None  # over the present bound, with the ends of the 95 % interval; None: there are none
     low: float | None
     high: float | None
     rows: tuple[int, int]  # above the present bound, and above this one

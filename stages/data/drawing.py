@@ -170,9 +170,9 @@ def _labelled(
     rows: Sequence[Drawable], people: dict[str, Labels]
 ) -> Iterator[tuple[Drawable, float, dict[str, Label]]]:
     """Each row that people have labelled, with its weight and their labels."""
-    found = [{name: labels[row.key] for name, labels in people.items() if row.key in labels} for row in rows]
+    words = [{name: labels[row.key] for name, labels in people.items() if row.key in labels} for row in rows]
     sizes = Counter(row.stratum for row in rows)
-    numbers = Counter(row.stratum for row, labels in zip(rows, found, strict=True) if labels)
-    for row, labels in zip(rows, found, strict=True):
+    numbers = Counter(row.stratum for row, labels in zip(rows, words, strict=True) if labels)
+    for row, labels in zip(rows, words, strict=True):
         if labels:
             yield row, round(sizes[row.stratum] / numbers[row.stratum], 4), labels

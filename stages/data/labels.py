@@ -72,11 +72,12 @@ def read_labels(folder: Path = FOLDER) -> dict[str, Labels]:
     Raises `UserError` for a line that is no label. The torn last line of a file that is being written counts for
     nothing.
     """
-    people = {path.stem: in_force(_lines(path)) for path in sorted(folder.glob("*.jsonl"))}
-    said = {
-        name: {key: label for key, label in labels.items() if label.says_something} for name, labels in people.items()
-    }
-    return {name: labels for name, labels in said.items() if labels}
+    people: dict[str, Labels] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        labels = {key: label for key, label in in_force(_lines(path)).items() if label.says_something}
+        if labels:
+            people[path.stem] = labels
+    return people
 
 
 def _lines(path: Path) -> list[Label]:

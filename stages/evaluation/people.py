@@ -91,7 +91,7 @@ def pooled(iterations: Sequence[PeopleCounts]) -> PeopleCounts:
     bounds: dict[str, BoundRows] = {
         name: {
             "now": bound["now"],
-            "above": {at: sum(each["bounds"][name]["above"][at] for each in iterations) for at in bound["above"]},
+            "above": {at: sum(counts["bounds"][name]["above"][at] for counts in iterations) for at in bound["above"]},
         }
         for name, bound in first["bounds"].items()
     }
@@ -159,15 +159,15 @@ def best_bound(name: str, bound: BoundRows, rows: list[LabelledRow], pairs: list
     None without labels. Being the best of many, it is rather too good."""
     now, bounds = bound["now"], {name: bound}
     shares = {at: share(cases(name, at, bounds, rows, pairs)) for at in tried(now)}
-    known = {at: agreement for at, agreement in shares.items() if agreement["low"] is not None}
-    if not known:
+    lowest = {at: agreement["low"] for at, agreement in shares.items() if agreement["low"] is not None}
+    if not lowest:
         return None
-    best = max(known, key=lambda at: (known[at]["low"], -abs(at - now)))
+    best = max(lowest, key=lambda at: (lowest[at], -abs(at - now)))
     present, other = cases(name, now, bounds, rows, pairs), cases(name, best, bounds, rows, pairs)
-    points, low, high = gain(other, present)
+    points, low, high = gain(other, present) if shares[now]["of"] else (None, None, None)
     return {
         "bound": best,
-        "agreement": known[best],
+        "agreement": shares[best],
         "now": shares[now],
         "points": points,
         "low": low,

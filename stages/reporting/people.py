@@ -47,6 +47,7 @@ def bounds_table(run: PeopleCounts) -> list[list[str]]:
         above, there = best["rows"]
         low, high = best["low"], best["high"]
         ends = "no interval" if low is None or high is None else f"{low:+.1f}, {high:+.1f}"
+        gain = "–" if best["points"] is None else f"{best['points']:+.1f} [{ends}]"
         lines.append(
             [
                 NAMES[name],
@@ -54,7 +55,7 @@ def bounds_table(run: PeopleCounts) -> list[list[str]]:
                 share_text(best["now"]),
                 f"{best['bound']:g}",
                 share_text(best["agreement"]),
-                f"{best['points']:+.1f} [{ends}]",
+                gain,
                 f"{above:,} → {there:,} {ROWS[name]}",
             ]
         )

@@ -45,9 +45,14 @@ def file_name(name: str | None) -> str:
 
 
 def serve(params: Params, rows: int, pairs: int, name: str, port: int) -> None:
-    """Serve the page until ctrl-C. Raises `UserError` if there is nothing to label, or if the port is taken."""
+    """Serve the page until ctrl-C. Raises `UserError` if there is nothing to label, if labels cannot be kept, or if the
+    port is taken."""
     items = drawn(params, rows, pairs)
-    labels = LabelFile(FOLDER / f"{name}.jsonl")
+    path = FOLDER / f"{name}.jsonl"
+    try:
+        labels = LabelFile(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; labels are kept there") from None
     content = {"name": name, **guide(params["prompts"]), "items": [shown(item) for item in items]}
     try:
         server = Server(port, content, {item.key for item in items}, labels)
@@ -61,7 +66,8 @@ def serve(params: Params, rows: int, pairs: int, name: str, port: int) -> None:
     finally:
         server.server_close()
     done = sum(label.says_something for key, label in labels.labels.items() if key in server.keys)
-    say(f"\n{done:,} of {len(items):,} rows labelled; commit {labels.path}, and dvc repro measures the judge by it")
+    rest = f"; commit {path}, and dvc repro measures the judge by it" if done else ""
+    say(f"\n{done:,} of {len(items):,} rows labelled{rest}")
 
 
 def main(

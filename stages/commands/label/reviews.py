@@ -46,7 +46,7 @@ class Reviews:
 
 def _nearest(texts: dict[str, float], score: float) -> str | None:
     """The text whose score is nearest to a score, the first by alphabet of equal ones; None if none is close."""
-    close = [(abs(given - score), text) for text, given in texts.items() if abs(given - score) <= CLOSE]
+    close = [(abs(other - score), text) for text, other in texts.items() if abs(other - score) <= CLOSE]
     return min(close)[1] if close else None
 
 
@@ -63,7 +63,8 @@ def training_rows(people: dict[str, float], reviews: Reviews, left_out: Counter[
 
 
 def write_reviews(params: Params, path: Path) -> None:
-    """Write the labelled responses of this run to a file for seed.reviews. Raises `UserError` if there are none."""
+    """Write the labelled responses of this run to a file for seed.reviews. Raises `UserError` if there are none, or if
+    the file cannot be written."""
     scores: dict[str, list[float]] = {}
     for labels in read_labels().values():
         for label in labels.values():
@@ -75,8 +76,11 @@ def write_reviews(params: Params, path: Path) -> None:
     for _, seeds, candidates in run_rows(params):
         rows += [*seeds, *candidates]
     left_out: Counter[str] = Counter()
-    people = {key: fmean(given) for key, given in scores.items()}
+    people = {key: fmean(of_row) for key, of_row in scores.items()}
     written = list(training_rows(people, Reviews(rows, verdict_rule(params["prompts"])), left_out))
-    write(path, written)
+    try:
+        write(path, written)
+    except OSError as error:
+        raise UserError(f"--reviews {path}: {error.strerror}; name a file") from None
     reasons = "".join(f"; {number:,} left out, {reason}" for reason, number in sorted(left_out.items()))
     say(f"{path}: {len(written):,} judge-training rows from {len(people):,} labelled responses{reasons}")

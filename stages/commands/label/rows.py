@@ -49,5 +49,5 @@ def guide(prompt_set: str) -> Record:
     """What the judge is told before it reads a row, and the parts that its score consists of, if there are several."""
     prompt, tags = ReviewPrompt(prompt_set), read_tags(prompt_set)
     parts = [f"{part.label} (0–{part.highest})" for part in prompt.verdict.parts]
-    told = prompt.render("", "").partition(f"<{tags.instruction}>")[0].strip()
-    return {"guide": told, "parts": parts if len(parts) > 1 else []}
+    rubric = prompt.render("", "").partition(f"<{tags.instruction}>")[0].strip()
+    return {"guide": rubric, "parts": parts if len(parts) > 1 else []}

@@ -22,7 +22,7 @@ from stages.data.labels import Key, Label, LabelFile
 
 LOOPBACK = "127.0.0.1"
 TEMPLATE = Path(__file__).with_name("page.html")
-PLACE = "/*ITEMS*/"  # of the page's data
+DATA = "/*ITEMS*/"  # where the page has its data
 MAX_BODY = 1_000  # bytes of a label
 TIMEOUT = 10  # seconds that a client may take for a request
 
@@ -46,9 +46,9 @@ class Server(ThreadingHTTPServer):
     def page(self) -> str:
         """The page with its data, as labels are now."""
         with self.lock:
-            given = [{"shown": label.shown, "label": label.label} for label in self.labels.labels.values()]
-        data = json.dumps({**self.content, "labels": given})  # in ASCII, so that no sign is lost or means a line's end
-        return TEMPLATE.read_text(encoding="utf-8").replace(PLACE, data.replace("<", "\\u003c"))
+            labels = [{"shown": label.shown, "label": label.label} for label in self.labels.labels.values()]
+        data = json.dumps({**self.content, "labels": labels})  # in ASCII, so that no sign is lost or means a line's end
+        return TEMPLATE.read_text(encoding="utf-8").replace(DATA, data.replace("<", "\\u003c"))
 
     def keep(self, body: bytes) -> None:
         """Store a label. Raises `ValueError` if it is none of these rows, and `OSError` if it cannot be kept."""
