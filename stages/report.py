@@ -11,7 +11,7 @@ from stages.core.command import run
 from stages.core.counts import TrainingCounts
 from stages.core.params import Params, read_params
 from stages.core.records import Record, write_json
-from stages.reporting import alarms, page, plots, table
+from stages.reporting import alarms, page, people, plots, table
 from stages.reporting.costs import costs
 from stages.reporting.summary import IterationRow, Run, collect, gain_of, interval_warnings, verdict, warnings
 from stages.reporting.table import Summary
@@ -36,10 +36,12 @@ def summarise(params: Params) -> Summary:
 
 
 def metrics(summary: Run) -> Record:
-    """report/metrics.json, which `dvc exp show` compares: the metrics of the best and of the last iteration."""
+    """report/metrics.json, which `dvc exp show` compares: the metrics of the best and of the last iteration, and how
+    the judge agrees with people where they have labelled rows."""
     rows = summary["iterations"]
     keys = {"best": summary["best"], "last": list(rows)[-1]}
-    return {name: {"iteration": key, **iteration_metrics(rows[key])} for name, key in keys.items()}
+    record: Record = {name: {"iteration": key, **iteration_metrics(rows[key])} for name, key in keys.items()}
+    return {**record, "people": people.metrics(summary["people"])} if "people" in summary else record
 
 
 def iteration_metrics(row: IterationRow) -> Record:

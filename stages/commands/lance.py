@@ -5,6 +5,7 @@ from collections.abc import Callable
 from stages import check
 from stages.commands import evidence, plan, preset, preview, push, store, suite
 from stages.commands.benchmark import command as benchmark
+from stages.commands.label import command as label
 from stages.core.command import application, documentation, execute
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -13,6 +14,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plan": plan.main,
     "preset": preset.main,
     "suite": suite.main,
+    "label": label.main,
     "store": store.main,
     "push": push.main,
     "benchmark": benchmark.main,

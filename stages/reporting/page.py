@@ -43,7 +43,7 @@ def html(summary: Summary, plot_data: dict[str, list[Record]], spent: Record, pr
         warnings=summary["warnings"],
         columns=COLUMNS,
         table=[(key, cells(key, row)) for key, row in rows.items()],
-        details=details(rows),
+        details=details(summary),
         pictures=plots.pictures(plot_data),
         costs=spent,
         stages=STAGES,
