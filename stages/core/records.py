@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,8 +23,13 @@ def content_id(*texts: str) -> str:
 
 def read(path: Path, kind: type[Row]) -> list[Row]:
     """The rows of a JSON Lines file that a stage wrote, each of the type `kind` (core/rows.py)."""
+    return list(rows_of(path, kind))
+
+
+def rows_of(path: Path, kind: type[Row]) -> Iterator[Row]:
+    """The same, one at a time."""
     with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+        yield from map(json.loads, lines)
 
 
 def write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
