@@ -18,7 +18,7 @@ HALF_PAIRS = "backslashreplace"  # half of a surrogate pair, which UTF-8 does no
 
 def content_id(*texts: str) -> str:
     """Sixteen hexadecimal digits of the SHA-256 of the texts: the same content, the same id, in every run."""
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def read(path: Path, kind: type[Row]) -> list[Row]:

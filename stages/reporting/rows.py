@@ -25,6 +25,7 @@ ROWS = 20_000  # on the page; of more, a sample
 CHARACTERS = 60_000_000  # of their texts, likewise
 LONGEST = 20_000  # characters of a text; the rest is left out, and the page says how much
 
+Fates = dict[str, str | None]  # {step: why a row fell there; None: it was kept}
 SEED, JUDGE = "seed", "judge"  # beside the routes of candidates
 
 
@@ -121,7 +122,7 @@ class Texts:
         return [text[:LONGEST] for text in self.numbers]
 
 
-def steps_of(line: Line, sources: set[tuple[str, str]], selected: dict[str, Record]) -> Record:
+def steps_of(line: Line, sources: set[tuple[str, str]], selected: dict[str, Fates]) -> Fates:
     """{step of the funnel that the row came to: why it fell there; None: it was kept}. `sources`: of the survey;
     `selected`: {id: the steps of select}."""
     row, of_select = line.row, {f"select {step}": why for step, why in selected.get(line.row["id"], {}).items()}
@@ -136,7 +137,7 @@ def steps_of(line: Line, sources: set[tuple[str, str]], selected: dict[str, Reco
     return {"review": unscored, "routing": None if is_source else "unscored" if unscored else NOTHING_MADE, **of_select}
 
 
-def shown(line: Line, steps: Record, texts: Texts) -> Record:
+def shown(line: Line, steps: Fates, texts: Texts) -> Record:
     """A row of the page; texts are numbers."""
     row: JudgedCandidate = line.row
     prompt, response, *reviews = map(texts.number, line.texts)
@@ -181,17 +182,18 @@ def content(iterations: list[str]) -> Record:
     rows: list[Record] = []
     chosen: list[Record] = []
     for iteration in order:
-        selected: dict[str, Record] = {}
-        if iteration != "0":
-            outcomes = rows_of(Path("iterations", iteration, "outcomes.jsonl"), Outcome)
-            selected = {row["id"]: dict(row["steps"]) for row in outcomes}
+        folder, selects = Path("iterations", iteration), iteration != "0"
+        outcomes = rows_of(folder / "outcomes.jsonl", Outcome) if selects else ()
+        selected = {row["id"]: row["steps"] for row in outcomes}
         here = [
             shown(line, steps_of(line, survey.sources, selected), texts)
             for line in lines([iteration])
             if line.name in sample
         ]
         rows += here
-        chosen += pairs(iteration, {(row["prompt"], row["response"]) for row in here}, texts)
+        if selects:
+            sides = {(row["prompt"], row["response"]) for row in here}
+            chosen += pairs(iteration, sides, texts)
     return {
         "iterations": order,
         "steps": STEPS,
