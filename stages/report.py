@@ -1,8 +1,8 @@
 """report: whether the model got better, whether that may be chance, and what it cost. `python -m stages.report`
 
-It prints a table and writes report/report.html (one page that needs no network), summary.md, summary.json, the plots'
-data, and the metrics that `dvc exp show` compares. The cost differs from run to run, so it has a file of its own,
-report/cost.json.
+It prints a table and writes report/report.html (one page that needs no network), rows.html (another one, with every row
+and its way), summary.md, summary.json, the plots' data, and the metrics that `dvc exp show` compares. The cost differs
+from run to run, so it has a file of its own, report/cost.json.
 """
 
 from pathlib import Path

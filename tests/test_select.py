@@ -354,6 +354,15 @@ def test_every_row_has_its_reason_in_each_set_and_a_response_the_reason_of_its_p
     assert (fates["a"]["sft"], fates["a"]["seed"], set(fates["s"])) == (None, None, {"pairs"})
 
 
+def test_of_the_responses_to_an_instruction_the_reason_is_that_of_the_worse_one_whatever_their_order(folder):
+    rows = [assessed("b", 3.0), assessed("a", 9.0), assessed("c", 9.0)]
+    write(Path("iterations/1/assess.jsonl"), rows)
+    select_iteration_1()
+    fates = {row["id"]: row["steps"]["seed"] for row in read(Path("iterations/1/outcomes.jsonl"), dict)}
+    not_best = "not the best response to its instruction"
+    assert fates == {"a": None, "b": not_best, "c": not_best}
+
+
 def test_rows_and_pairs_of_earlier_iterations_are_added_where_they_accumulate(folder):
     params = (folder / "params.yaml").read_text()
     (folder / "params.yaml").write_text(params.replace("accumulate: false", "accumulate: true"))
