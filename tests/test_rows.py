@@ -356,6 +356,15 @@ def test_the_keyboard_alone_is_enough(written):
 
 
 @in_browser
+def test_a_browser_that_is_too_old_is_told_so(written):
+    with watched() as (tab, events):
+        tab.add_init_script("delete window.DecompressionStream")
+        tab.goto(written.as_uri())
+        tab.get_by_text("The rows cannot be shown; a browser of 2024 or later can.").wait_for()
+    assert events == ["error DecompressionStream is not defined"]
+
+
+@in_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone_a_row_covers_the_list_and_one_gets_back(written, scheme):
     with watched(390, 844, scheme) as (tab, events):
