@@ -1,8 +1,8 @@
 """report: whether the model got better, whether that may be chance, and what it cost. `python -m stages.report`
 
-It prints a table and writes report/report.html (one page that needs no network), summary.md, summary.json, the plots'
-data, and the metrics that `dvc exp show` compares. The cost differs from run to run, so it has a file of its own,
-report/cost.json.
+It prints a table and writes report/report.html (one page that needs no network), rows.html (another one, with every row
+and its way), summary.md, summary.json, the plots' data, and the metrics that `dvc exp show` compares. The cost differs
+from run to run, so it has a file of its own, report/cost.json.
 """
 
 from pathlib import Path
@@ -12,6 +12,7 @@ from stages.core.counts import TrainingCounts
 from stages.core.params import Params, read_params
 from stages.core.records import Record, write_json
 from stages.reporting import alarms, page, people, plots, table
+from stages.reporting import rows as data_rows
 from stages.reporting.costs import costs
 from stages.reporting.summary import IterationRow, Run, collect, gain_of, interval_warnings, verdict, warnings
 from stages.reporting.table import Summary
@@ -121,7 +122,8 @@ def main() -> None:
     write_json(OUT / "metrics.json", metrics(summary))
     write_json(OUT / "cost.json", cost_metrics(spent))
     (OUT / "summary.md").write_text(table.markdown(summary), encoding="utf-8")
-    (OUT / "report.html").write_text(page.html(summary, plot_data, spent, params["report"]), encoding="utf-8")
+    page.write(OUT / "report.html", page.html(summary, plot_data, spent, params["report"]))
+    page.write(OUT / "rows.html", data_rows.html(list(params["iterations"]), summary["verdict"]))
     show(summary, spent)
 
 
