@@ -45,13 +45,16 @@ def push(store: Store, remote: Remote) -> None:
             exchange.share(store, name, [call.id for call in batch])
             pushed, shards, size = pushed + len(batch), shards + 1, size + len(content)
             advance(len(batch))
-    say(f"remote {remote.name}: {pushed:,} completions pushed, {shards:,} shards, {size / 1e6:,.1f} MB")
+    say(f"remote {remote.name}: pushed {pushed:,} completions, {size / 1e6:,.1f} MB; new shards: {shards:,}")
 
 
 def pull(store: Store, remote: Remote) -> None:
     """Merge the remote's shards that were neither pushed from here nor merged. Raises `UserError` after all others if
-    one is damaged or of an unknown format."""
-    names = sorted(remote.shards() - exchange.known_shards(store))
+    one is damaged or of an unknown format, and if there is none."""
+    there = remote.shards()
+    if not there:
+        raise UserError(f"remote {remote.name} holds no completions at {remote.folder}; lance store push writes them")
+    names = sorted(there - exchange.known_shards(store))
     new = size = 0
     refused: dict[str, str] = {}
     with progress(f"pulling from {remote.name}", len(names)) as advance:
@@ -63,9 +66,7 @@ def pull(store: Store, remote: Remote) -> None:
                 refused[name] = str(error)
             size += len(content)
             advance(1)
-    say(
-        f"remote {remote.name}: {len(names):,} new shards, {size / 1e6:,.1f} MB, {new:,} completions that were not here"
-    )
+    say(f"remote {remote.name}: pulled {new:,} new completions, {size / 1e6:,.1f} MB; new shards: {len(names):,}")
     if refused:
         what = ", ".join(f"{name} is {fault}" for name, fault in refused.items())
         raise UserError(

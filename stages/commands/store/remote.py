@@ -41,6 +41,8 @@ class Remote:
                 paths = self.fs.ls(self.folder, detail=False)
             except FileNotFoundError:
                 return set()
+            except NotImplementedError:  # by HTTP
+                raise UserError(f"DVC remote '{self.name}' cannot list its files; use a folder, S3 or SSH") from None
             return {name for name in map(self.fs.name, paths) if NAME.fullmatch(name)}
 
     def write(self, name: str, content: bytes) -> None:
