@@ -78,7 +78,7 @@ def merge(store: Store, shard: str, values: dict[bytes, bytes]) -> int:
     Returns how many are new. Raises `ValueError` if a value is no completion, and `UserError` if they do not fit under
     the store's bound: nothing is evicted for them.
     """
-    rows = {key: row(key, value, _decode(value)) for key, value in values.items()}
+    rows = {key: row(key, values[key], _decode(values[key])) for key in sorted(values)}  # as the index has them
 
     def insert(db: sqlite3.Connection) -> int:
         stored: dict[bytes, int] = {}
