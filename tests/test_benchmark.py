@@ -24,7 +24,7 @@ def test_the_filter_drops_the_copies_among_the_synthetic_records(monkeypatch):
     assert filtering.filter_records(800).dropped == 80
 
 
-def test_the_store_is_measured_and_all_that_is_pushed_is_pulled():
+def test_the_store_is_measured_with_a_remote_that_is_pushed_to_and_pulled_from():
     rows = {row.what: row for row in completions.measured(2000)}
     assert list(rows)[-3:] == ["push of 1,800 completions", "pull of 1,800 completions", "all of this: memory"]
     assert 600 < rows["store of 4,000 completions: bytes each"].measured < 1200

@@ -106,10 +106,8 @@ def sharing(store: Store, folder: Path, rows: int) -> Iterator[Measurement]:
     """Push and pull a tenth of the rows, then the others, by a DVC remote that is a folder."""
     from dvc.fs import LocalFileSystem
 
-    remote, other = (
-        Remote("folder", str(folder / "remote"), LocalFileSystem()),
-        Store(folder / "other.sqlite", UNBOUNDED),
-    )
+    remote = Remote("folder", str(folder / "remote"), LocalFileSystem())
+    other = Store(folder / "other.sqlite", UNBOUNDED)
     first = rows // 10
     seconds = []
     for part in (range(first), range(first, rows)):
