@@ -3,8 +3,8 @@
     python -m stages.measure --iteration 1
 
 How often the judge was right, how many preference pairs are in the right order, how much of what was selected is
-correct: by the embedded world's oracle, and by verifiers where rows have checks (core/checks.py). About other data
-nothing is known, and the counts say so.
+correct: by the embedded world's oracle, by verifiers where rows have checks (core/checks.py), and by people where they
+have labelled rows (`lance label`). About other data nothing is known, and the counts say so.
 """
 
 import re
@@ -15,13 +15,17 @@ from typing import Annotated
 from typer import Option
 
 from stages.core.command import run
-from stages.core.counts import Interval, MeasureCounts, Share, VerifiedCounts
-from stages.core.params import read_params
+from stages.core.counts import Interval, MeasureCounts, PeopleCounts, Share, VerifiedCounts
+from stages.core.params import Params, read_params
 from stages.core.progress import say
 from stages.core.prompts import final_answer_rule
 from stages.core.records import counts_file, read, write_json
-from stages.core.rows import ItemScore, JudgedCandidate, PreferencePair, ReviewedPair, SftRow
+from stages.core.rows import ItemScore, JudgedCandidate, PreferencePair, ReviewedPair, ReviewedSeed, SftRow
+from stages.data.drawing import judged_pairs, judged_responses, labelled_pairs, labelled_rows
+from stages.data.labels import read_labels
+from stages.data.votes import FinalAnswer
 from stages.evaluation.bootstrap import difference
+from stages.evaluation.people import MARGIN, ROUTES, bound_rows, people_counts
 from stages.judging import agreement, verifiers
 from stages.microworld.world import oracle, split_of
 
@@ -105,6 +109,28 @@ def by_verifiers(
     }
 
 
+def by_people(
+    iteration: str, params: Params, assessed: list[JudgedCandidate], final_answer: FinalAnswer
+) -> PeopleCounts | None:
+    """The same by labels/, of the responses that the judge has scored and of the pairs that they make; None without
+    labels."""
+    people = read_labels()
+    if not people:
+        return None
+    seeds, scale = read(Path("iterations", iteration, "review.jsonl"), ReviewedSeed), params["review.scale"]
+    responses = judged_responses(iteration, seeds, assessed, scale)
+    pairs = judged_pairs(iteration, seeds, assessed, scale, params["select.pairs"], final_answer)
+    least = {"threshold": params["threshold"], "min_sft_score": params["select.min_sft_score"]}
+    bounds = {
+        name: bound_rows(least[name], (row.compared for row in responses if row.route in routes))
+        for name, routes in ROUTES.items()
+        if least[name] is not None
+    }
+    bounds[MARGIN] = bound_rows(params["select.min_margin"], (pair.margin for pair in pairs))
+    number = sum(len(labels) for labels in people.values())
+    return people_counts(number, bounds, labelled_rows(responses, people), labelled_pairs(pairs, people))
+
+
 def interval(items: Iterable[ItemScore]) -> Interval:
     """The mean score of items in percent, with its 95 % interval: a bootstrap over prompts."""
     scored = list(items)
@@ -125,6 +151,8 @@ def main(iteration: Annotated[str, Option(help="the iteration to measure, iterat
     outcomes = agreement.verify_candidates(f"{name} checks", assessed, functions, final_answer)
     if outcomes:
         measures["verifiers"] = by_verifiers(assessed, *selected(sft, pairs, iteration), outcomes)
+    if (labels := by_people(iteration, params, assessed, final_answer)) is not None:
+        measures["people"] = labels
     write_json(counts_file("measure", iteration), measures)
     say(f"{name}: {summary(measures)}")
 
@@ -145,6 +173,9 @@ def summary(measures: MeasureCounts) -> str:
             "sft rows passing": verified["sft_rows_passing"],
             "pairs in order by verifiers": verified["pairs_in_order"],
         }
+    if "people" in measures:
+        judge = measures["people"]["judge"]
+        shares |= {"judge right at V by people": judge["threshold"], "pairs in order by people": judge["min_margin"]}
     parts = [f"{name} {share['percent']} % of {share['of']:,}" for name, share in shares.items() if share["of"]]
     return ", ".join(parts) or "nothing can be measured"
 

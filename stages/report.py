@@ -1,8 +1,8 @@
 """report: whether the model got better, whether that may be chance, and what it cost. `python -m stages.report`
 
-It prints a table and writes report/report.html (one page that needs no network), summary.md, summary.json, the plots'
-data, and the metrics that `dvc exp show` compares. The cost differs from run to run, so it has a file of its own,
-report/cost.json.
+It prints a table and writes report/report.html (one page that needs no network), rows.html (another one, with every row
+and its way), summary.md, summary.json, the plots' data, and the metrics that `dvc exp show` compares. The cost differs
+from run to run, so it has a file of its own, report/cost.json.
 """
 
 from pathlib import Path
@@ -11,7 +11,8 @@ from stages.core.command import run
 from stages.core.counts import TrainingCounts
 from stages.core.params import Params, read_params
 from stages.core.records import Record, write_json
-from stages.reporting import alarms, page, plots, table
+from stages.reporting import alarms, page, people, plots, table
+from stages.reporting import rows as data_rows
 from stages.reporting.costs import costs
 from stages.reporting.summary import IterationRow, Run, collect, gain_of, interval_warnings, verdict, warnings
 from stages.reporting.table import Summary
@@ -36,10 +37,12 @@ def summarise(params: Params) -> Summary:
 
 
 def metrics(summary: Run) -> Record:
-    """report/metrics.json, which `dvc exp show` compares: the metrics of the best and of the last iteration."""
+    """report/metrics.json, which `dvc exp show` compares: the metrics of the best and of the last iteration, and how
+    the judge agrees with people where they have labelled rows."""
     rows = summary["iterations"]
     keys = {"best": summary["best"], "last": list(rows)[-1]}
-    return {name: {"iteration": key, **iteration_metrics(rows[key])} for name, key in keys.items()}
+    record: Record = {name: {"iteration": key, **iteration_metrics(rows[key])} for name, key in keys.items()}
+    return {**record, "people": people.metrics(summary["people"])} if "people" in summary else record
 
 
 def iteration_metrics(row: IterationRow) -> Record:
@@ -119,7 +122,8 @@ def main() -> None:
     write_json(OUT / "metrics.json", metrics(summary))
     write_json(OUT / "cost.json", cost_metrics(spent))
     (OUT / "summary.md").write_text(table.markdown(summary), encoding="utf-8")
-    (OUT / "report.html").write_text(page.html(summary, plot_data, spent, params["report"]), encoding="utf-8")
+    page.write(OUT / "report.html", page.html(summary, plot_data, spent, params["report"]))
+    page.write(OUT / "rows.html", data_rows.html(list(params["iterations"]), summary["verdict"]))
     show(summary, spent)
 
 

@@ -107,7 +107,7 @@ def count(rows: list[ReviewedPair], reviewed: int, samples: int) -> ReviewCounts
     tally = Tally(len(rows))
     for row in rows:
         if row["score"] is None:
-            tally.drop(why_unscored(row))
+            tally.drop(scores.why_unscored(row))
     verdicts = [review["score"] for row in rows for review in row["reviews"]]
     means = [row["score"] for row in rows if row["score"] is not None]
     return {
@@ -120,15 +120,6 @@ def count(rows: list[ReviewedPair], reviewed: int, samples: int) -> ReviewCounts
         },
         "scores": distribution(means),
     }
-
-
-def why_unscored(row: ReviewedPair) -> str:
-    """Why a row has no score."""
-    if row["judge"] == scores.VOTES:
-        return "not voted on"
-    if row["judge"] == verifiers.VERIFIER:
-        return "could not be checked" if "passed" in row else "no check"
-    return "no readable verdict" if row["reviews"] else "does not fit the context"
 
 
 def distribution(scores: list[float]) -> Scores | None:

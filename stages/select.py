@@ -6,9 +6,10 @@
 S_t = S_{t-1} + the new instructions, each with its best response (the reference code loses the earlier ones). With
 `select.accumulate` SFT rows and pairs add up too, as in the paper; without it each iteration trains on its own.
 Judge-training rows are replayed so that the model keeps judging well. What `select.agreement` and `select.max_spread`
-leave out is in none of the sets.
+leave out is in none of the sets. outcomes.jsonl says of every row which sets it is in, and why not in the others.
 """
 
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -24,11 +25,13 @@ from stages.core.records import Tally, counts_file, read, write, write_json
 from stages.core.rows import Candidate, JudgedCandidate, PreferencePair, ReviewedSeed, SeedRow, SftRow
 from stages.data.growth import added, by_content, counted
 from stages.data.lineage import judged, lineages, seed_verdicts, verdicts
+from stages.data.outcomes import outcomes, reasons_of_responses
 from stages.data.preference_pairs import pools, preference_pairs
 from stages.data.scale import Scale, absolute, ranks, scale_of
 from stages.data.screening import decided_pools, screened
 
 JUDGE_TRAINING = Path("iterations/0/judge.jsonl")
+NOT_BEST = "not the best response to its instruction"
 
 
 def sft_rows(
@@ -39,11 +42,11 @@ def sft_rows(
     for candidate in candidates:
         route = candidate["route"]
         if route == "flawed":
-            tally.drop("flawed on purpose")
+            tally.drop("flawed on purpose", [candidate])
         elif candidate["score"] is None:
-            tally.drop("unscored")
+            tally.drop("unscored", [candidate])
         elif min_score is not None and scale(candidate["score"]) <= min_score:
-            tally.drop("not above select.min_sft_score")
+            tally.drop("not above select.min_sft_score", [candidate])
         else:
             rows.append(
                 {
@@ -64,16 +67,17 @@ def seed_rows(candidates: list[JudgedCandidate], iteration: str, tally: Tally) -
     for candidate in candidates:
         prompt, score = candidate["prompt"], candidate["score"]
         if candidate["route"] == "flawed":
-            tally.drop("flawed on purpose")
+            tally.drop("flawed on purpose", [candidate])
         elif candidate["route"] == "own":
-            tally.drop("answers a seed's own prompt")
+            tally.drop("answers a seed's own prompt", [candidate])
         elif score is None:
-            tally.drop("unscored")
-        elif prompt not in best:
+            tally.drop("unscored", [candidate])
+        elif prompt not in best or score > best[prompt][0]:
+            if prompt in best:
+                tally.drop(NOT_BEST, [best[prompt][1]])
             best[prompt] = score, candidate
         else:
-            tally.drop("not the best response to its instruction")
-            best[prompt] = max(best[prompt], (score, candidate), key=lambda scored: scored[0])
+            tally.drop(NOT_BEST, [candidate])
     return [
         {
             "id": candidate["id"],
@@ -132,12 +136,13 @@ def main(
     scores = [row["score"] for row in [*seeds, *assessed_rows]]
     scale = scale_of(params["review.scale"], scores)
     final_answer = final_answer_rule(params["prompts"]).read
-    candidates, screening = screened(assessed_rows, read(generated, Candidate), settings, final_answer)
+    screening_tally = Tally(len(assessed_rows))
+    candidates, screening = screened(assessed_rows, read(generated, Candidate), settings, final_answer, screening_tally)
     sft_tally = Tally(len(candidates))
     new_sft = sft_rows(candidates, iteration, settings["min_sft_score"], sft_tally, scale)
     sft = added(earlier_sft, new_sft, settings["max_sft"], sft_tally)
 
-    responses = pools(seeds, candidates)
+    scored = responses = pools(seeds, candidates)
     pair_tally = Tally(sum(len(pool) for pool in responses.values()))
     if settings["max_spread"] is not None:
         responses = decided_pools(responses, settings["max_spread"], pair_tally)
@@ -155,6 +160,14 @@ def main(
     write(out / "sft.jsonl", sft + judge)
     write(out / "pairs.jsonl", pairs)
     write(out / "seed.jsonl", seed)
+    steps = {
+        "sft": (candidates, sft_tally.reasons),
+        "pairs": (chain(*scored.values()), reasons_of_responses(scored, new_pairs, pair_tally)),
+        "seed": (candidates, seed_tally.reasons),
+    }
+    if screening is not None:
+        steps = {"candidates": (assessed_rows, screening_tally.reasons), **steps}
+    write(out / "outcomes.jsonl", outcomes(steps))
     counts: SelectCounts = {
         "sft": counted(sft_tally, len(earlier_sft), len(sft)),
         "pairs": counted(pair_tally, len(earlier_pairs), len(pairs)),
@@ -175,6 +188,7 @@ def stop(out: Path, seed: list[SeedRow], iteration: str) -> None:
     write(out / "sft.jsonl", [])
     write(out / "pairs.jsonl", [])
     write(out / "seed.jsonl", seed)
+    write(out / "outcomes.jsonl", [])
     nothing, unchanged = counted(Tally(0), 0, 0), counted(Tally(0), len(seed), len(seed))
     counts: SelectCounts = {"sft": nothing, "pairs": nothing, "seed": unchanged, "examples": []}
     write_json(counts_file("select", iteration), counts)

@@ -1,7 +1,8 @@
 """world: draw the embedded default's data from the micro world. `python -m stages.world`
 
-Seed pairs as people answer (often wrong), true reviews to train the judge, and held-out problems for the benchmark. The
-held-out problems are neither in the other two nor in the base model's corpus, in any wording.
+Seed pairs as people answer (often wrong), the same with their problems' answers as checks, true reviews to train the
+judge, and held-out problems for the benchmark. The held-out problems are neither in the others nor in the base model's
+corpus, in any wording.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from random import Random
 from stages.core.command import run
 from stages.core.records import Record, write
 from stages.microworld.corpus import human_response, judged_response, true_review
-from stages.microworld.world import FAMILIES, draw, draw_distinct
+from stages.microworld.world import FAMILIES, draw, draw_distinct, oracle
 
 SEEDS, REVIEWS = 600, 200
 HELD_OUT = {"validation": 30, "test": 100}  # problems per family
@@ -25,6 +26,13 @@ def seed_pairs(random: Random) -> Iterator[Record]:
     while True:
         problem = draw(random)
         yield {"prompt": problem.question, "response": human_response(random, problem).text}
+
+
+def with_check(row: Record) -> Record:
+    """A seed row that says how a response is checked: by its problem's answer."""
+    problem = oracle(row["prompt"])
+    assert problem is not None
+    return {**row, "check": {"kind": "answer", "expected": problem.solution.answer}}
 
 
 def judge_rows(random: Random) -> Iterator[Record]:
@@ -63,7 +71,9 @@ def judging_items(split: str) -> Iterator[Record]:
 
 def main() -> None:
     """Draw seed rows, judge-training rows and benchmark items."""
-    write(DATA / "seeds.jsonl", islice(without_repeats(seed_pairs(Random("seeds"))), SEEDS))
+    seeds = list(islice(without_repeats(seed_pairs(Random("seeds"))), SEEDS))
+    write(DATA / "seeds.jsonl", seeds)
+    write(DATA / "checked.jsonl", map(with_check, seeds))
     write(DATA / "reviews.jsonl", islice(without_repeats(judge_rows(Random("reviews"))), REVIEWS))
     for family in FAMILIES:
         items = (islice(answer_items(split, family), number) for split, number in HELD_OUT.items())

@@ -33,6 +33,7 @@ PARTS = (
     "stages",
     "prompts",
     "evaluation",
+    "labels",
     ".gitignore",
     ".dvcignore",
 )

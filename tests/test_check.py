@@ -90,6 +90,10 @@ def test_the_shipped_parameters_are_valid():
         ),
         ({"dpo": {"reference": "base"}}, "dpo.reference: input should be 'sft' or 'warm_start', not 'base'"),
         (
+            {"review": {"by": "verifier", "scale": "quantile"}},
+            "review.by: verifier has few: a 10 may not be above 8; set review.scale: absolute",
+        ),
+        (
             {"sft": {"start": "base", "enabled": False}},
             "sft.start: base needs sft.enabled: true, set it or sft.start: parent",
         ),

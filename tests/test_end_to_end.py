@@ -10,6 +10,11 @@ import yaml
 from conftest import FORKING, IN_GIT, Project, ran
 from test_pipeline import HARMLESS, LOOP
 
+from stages.commands.label.rows import drawn
+from stages.core.params import Params
+from stages.data.drawing import JudgedPair
+from stages.data.labels import Label, LabelFile
+
 pytestmark = pytest.mark.slow
 
 
@@ -120,10 +125,10 @@ def test_a_second_repro_runs_nothing(first):
 
 def test_a_change_that_changes_no_out_stops_there(first):
     """No mean of two whole scores lies between 7 and 7.01, so the routing stays and nothing follows it but the cards,
-    which name the threshold."""
+    which name the threshold, and measure, which compares people's labels with it."""
     changed = ran(first.run("dvc", "exp", "run", "-S", "threshold=7.01").stdout)
     assert changed[:2] == ["check", "generate@1"]
-    assert set(changed[2:]) == {"promote", "dataset"}
+    assert set(changed[2:]) == {"measure@1", "promote", "dataset"}
     back(first)
 
 
@@ -168,6 +173,31 @@ def test_a_seed_file_that_is_refused_leaves_the_earlier_seed_set(first):
         assert first.read("iterations/0/seed.jsonl") == earlier
         assert (first.folder / "report/summary.md").exists()
     finally:
+        back(first)
+
+
+def test_labels_are_measured_and_shown_and_no_model_runs(first, monkeypatch):
+    """Whoever gives the judge's own scores agrees with it, here, in `dvc metrics show` and in the report."""
+    monkeypatch.chdir(first.folder)
+    rows = drawn(Params("label", list(first.params), first.params), 12, 4)
+    labels = LabelFile(Path("labels/ana.jsonl"))
+    for row in rows:
+        if isinstance(row, JudgedPair):
+            labels.add(Label(shown=[row.rejected_id, row.chosen_id], label="second"))
+        else:
+            labels.add(Label(shown=[row.id], label=round(row.score)))
+    try:
+        assert set(ran(first.run("dvc", "repro").stdout)) == {"measure@1", "promote", "dataset", "report"}
+        people = json.loads(first.read("report/metrics.json"))["people"]
+        assert (people["labels"], people["elsewhere"], people["pairs_in_order"]) == (16, 0, 100.0)
+        assert people["rank"] > 0.9
+        assert "people.rank" in first.run("dvc", "metrics", "show").stdout
+        assert "people.rank" in first.run("dvc", "exp", "show", "--csv").stdout
+        assert "## The judge and people" in first.read("report/summary.md")
+        assert "The judge and people" in first.read("report/report.html")
+        assert ran(first.run("dvc", "repro").stdout) == []
+    finally:
+        labels.path.unlink()
         back(first)
 
 

@@ -7,9 +7,7 @@ from conftest import Project, merged, ran
 from test_preset import METHODS
 
 from stages.commands import preset
-from stages.core.final_answer import FinalAnswerRule
 from stages.core.params import load
-from stages.core.prompts import final_answer_rule
 
 pytestmark = pytest.mark.slow
 
@@ -37,26 +35,11 @@ def rows(project: Project, name: str) -> list[dict]:
     return [json.loads(line) for line in project.read(f"iterations/1/{name}.jsonl").splitlines()]
 
 
-def checked_seeds(project: Project, rule: FinalAnswerRule) -> None:
-    """Seeds whose check is the answer that people gave."""
-    path = project.folder / "stages/microworld/data/seeds.jsonl"
-    seeds = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    answers = [rule.read(seed["response"]) for seed in seeds]
-    checked = [
-        {**seed, "check": {"kind": "answer", "expected": answer}}
-        for seed, answer in zip(seeds, answers, strict=True)
-        if answer
-    ]
-    (project.folder / "checked.jsonl").write_text("".join(json.dumps(seed) + "\n" for seed in checked))
-    project.change({"seed": {"path": "checked.jsonl"}})
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_runs_and_makes_what_it_says(method, looped, tmp_path):
     project = looped.copy(tmp_path / "project")
-    rule = final_answer_rule("micro")
     if method == "iterative-rpo":
-        checked_seeds(project, rule)
+        project.change({"seed": {"path": "stages/microworld/data/checked.jsonl"}})
     project.change(settings(method))
     stages = ran(project.run("dvc", "repro").stdout)
     assert "report" in stages

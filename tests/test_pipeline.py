@@ -416,6 +416,16 @@ def test_an_edited_prompt_reruns_exactly_the_stages_that_use_it(loaded, done, pr
 
 
 @pytest.mark.slow
+def test_a_label_reruns_the_measure_and_what_shows_it(loaded, done):
+    path = done.folder / "labels/ana.jsonl"
+    path.write_text('{"shown": ["0123456789abcdef"], "label": 7}\n')
+    try:
+        assert reruns_after(loaded, path) == {f"measure@{key}" for key in KEYS} | END
+    finally:
+        path.unlink()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "name"),
     [

@@ -19,7 +19,7 @@ from stages.core.errors import UserError
 from stages.core.params import PARAMS_FILE, load
 from stages.planning.changes import Planned, changes
 from stages.planning.forecast import SHARES, Forecast, LastRun, Texts
-from stages.planning.pricing import EFFICIENCY, GPUS, START, Pricing, Shape, this_machine
+from stages.planning.pricing import EFFICIENCY, GPUS, START, Pricing, Shape, gpu_named, this_machine
 from stages.planning.probe import Speed, measure
 
 # ---- what reruns and why ---------------------------------------------------------------------------------------------
@@ -705,6 +705,33 @@ def test_several_shots_make_the_prompt_of_a_new_instruction_longer(monkeypatch):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     one, three = (Texts(merged(params, {"generate": {"shots": shots}})).to_write for shots in (1, 3))
     assert three > 1.5 * one
+
+
+def test_on_a_gpu_a_step_of_the_transformers_engine_waits_for_its_launches():
+    def seconds(engine: str) -> float:
+        prices, generate = pricing({"runtime": {"engine": engine}}), Planned("generate@1", [], read=1, written=10_000)
+        prices.price(generate)
+        return computing(generate)
+
+    assert seconds("transformers") > 3 * seconds("auto")
+    assert seconds("vllm") == seconds("auto")
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes", "key"),
+    [
+        ("NVIDIA H200", 150, "h200"),
+        ("NVIDIA H100 80GB HBM3", 85, "h100"),
+        ("NVIDIA A100-SXM4-80GB", 85, "a100-80"),
+        ("NVIDIA A100-PCIE-40GB", 42, "a100-40"),
+        ("NVIDIA L4", 24, "l4"),
+        ("NVIDIA L40S", 48, "l40s"),
+        ("NVIDIA GeForce RTX 4090", 25, "rtx4090"),
+        ("Tesla T4", 16, None),
+    ],
+)
+def test_a_gpu_is_known_by_its_drivers_name(name, gigabytes, key):
+    assert gpu_named(name, gigabytes * 1e9) == GPUS.get(key)
 
 
 def test_this_machine_is_its_processor():

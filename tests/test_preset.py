@@ -186,7 +186,7 @@ def test_a_preset_that_cannot_be_read_is_one_line_and_changes_nothing(files, sai
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["micro", "qwen2-7b"])
+@pytest.mark.parametrize("name", ["micro", "qwen2-7b", "smollm2-135m"])
 def test_a_method_changes_what_it_names_on_top_of_a_preset(name, method):
     values = YAML(typ="safe").load(preset.applied(name, SHIPPED, method))
     check_params(values)

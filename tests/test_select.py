@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -311,7 +312,20 @@ def select_iteration_1():
     here = Path("iterations/1")
     main(here / "review.jsonl", here / "generated.jsonl", here / "assess.jsonl", Path("iterations/0"), here)
     rows = {name: [row["id"] for row in read(here / f"{name}.jsonl", dict)] for name in ("sft", "pairs", "seed")}
-    return rows, json.loads(Path("results/1/select.json").read_text())
+    counts = json.loads(Path("results/1/select.json").read_text())
+    outcomes_are_counted(read(here / "outcomes.jsonl", dict), counts)
+    return rows, counts
+
+
+def outcomes_are_counted(outcomes, counts):
+    """Contract: select says of every row what it says of their number."""
+    tallies = {step: counts[step] for step in ("sft", "pairs", "seed")}
+    if "screening" in counts:
+        tallies["candidates"] = counts["screening"]["candidates"]
+    assert {step for row in outcomes for step in row["steps"]} <= set(tallies)
+    for step, tally in tallies.items():
+        fate = Counter(row["steps"][step] for row in outcomes if step in row["steps"])
+        assert (fate.total(), fate.pop(None, 0), fate) == (tally["in"], tally["out"], tally["dropped"])
 
 
 def test_an_iteration_trains_on_its_own_rows_and_those_that_it_replays(folder, capsys):
@@ -324,6 +338,29 @@ def test_an_iteration_trains_on_its_own_rows_and_those_that_it_replays(folder, c
     assert counts["replayed_judge_training"] == {"in": 1, "out": 1, "dropped": {}}
     assert [example["sft"] for example in counts["examples"]] == [True, False]
     assert capsys.readouterr().out == "select@1: 1 SFT rows, 2 pairs, 2 seeds\n"
+
+
+def test_every_row_has_its_reason_in_each_set_and_a_response_the_reason_of_its_pair(folder):
+    """Of the two pairs one is left out by the bound: its chosen response has that reason."""
+    set_select(folder, max_pairs="1")
+    select_iteration_1()
+    fates = {row["id"]: row["steps"] for row in read(Path("iterations/1/outcomes.jsonl"), dict)}
+    assert fates["b"] == {
+        "sft": "not above select.min_sft_score",
+        "pairs": "the rejected one of its pool",
+        "seed": "not the best response to its instruction",
+    }
+    assert {fates["a"]["pairs"], fates["s"]["pairs"]} == {None, "over the bound"}
+    assert (fates["a"]["sft"], fates["a"]["seed"], set(fates["s"])) == (None, None, {"pairs"})
+
+
+def test_of_the_responses_to_an_instruction_the_reason_is_that_of_the_worse_one_whatever_their_order(folder):
+    rows = [assessed("b", 3.0), assessed("a", 9.0), assessed("c", 9.0)]
+    write(Path("iterations/1/assess.jsonl"), rows)
+    select_iteration_1()
+    fates = {row["id"]: row["steps"]["seed"] for row in read(Path("iterations/1/outcomes.jsonl"), dict)}
+    not_best = "not the best response to its instruction"
+    assert fates == {"a": None, "b": not_best, "c": not_best}
 
 
 def test_rows_and_pairs_of_earlier_iterations_are_added_where_they_accumulate(folder):

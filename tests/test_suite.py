@@ -467,7 +467,8 @@ def test_nltk_data_that_is_not_here_is_one_line_before_anything_is_evaluated(mon
         load_tasks("ifeval", suite.load("ifeval"))
 
 
-def test_a_package_that_is_not_installed_is_one_line(monkeypatch):
+@pytest.mark.parametrize("name", ["ifeval", "instructions"])
+def test_a_package_that_is_not_installed_is_one_line_with_the_extra_that_has_it(monkeypatch, name):
     monkeypatch.setitem(sys.modules, "langdetect", None)
-    with pytest.raises(UserError, match=r"ifeval needs a package that is not installed .*langdetect.* '\.\[ifeval\]'"):
-        load_tasks("ifeval", suite.load("ifeval"))
+    with pytest.raises(UserError, match=rf"{name} needs a package that is not .*langdetect.* '\.\[ifeval\]'"):
+        load_tasks(name, suite.load(name))

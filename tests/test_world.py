@@ -69,6 +69,13 @@ def test_seeds_judge_rows_and_benchmark_share_no_problem():
         assert {split_of(oracle(question)) for question in held_out} == {"validation", "test"}
 
 
+def test_the_checked_seeds_are_the_seeds_with_the_right_answers():
+    seeds, checked = shipped("stages/microworld/data/seeds.jsonl"), shipped("stages/microworld/data/checked.jsonl")
+    assert [{"prompt": row["prompt"], "response": row["response"]} for row in checked] == seeds
+    for row in checked:
+        assert row["check"] == {"kind": "answer", "expected": oracle(row["prompt"]).solution.answer}
+
+
 def test_the_shipped_data_is_what_the_stage_makes(project):
     for part in ("stages/microworld/data", "evaluation/micro/data"):
         for path in (project.folder / part).iterdir():

@@ -50,7 +50,7 @@ BUDGETS = {  # changes to a method, by its name: about the loop's 17,500 calls i
     "i-sheep": ["samples=2", "generate.max_low=300"],
     "self-rewarding": ["generate.max_low=60"],
     "scpo": ["generate.own_samples=20"],
-    "iterative-rpo": ["generate.own_samples=20"],
+    "iterative-rpo": ["generate.own_samples=20", "seed.path=stages/microworld/data/checked.jsonl"],
 }
 SCORES = ("test", "judging")
 TEXTS = ("new_instructions", "responses", "flawed_responses", "own_responses")  # counts of the stage `generate`

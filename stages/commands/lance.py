@@ -5,6 +5,7 @@ from collections.abc import Callable
 from stages import check
 from stages.commands import evidence, plan, preset, preview, push, suite
 from stages.commands.benchmark import command as benchmark
+from stages.commands.label import command as label
 from stages.commands.store import command as store
 from stages.core.command import application, documentation, execute
 
@@ -14,6 +15,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plan": plan.main,
     "preset": preset.main,
     "suite": suite.main,
+    "label": label.main,
     "store": store.main,
     "push": push.main,
     "benchmark": benchmark.main,

@@ -278,6 +278,78 @@ class VerifiedCounts(TypedDict):
     problems: dict[str, int]  # checks that could not be carried out, by reason
 
 
+class Correlation(TypedDict):
+    """Spearman's rank correlation with the ends of its 95 % interval; None: there is none."""
+
+    rank: float | None
+    of: int
+    low: float | None
+    high: float | None
+
+
+class LabelledRow(TypedDict):
+    """A response that the judge has scored and people have labelled."""
+
+    id: str
+    route: str  # "seed", or the candidate's
+    score: float  # the judge's
+    compared: float  # the same on `review.scale`
+    weight: float  # how many rows of its route and rounded score it stands for
+    labels: dict[str, int]  # by person, 0–10
+
+
+class LabelledPair(TypedDict):
+    """Two responses of which the judge prefers one and people have said which is better."""
+
+    chosen: str  # id of the response that the judge prefers
+    rejected: str
+    margin: float
+    weight: float
+    labels: dict[str, float]  # by person: 1: the chosen one is better, 0: the rejected one, 0.5: a tie
+
+
+class BoundRows(TypedDict):
+    """A bound on the judge's scores or margins, and what lies above it and above others."""
+
+    now: float
+    above: dict[str, int]  # by bound: seeds above V, SFT rows or pairs before the limits of select
+
+
+class Agreement(TypedDict):
+    """How two sides agree: the judge with people, or people with each other."""
+
+    rank: Correlation  # of scores
+    threshold: Interval  # both sides put a row above V, or both do not
+    min_sft_score: Interval  # the same at select.min_sft_score; of nothing where that is null
+    min_margin: Interval  # both prefer the same response of a pair whose margin is above select.min_margin
+
+
+class BestBound(TypedDict):
+    """The bound at which the judge agrees best with what people put above the present one."""
+
+    bound: float
+    agreement: Interval
+    now: Interval  # the agreement at the present bound
+    points: float | None  # over the present bound, with the ends of the 95 % interval; None: there are none
+    low: float | None
+    high: float | None
+    rows: tuple[int, int]  # above the present bound, and above this one
+
+
+class PeopleCounts(TypedDict):
+    """What people say of an iteration's rows, or of those of a run."""
+
+    labels: int  # in labels/, of all runs
+    elsewhere: int  # of these, of no row here
+    people: int  # who labelled rows here
+    bounds: dict[str, BoundRows]  # threshold, min_sft_score (unless null), min_margin
+    rows: list[LabelledRow]
+    pairs: list[LabelledPair]
+    judge: Agreement
+    between: Agreement | None  # None: no row has labels of two people
+    best: dict[str, BestBound]  # by bound, where there are labels
+
+
 class MeasureCounts(TypedDict):
     """results/t/measure.json"""
 
@@ -288,3 +360,4 @@ class MeasureCounts(TypedDict):
     pairs_in_order: Share  # chosen is right and rejected wrong, of the pairs in which one is
     verifiers: NotRequired[VerifiedCounts]  # missing where no candidate has a check
     own_responses_right: NotRequired[Share]  # of those that the filter kept; missing where there are none
+    people: NotRequired[PeopleCounts]  # missing where labels/ has no label

@@ -140,6 +140,12 @@ class SftRow(Identified):
     lineage: Lineage
 
 
+class Outcome(Identified):
+    """What select made of a candidate, or of a seed row whose responses it compared."""
+
+    steps: dict[str, str | None]  # {candidates, sft, pairs, seed: why it fell; None: it was kept}, of those it came to
+
+
 class PairLineage(TypedDict):
     """Where the two responses of a preference pair come from."""
 

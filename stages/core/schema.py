@@ -421,8 +421,13 @@ def check_params(values: Any) -> None:
 
 
 def combination_problems(params: Parameters) -> list[str]:
-    """Parameters of the two trainings that are valid one by one and senseless together, in a sentence each."""
-    sft, dpo, average, problems = params.sft, params.dpo, params.average, []
+    """Parameters that are valid one by one and senseless together, in a sentence each."""
+    review, sft, dpo, average, problems = params.review, params.sft, params.dpo, params.average, []
+    if review.scale == "quantile" and review.by not in ("judge", "both"):
+        problems.append(
+            f"review.scale: quantile ranks a judge's scores, where half of the rows may have the same one, and "
+            f"review.by: {review.by} has few: a 10 may not be above 8; set review.scale: absolute"
+        )
     if sft.start != "parent" and not sft.enabled:
         problems.append(f"sft.start: {sft.start} needs sft.enabled: true, set it or sft.start: parent")
     if dpo.start != "sft" and not dpo.enabled:

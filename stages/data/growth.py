@@ -18,11 +18,10 @@ def by_content(rows: Sequence[Row], limit: int) -> list[Row]:
 def added(earlier: list[Row], new: list[Row], limit: int, tally: Tally) -> list[Row]:
     """The earlier rows, then at most `limit` new ones chosen by their content; a row already present is not added."""
     present = {row["id"] for row in earlier}
-    fresh = [row for row in new if row["id"] not in present]
-    chosen = by_content(fresh, limit)
-    tally.drop("there already", len(new) - len(fresh))
-    tally.drop("over the bound", len(fresh) - len(chosen))
-    return earlier + chosen
+    fresh = by_content([row for row in new if row["id"] not in present], len(new))
+    tally.drop("there already", [row for row in new if row["id"] in present])
+    tally.drop("over the bound", fresh[limit:])
+    return earlier + fresh[:limit]
 
 
 def counted(tally: Tally, earlier: int, total: int) -> SetCounts:

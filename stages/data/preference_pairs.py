@@ -57,7 +57,8 @@ def leaders(pool: list[Response], min_margin: float, tally: Tally, scale: Scale 
     """`select.pairs: all`: each response that leads the lowest by more than `min_margin` (paper, section 3.4: 2)."""
     rejected = lowest(pool)
     chosen = [response for response in pool if margin(response, rejected, scale) > min_margin]
-    tally.drop(NO_LEAD, len(pool) - 1 - len(chosen))
+    leading = {rejected["id"], *(response["id"] for response in chosen)}
+    tally.drop(NO_LEAD, [response for response in pool if response["id"] not in leading])
     return chosen
 
 
@@ -72,13 +73,15 @@ def best(
     more than `min_margin` and their final answers differ or are not known; else none. The next best is not tried."""
     if len(pool) == 1:
         return []
-    rejected, chosen = lowest(pool), min(pool, key=lambda response: (-response["score"], response["id"]))
-    tally.drop("neither the best nor the worst of its pool", len(pool) - 2)
+    rejected = lowest(pool)
+    others = [response for response in pool if response["id"] != rejected["id"]]
+    chosen, *between = sorted(others, key=lambda response: (-response["score"], response["id"]))
+    tally.drop("neither the best nor the worst of its pool", between)
     answer = final_answer(chosen["response"])
     if margin(chosen, rejected, scale) <= min_margin:
-        tally.drop(NO_LEAD)
+        tally.drop(NO_LEAD, [chosen])
     elif answer is not None and answer == final_answer(rejected["response"]):
-        tally.drop("same final answer as the rejected one")
+        tally.drop("same final answer as the rejected one", [chosen])
     else:
         return [chosen]
     return []
@@ -97,7 +100,7 @@ def preference_pairs(
     rows: list[PreferencePair] = []
     for prompt, pool in pools.items():
         rejected = lowest(pool)
-        tally.drop("the rejected one of its pool")
+        tally.drop("the rejected one of its pool", [rejected])
         if kind == "extremes":
             chosen_ones = best(pool, min_margin, tally, scale, final_answer)
         else:

@@ -44,7 +44,7 @@ def agreeing(
     reasons = {prompt: reason for prompt, share in known.items() if (reason := outside(share, band))}
     for row in candidates:
         if row["prompt"] in reasons:
-            tally.drop(reasons[row["prompt"]])
+            tally.drop(reasons[row["prompt"]], [row])
     dropped = list(reasons.values())
     counts: AgreementCounts = {
         "instructions": len(known),
@@ -60,21 +60,25 @@ def decided(
 ) -> tuple[list[JudgedCandidate], SpreadCounts]:
     """The candidates whose verdicts spread by at most `max_spread` or an unknown amount, and how many do not."""
     spreads = [spread(verdicts(row)) for row in candidates]
+    wide = [row for row, width in zip(candidates, spreads, strict=True) if width is not None and width > max_spread]
+    tally.drop(UNDECIDED, wide)
     kept = [row for row, width in zip(candidates, spreads, strict=True) if width is None or width <= max_spread]
-    tally.drop(UNDECIDED, len(candidates) - len(kept))
-    return kept, {"rows": len(candidates), "undecided": len(candidates) - len(kept), "unknown": spreads.count(None)}
+    return kept, {"rows": len(candidates), "undecided": len(wide), "unknown": spreads.count(None)}
 
 
 def screened(
-    candidates: list[JudgedCandidate], generated: list[Candidate], settings: dict[str, Any], final_answer: FinalAnswer
+    candidates: list[JudgedCandidate],
+    generated: list[Candidate],
+    settings: dict[str, Any],
+    final_answer: FinalAnswer,
+    tally: Tally,
 ) -> tuple[list[JudgedCandidate], ScreeningCounts | None]:
     """The candidates that `select.agreement` and then `select.max_spread` keep, and the counts; None where both are
     null. `generated`: the candidates before the filter."""
     band, max_spread = settings["agreement"], settings["max_spread"]
     if band is None and max_spread is None:
         return candidates, None
-    tally, kept = Tally(len(candidates)), candidates
-    of_agreement, of_spread = None, None
+    kept, of_agreement, of_spread = candidates, None, None
     if band is not None:
         kept, of_agreement = agreeing(kept, agreements(generated, final_answer), band, tally)
     if max_spread is not None:
@@ -89,9 +93,9 @@ def screened(
 
 def decided_pools(pools: dict[str, list[Response]], max_spread: float, tally: Tally) -> dict[str, list[Response]]:
     """The pools without seeds' own responses of which the judge is undecided; the candidates are decided already."""
-    kept = {
-        prompt: [row for row in pool if (spread(row["lineage"]["verdicts"]) or 0) <= max_spread]
-        for prompt, pool in pools.items()
-    }
-    tally.drop(UNDECIDED, sum(len(pool) - len(kept[prompt]) for prompt, pool in pools.items()))
-    return kept
+
+    def is_wide(row: Response) -> bool:
+        return (spread(row["lineage"]["verdicts"]) or 0) > max_spread
+
+    tally.drop(UNDECIDED, [row for pool in pools.values() for row in pool if is_wide(row)])
+    return {prompt: [row for row in pool if not is_wide(row)] for prompt, pool in pools.items()}

@@ -6,9 +6,14 @@ one group, such as the same problem in several languages, are resampled together
 benchmark whose items are all of one group has nothing to resample: there is no interval then.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stages.core.rows import ItemScore
+
+if TYPE_CHECKING:
+    import numpy
 
 RESAMPLES = 10_000
 BATCH = 100  # resamples at once: 14,000 items × 100 × 8 bytes = 11 MB
@@ -81,3 +86,18 @@ def mean_score(rows: list[ItemScore]) -> float:
     for row in rows:
         scores.setdefault(row["benchmark"], []).append(row["score"])
     return 100 * sum(sum(values) / len(values) for values in scores.values()) / len(scores)
+
+
+def paired_interval(
+    statistic: "Callable[..., numpy.ndarray]", columns: "Sequence[numpy.ndarray]", digits: int
+) -> tuple[float | None, float | None]:
+    """The ends of the 95 % interval of a statistic of rows, given by column; rows are resampled whole. `statistic`
+    takes the columns and the `axis` along which the rows lie. (None, None) for fewer than two rows."""
+    from scipy.stats import bootstrap
+
+    if len(columns[0]) < 2:
+        return None, None
+    interval = bootstrap(
+        columns, statistic, n_resamples=RESAMPLES, batch=BATCH, paired=True, vectorized=True, method="percentile", rng=0
+    ).confidence_interval
+    return round(float(interval.low), digits), round(float(interval.high), digits)

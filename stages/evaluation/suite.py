@@ -66,6 +66,7 @@ class Suite(Section):
     tasks: Annotated[dict[str, Benchmark], Field(min_length=1)]  # the suite's score is the mean of theirs
     judging: dict[str, Benchmark] = {}  # how well the model judges; not in the suite's score
     reported_only: dict[str, Benchmark] = {}  # not in the suite's score either
+    extra: str | None = None  # the project's extra with the packages that its tasks need
 
     @property
     def all(self) -> dict[str, Benchmark]:
@@ -104,8 +105,10 @@ def load_tasks(name: str, suite: Suite) -> "dict[str, TaskDict]":
         try:
             loaded[benchmark] = manager.load([benchmark])
         except ImportError as error:
-            needed = f"{benchmark} needs a package that is not installed ({error}); pip install -e '.[{name}]'"
-            raise UserError(f"evaluate.suite: {needed}") from error
+            install = f"pip install -e '.[{suite.extra}]'" if suite.extra else "install it"
+            raise UserError(
+                f"evaluate.suite: {benchmark} needs a package that is not installed ({error}); {install}"
+            ) from error
         except Exception as error:  # the data's libraries raise various errors if it is missing
             raise UserError(
                 f"evaluate.suite: the data of {benchmark} is not here ({type(error).__name__}: {error}); on a machine "

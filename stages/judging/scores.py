@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from stages.core.rows import Candidate, ReviewablePair, ReviewedPair
 from stages.data.votes import FinalAnswer, votes
+from stages.judging.verifiers import VERIFIER
 
 JUDGED, VERIFIED = ("judge", "both"), ("verifier", "both")  # values of review.by that take a model, and checks
 VOTES, ORIGIN = "votes", "origin"  # values of review.by, and in the place of a judge's iteration
@@ -31,6 +32,15 @@ def by_votes(
 def by_origin(rows: Iterable[ReviewablePair]) -> dict[str, ReviewedPair]:
     """{id: the row, with 10 if people wrote it and 0 if a model did}."""
     return {row["id"]: _scored(row, HIGHEST if row.get("iteration") == "0" else 0.0, ORIGIN) for row in rows}
+
+
+def why_unscored(row: ReviewedPair) -> str:
+    """Why a row has no score."""
+    if row["judge"] == VOTES:
+        return "not voted on"
+    if row["judge"] == VERIFIER:
+        return "could not be checked" if "passed" in row else "no check"
+    return "no readable verdict" if row["reviews"] else "does not fit the context"
 
 
 def _scored(row: ReviewablePair, score: float | None, scorer: str) -> ReviewedPair:

@@ -8,6 +8,7 @@ batch, by arithmetic, as prefill and training are. GPUs that share work lose no 
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from stages.planning.probe import Speed
 BYTES = {"float32": 4, "bfloat16": 2}
 EFFICIENCY = {"decode": 0.6, "prefill": 0.4, "train": 0.35}  # share of the peak without tuning
 LAUNCH = 1e-4  # seconds per layer of a decoding step, however little it computes
+LAUNCHES = 4e-3  # the same where the transformers engine launches each of its kernels on a GPU; seen on an H200
 START = {
     "review": 5,
     "assess": 5,
@@ -62,11 +64,26 @@ GPUS = {  # from the data sheets
 
 
 def this_machine() -> Device:
-    """Its processor, as fast as a current server's; a GPU is named by --gpu."""
+    """Its GPU, if that is one of `GPUS`, else its processor, as fast as a current server's."""
     from psutil import virtual_memory
 
+    if shutil.which("nvidia-smi"):
+        import torch
+
+        if torch.cuda.is_available():
+            properties = torch.cuda.get_device_properties(0)
+            if gpu := gpu_named(properties.name, properties.total_memory):
+                return gpu
     flops = 1e11 * int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     return Device("this machine", virtual_memory().total, 2.5e10, flops, flops)
+
+
+def gpu_named(name: str, memory: float) -> Device | None:
+    """The GPU of a driver's name, such as "NVIDIA A100-SXM4-80GB"; of several, the one whose memory is nearest. None if
+    it is not in `GPUS`."""
+    words = name.lower().replace("rtx ", "rtx").replace("-", " ").split()
+    alike = [device for device in GPUS.values() if device.name.split("-")[0] in words]
+    return min(alike, key=lambda device: abs(device.memory - memory), default=None)
 
 
 class Shape:
@@ -111,6 +128,7 @@ class Pricing:
         vllm = runtime["vllm"] if gpu and runtime["engine"] in ("auto", "vllm") else {}
         self.pieces = vllm.get("tensor_parallel_size", 1) * vllm.get("pipeline_parallel_size", 1)  # of the model
         self.engines = self.pieces * vllm.get("data_parallel_size", 1)
+        self.launch = LAUNCHES if gpu and runtime["engine"] == "transformers" else LAUNCH
         self.length = 2 * (texts.to_review + texts.review)  # of the longest row, which is twice the mean
         self.cache = 2 * model.layers * model.keys * BYTES[self.dtype] * self.length  # keys and values of a row
         fitting = 0.6 * (device.memory - self.weights / self.pieces) / self.cache  # as engines/transformers.py has it
@@ -143,7 +161,7 @@ class Pricing:
             return read * speed.prefill + written * (speed.step / self.rows + speed.row)
         prefill = 2 * self.model.parameters / (EFFICIENCY["prefill"] * self.flops[self.dtype])  # of a token
         moved = (self.weights + self.rows * self.cache) / (self.device.bandwidth * EFFICIENCY["decode"])
-        step = max(moved, self.rows * prefill) + self.model.layers * LAUNCH
+        step = max(moved, self.rows * prefill) + self.model.layers * self.launch
         return float((read * prefill + written / self.rows * step) / self.engines)
 
     def _training(self, work: str, tokens: float) -> float:

@@ -13,9 +13,22 @@ if TYPE_CHECKING:
 
     from stages.inference.engines.transformers import TransformersEngine
 
-OPERATIONS = 3e11  # floating-point operations of a measurement: a second or two on two cores
-PROMPT, TRAINED = (64, 1024), (64, 512)  # tokens, at least and at most
-ROWS, STEPS = (4, 64), 8  # rows that are decoded together, few and many, and for how many steps
+STEPS = 8  # of decoding
+
+
+class Sizes(NamedTuple):
+    """What a measurement computes: enough to outweigh what it takes to start, in seconds."""
+
+    operations: float  # floating-point operations of a pass: a second or two on two cores
+    prompt: tuple[int, int]  # tokens, at least and at most
+    trained: tuple[int, int]
+    rows: tuple[int, int]  # decoded together, few and many
+
+
+SIZES = {
+    "cpu": Sizes(3e11, (64, 1024), (64, 512), (4, 64)),
+    "cuda": Sizes(1e14, (64, 8192), (64, 2048), (16, 256)),
+}
 
 
 class Speed(NamedTuple):
@@ -34,20 +47,14 @@ def measure(folder: Path, runtime: Runtime) -> Speed:
 
     engine = TransformersEngine(folder, runtime.batch_rows)
     engine.ends = set()
-    weights = sum(parameter.numel() for parameter in engine.model.parameters())
-    prompt = _tokens(weights, PROMPT)
+    sizes = SIZES[engine.device.type]
+    tokens = sizes.operations / (2 * sum(parameter.numel() for parameter in engine.model.parameters()))
+    prompt, trained = (int(max(least, min(most, tokens))) for least, most in (sizes.prompt, sizes.trained))
     _complete(engine, prompt, 1, 1)  # the first pass allocates
     reading = _complete(engine, prompt, 1, 1)
-    few, many = (_decode_step(engine, rows) for rows in ROWS)
-    row = max(0.0, (many - few) / (ROWS[1] - ROWS[0]))
-    return Speed(
-        reading / prompt, max(0.0, few - ROWS[0] * row), row, _train_seconds(folder, _tokens(weights, TRAINED))
-    )
-
-
-def _tokens(weights: int, bounds: tuple[int, int]) -> int:
-    """As many tokens as OPERATIONS pay for, within bounds."""
-    return max(bounds[0], min(bounds[1], int(OPERATIONS / (2 * weights))))
+    few, many = (_decode_step(engine, sizes.prompt[0], rows) for rows in sizes.rows)
+    row = max(0.0, (many - few) / (sizes.rows[1] - sizes.rows[0]))
+    return Speed(reading / prompt, max(0.0, few - sizes.rows[0] * row), row, _train_seconds(folder, trained))
 
 
 def _complete(engine: "TransformersEngine", prompt: int, rows: int, max_tokens: int) -> float:
@@ -60,9 +67,9 @@ def _complete(engine: "TransformersEngine", prompt: int, rows: int, max_tokens: 
     return _timed(lambda: list(engine.complete(requests, sampling)))
 
 
-def _decode_step(engine: "TransformersEngine", rows: int) -> float:
+def _decode_step(engine: "TransformersEngine", prompt: int, rows: int) -> float:
     """Seconds of a decoding step."""
-    return (_complete(engine, PROMPT[0], rows, STEPS + 1) - _complete(engine, PROMPT[0], rows, 1)) / STEPS
+    return (_complete(engine, prompt, rows, STEPS + 1) - _complete(engine, prompt, rows, 1)) / STEPS
 
 
 def _train_seconds(folder: Path, tokens: int) -> float:
@@ -79,6 +86,8 @@ def _train_seconds(folder: Path, tokens: int) -> float:
 
     def step() -> None:
         model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
+        if device == "cuda":
+            torch.cuda.synchronize()  # the GPU is still computing when the call returns
 
     step()  # allocates the gradients
     return _timed(step) / tokens

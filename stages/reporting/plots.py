@@ -7,9 +7,11 @@ from typing import Any, cast
 
 from stages.core.counts import Diversity, LogPoint, Scores
 from stages.core.records import Record
+from stages.reporting.links import funnel_link, score_link
 from stages.reporting.summary import IterationRow, funnel, listed, trainings
 
 TEMPLATES = Path(__file__).parent / "templates"
+VEGA_BASE = "https://vega.github.io/vega-datasets/"  # which vl-convert puts before a relative address
 INTERVAL = 1.96  # standard errors from a score to the end of its 95 % interval
 
 # The first words of a reason for dropping a row, and the name of its colour in the funnel; others are "other".
@@ -89,7 +91,7 @@ def _reviews(key: str, scores: Scores | None) -> list[Record]:
         return []
     total = sum(scores["nearest"])
     return [
-        {"iteration": key, "score": score, "percent": round(100 * rows / total, 2)}
+        {"iteration": key, "score": score, "percent": round(100 * rows / total, 2), "link": score_link(key, score)}
         for score, rows in enumerate(scores["nearest"])
     ]
 
@@ -101,7 +103,8 @@ def _funnel(key: str, row: IterationRow) -> list[Record]:
         outcomes = {"kept": {"kept": tally["out"]}} | _by_outcome(tally["dropped"])
         for order, (outcome, reasons) in enumerate(outcomes.items()):
             bar = {"iteration": key, "step": step, "outcome": outcome, "order": order}
-            records.append({**bar, "rows": sum(reasons.values()), "reasons": listed(reasons)})
+            link = funnel_link(key, step, list(reasons)) or ""
+            records.append({**bar, "rows": sum(reasons.values()), "reasons": listed(reasons), "link": link})
     return records
 
 
@@ -147,16 +150,19 @@ def pictures(plots: dict[str, list[Record]]) -> dict[str, str]:
     from vl_convert import vegalite_to_svg
 
     return {
-        name: vegalite_to_svg(specification(name, records), vl_version="5.20")
+        name: vegalite_to_svg(specification(name, records), vl_version="5.20").replace(VEGA_BASE, "")
         for name, records in plots.items()
         if records
     }
 
 
 def specification(name: str, records: list[Record]) -> Record:
-    """A plot's Vega-Lite specification: its template with the data, without the legend of dvc's experiments."""
+    """A plot's Vega-Lite specification: its template with the data, without the legend of dvc's experiments, and with
+    links to the rows."""
     template = json.loads((TEMPLATES / f"{name}.json").read_text(encoding="utf-8"))
     spec: Record = _without_experiments(template)
+    if "link" in records[0]:
+        spec.get("spec", spec)["encoding"]["href"] = {"condition": {"test": "datum.link", "field": "link"}}
     return {**spec, "data": {"values": records}, "background": "transparent"}
 
 

@@ -10,6 +10,7 @@ from stages.core.counts import (
     FilterCounts,
     GenerateCounts,
     MeasureCounts,
+    PeopleCounts,
     PrepareCounts,
     ReviewCounts,
     SelectCounts,
@@ -20,6 +21,7 @@ from stages.core.errors import UserError
 from stages.core.records import Record, read
 from stages.core.rows import ItemScore, Part
 from stages.evaluation.bootstrap import Difference, difference, mean_score, of_one_group
+from stages.evaluation.people import pooled
 
 RESULTS = Path("results")
 PARTS: tuple[Part, Part] = ("test", "validation")
@@ -70,6 +72,7 @@ class Run(TypedDict):
 
     best: str  # by validation
     iterations: dict[str, IterationRow]
+    people: NotRequired[PeopleCounts]  # what they say of all iterations' rows; missing without labels
 
 
 class Scores:
@@ -123,7 +126,10 @@ def collect(iterations: Record) -> tuple[Run, Scores]:
     scores = Scores(iterations, benchmarks)
     rows = {"0": iteration_row("0", None, scores)}
     rows |= {key: iteration_row(key, scores.parents[key], scores) for key in iterations}
-    return {"best": scores.best_of(list(rows)), "iterations": rows}, scores
+    run: Run = {"best": scores.best_of(list(rows)), "iterations": rows}
+    if people := [row["measure"]["people"] for row in rows.values() if "people" in row.get("measure", {})]:
+        run["people"] = pooled(people)
+    return run, scores
 
 
 def iteration_row(iteration: str, parent: str | None, scores: Scores) -> IterationRow:

@@ -2,8 +2,10 @@
 
 from typing import NamedTuple
 
-from stages.core.counts import BenchmarkScore, Interval
+from stages.core.counts import BenchmarkScore
+from stages.reporting import people
 from stages.reporting.alarms import Alarm
+from stages.reporting.people import share_text
 from stages.reporting.summary import (
     IterationRow,
     Run,
@@ -76,13 +78,17 @@ class Detail(NamedTuple):
     note: str
 
 
-def details(rows: dict[str, IterationRow]) -> list[Detail]:
+def details(summary: Run) -> list[Detail]:
     """The tables that follow the iterations', without empty ones."""
-    tables = [
-        Detail("Judging", judging(rows), JUDGING),
-        Detail("Verifiers", verifiers(rows), VERIFIERS),
-        Detail("Other metrics", other_metrics(rows), OTHER_METRICS),
-    ]
+    rows = summary["iterations"]
+    tables = [Detail("Judging", judging(rows), JUDGING), Detail("Verifiers", verifiers(rows), VERIFIERS)]
+    if "people" in summary:
+        run = summary["people"]
+        tables += [
+            Detail("The judge and people", people.agreement_table(rows, run), people.note(run)),
+            Detail("Bounds that would agree best with people", people.bounds_table(run), people.BOUNDS),
+        ]
+    tables.append(Detail("Other metrics", other_metrics(rows), OTHER_METRICS))
     return [table for table in tables if table.rows]
 
 
@@ -112,14 +118,6 @@ def verifiers(rows: dict[str, IterationRow]) -> list[list[str]]:
         for key, row in counts.items()
     ]
     return [header, *lines] if lines else []
-
-
-def share_text(share: Interval) -> str:
-    """A share with its interval, and what it is of; a dash if it is of nothing."""
-    if share["percent"] is None:
-        return "–"
-    ends = "" if share["low"] is None else f" [{share['low']:.1f}, {share['high']:.1f}]"
-    return f"{share['percent']:.1f}{ends} of {share['of']:,}"
 
 
 def other_metrics(rows: dict[str, IterationRow]) -> list[list[str]]:
@@ -157,7 +155,7 @@ def markdown(summary: Summary) -> str:
         CAPTION,
         scale_in_force(summary["iterations"]),
         "",
-        *(line for detail in details(summary["iterations"]) for line in detail_lines(detail)),
+        *(line for detail in details(summary) for line in detail_lines(detail)),
         "## Alarms",
         "",
         *(f"- {line}" for line in alarms),

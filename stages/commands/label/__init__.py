@@ -1,0 +1,1 @@
+"""Rows for people to label: the page, its server, and the rows."""
