@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from conftest import ROOT, error_line
 
-from stages.commands.benchmark import command, filtering, loop, measurement, pipeline, texts
+from stages.commands.benchmark import command, completions, filtering, loop, measurement, pipeline, texts
 from stages.data.decontamination import HeldOut, held_out
 
 
@@ -22,6 +22,13 @@ def test_a_target_decides_on_the_ratio_to_the_baseline():
 def test_the_filter_drops_the_copies_among_the_synthetic_records(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert filtering.filter_records(800).dropped == 80
+
+
+def test_the_store_is_measured_with_a_remote_that_is_pushed_to_and_pulled_from():
+    rows = {row.what: row for row in completions.measured(2000)}
+    assert list(rows)[-3:] == ["push of 1,800 completions", "pull of 1,800 completions", "all of this: memory"]
+    assert 600 < rows["store of 4,000 completions: bytes each"].measured < 1200
+    assert rows["all of this: memory"].met
 
 
 ITEM = "Tom has 12 apples and gives a third of them to his sister Ann; how many are left?"
@@ -117,7 +124,7 @@ def test_a_repeated_experiment_makes_no_model_call(base, four_seeds):
     ],
 )
 def test_every_part_that_calls_the_model_runs(base, four_seeds, part, whats):
-    rows = list(command.parts()[part](base))
+    rows = list(command.parts(rows=0)[part](base))
     assert all(row.what.startswith(what) for row, what in zip(rows, whats, strict=True))
     if part == "order":
         assert rows[0].met

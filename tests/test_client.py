@@ -258,7 +258,7 @@ def stored(path: Path) -> int:
     """How many completions a store has."""
     try:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
-            return database.execute("SELECT count(*) FROM completions").fetchone()[0]
+            return database.execute("SELECT count(*) FROM calls").fetchone()[0]
     except sqlite3.OperationalError:  # not there yet
         return 0
 

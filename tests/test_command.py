@@ -61,7 +61,7 @@ def test_a_wrong_option_is_one_line_anywhere(name, tmp_path):
             "python -m stages.review: Missing option '--rows'; see python -m stages.review --help",
         ),
         (("-m", "stages.measure", "--iteration", "1", "0"), "stages.measure: Got unexpected extra argument(s) (0)"),
-        ((*LANCE, "store", "all"), "lance store: Got unexpected extra argument(s) (all)"),
+        ((*LANCE, "store", "push", "all"), "lance store: Got unexpected extra argument(s) (all)"),
         ((*LANCE, "push", "model"), "lance push: Missing argument 'name'"),
         ((*LANCE, "plan", "--gpu", "abacus"), "error: --gpu abacus: no such GPU; choose one of"),
         ((*LANCE, "palace"), "No such command 'palace'. Did you mean 'plan'?"),

@@ -334,7 +334,7 @@ def test_the_plan_leaves_no_trace(after):
 
 
 def traces(project: Project) -> dict:
-    """Every file outside dvc's own temporary ones, and how often and when the stored completions were used."""
+    """Every file outside dvc's own temporary ones, and how often and when stored completions were used."""
     paths = (path for path in project.folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     files = {
         str(path): (path.stat().st_mtime_ns, path.read_bytes())
@@ -342,7 +342,7 @@ def traces(project: Project) -> dict:
         if not path.is_relative_to(project.folder / ".dvc/tmp") and ".git" not in path.parts
     }
     db = sqlite3.connect(f"file:{project.folder}/.dvc/completions.sqlite?immutable=1", uri=True)
-    used = db.execute("SELECT key, served, used FROM completions ORDER BY key").fetchall()
+    used = [db.execute(f"SELECT * FROM {table}").fetchall() for table in ("served", "uses")]
     db.close()
     return {"files": files, "used": used}
 

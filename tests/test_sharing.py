@@ -10,6 +10,8 @@ import yaml
 from conftest import Project, command_line, forking_environment, ran
 from test_end_to_end import contents
 
+from stages.inference.store import Store
+
 pytestmark = pytest.mark.slow
 
 
@@ -58,6 +60,28 @@ def test_a_clone_without_the_remotes_data_says_what_is_missing(first, clone):
     refused = clone.attempt("dvc", "pull")
     assert refused.returncode != 0
     assert "iterations/1/model" in refused.stderr
+
+
+def made(project: Project, threshold: float) -> int:
+    """How many model calls the first iteration's construction makes at a threshold."""
+    store = Store(project.folder / ".dvc/completions.sqlite", 1)
+    before = store.totals()["completions"]
+    project.change({"threshold": threshold})
+    assert "generate@1" in ran(project.run("dvc", "repro", "generate@1").stdout)
+    return store.totals()["completions"] - before
+
+
+def test_a_colleague_who_changes_the_threshold_makes_only_the_calls_that_nobody_made(first, clone, tmp_path):
+    """One works without the team's store; one pulls it and pushes; to the last one nothing is left."""
+    first.run("lance", "store", "push")
+    alone, last = (cloned(first, tmp_path / name) for name in ("alone", "last"))
+    for project in (alone, clone, last):
+        project.run("dvc", "pull", "-q")
+    clone.run("lance", "store", "pull")
+    assert 0 < made(clone, 5.0) < made(alone, 5.0)
+    clone.run("lance", "store", "push")
+    last.run("lance", "store", "pull")
+    assert made(last, 5.0) == 0
 
 
 def test_an_experiment_goes_from_one_colleague_to_another(first, clone, tmp_path):

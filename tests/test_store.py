@@ -44,7 +44,7 @@ def test_a_reader_finds_undamaged_values_and_leaves_no_trace(path, writing):
     store = Store(path, 1)
     for number in range(3):
         store.put(key(number), DONE)
-    store._db.execute("UPDATE completions SET value = ? WHERE key = ?", [b"{}", key(1)])
+    store._db.execute("UPDATE calls SET value = ? WHERE key = ?", [b"{}", key(1)])
     if not writing:
         store.close()
     before = contents(path.parent)
@@ -88,7 +88,7 @@ def test_a_torn_value_is_not_served(path, torn):
     for number in range(3):
         store.put(key(number), DONE)
     with sqlite3.connect(path) as database:
-        database.execute("UPDATE completions SET value = ? WHERE key = ?", [torn, key(1)])
+        database.execute("UPDATE calls SET value = ? WHERE key = ?", [torn, key(1)])
     assert set(store.find(map(key, range(3)))) == {key(0), key(2)}
     store.put(key(1), DONE)
     assert store.find([key(1)])[key(1)] == DONE
@@ -233,12 +233,51 @@ def test_the_least_recently_used_leave_first_and_the_bound_holds(path):
     for number in range(1, 4000):
         store.put(key(number), long)
         if number % 500 == 0:
-            with sqlite3.connect(path) as database:  # as if a day had passed
-                database.execute("UPDATE completions SET used = used - 86400")
             store.find([key(0)])
     assert store.size_bytes() < 1.3 * bound
     assert key(0) in store.find([key(0)])
     assert not store.find(map(key, range(1, 500)))
+
+
+EARLIER = """
+CREATE TABLE completions (key BLOB PRIMARY KEY, value BLOB NOT NULL, checksum BLOB NOT NULL, tokens INTEGER NOT NULL,
+seconds REAL NOT NULL, served INTEGER NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX by_use ON completions (used);
+"""
+
+
+def test_a_store_of_the_layout_before_this_one_is_taken_over_and_its_writers_are_not_disturbed(path, tmp_path):
+    Store(tmp_path / "now.sqlite", 1).put(key(1), DONE)
+    with sqlite3.connect(tmp_path / "now.sqlite") as now:
+        row = now.execute("SELECT key, value, checksum, tokens, seconds FROM calls").fetchone()
+    earlier = sqlite3.connect(path, isolation_level=None)  # a process that began before the update
+    earlier.executescript(EARLIER)
+    earlier.execute("INSERT INTO completions VALUES (?, ?, ?, ?, ?, 3, 1790000000)", row)
+    store = Store(path, 1)
+    totals = store.totals()
+    assert [totals[name] for name in ("completions", "served", "served_tokens", "served_seconds")] == [1, 3, 27, 0.75]
+    assert store.find([key(1)]) == {key(1): DONE}
+    earlier.execute("INSERT INTO completions VALUES (?, ?, ?, ?, ?, 0, 1790000000)", (key(2), *row[1:]))
+    totals = Store(path, 1).totals()
+    assert (totals["completions"], totals["served"]) == (2, 3 + 1)
+
+
+def test_a_found_completion_is_written_about_only_if_its_last_use_is_long_ago(path):
+    """A run that finds a million completions must not rewrite a million rows."""
+    store = Store(path, 1)
+    for number in range(1000):
+        store.put(key(number), DONE)
+
+    def written(numbers: range) -> int:
+        before = store._db.total_changes
+        assert len(store.find(map(key, numbers))) == len(numbers)
+        return store._db.total_changes - before
+
+    assert written(range(1000)) == 1 + 900  # the sums, and the calls that are not among the newest tenth
+    assert written(range(1000)) == 1
+    for number in range(1000, 1200):
+        store.put(key(number), DONE)
+    assert written(range(1000)) == 1 + 1000
 
 
 def test_a_lowered_bound_shrinks_the_file(path):

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 from stages import check
-from stages.commands import evidence, plan, preset, preview, push, store, suite
+from stages.commands import evidence, plan, preset, preview, push, suite
 from stages.commands.benchmark import command as benchmark
 from stages.commands.label import command as label
+from stages.commands.store import command as store
 from stages.core.command import application, documentation, execute
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -3,6 +3,9 @@
 It is one SQLite file for all experiments, worktrees and processes of a repository, outside DVC's outs. It survives a
 killed stage, and you may delete it at any time: completions are then computed again. Every value has a checksum, so a
 torn or damaged one is computed again and never served.
+
+Completions lie in the order in which they were stored and are never changed. What changes lies apart in narrow tables,
+so that a run that finds millions of them rewrites little.
 """
 
 import hashlib
@@ -23,21 +26,37 @@ from stages.core.progress import say
 from stages.inference.engines import Completion, Number
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS completions (
-  key BLOB PRIMARY KEY,          -- SHA-256 of what decides the completion
-  value BLOB NOT NULL,           -- the completion as JSON in UTF-8
+CREATE TABLE IF NOT EXISTS calls (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  key BLOB NOT NULL UNIQUE,      -- SHA-256 of what decides the completion
   checksum BLOB NOT NULL,        -- of key and value
   tokens INTEGER NOT NULL,       -- written by the model
   seconds REAL NOT NULL,         -- of computing
-  served INTEGER NOT NULL,       -- how often it was found here instead of computed
-  used INTEGER NOT NULL          -- when last, seconds since 1970; the least recently used leaves first
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_use ON completions (used);
+  value BLOB NOT NULL            -- the completion as JSON in UTF-8
+);
+CREATE TABLE IF NOT EXISTS uses (  -- of calls that were used when they were no longer among the newest
+  id INTEGER PRIMARY KEY,        -- of the call
+  newest INTEGER NOT NULL        -- id of the newest call at that time; no clock, since clocks jump
+);
+CREATE TABLE IF NOT EXISTS served (  -- one row: the completions that were found here instead of computed
+  id INTEGER PRIMARY KEY CHECK (id = 0),
+  completions INTEGER NOT NULL,
+  tokens INTEGER NOT NULL,
+  seconds REAL NOT NULL
+);
 """
+SERVE = """
+INSERT INTO served VALUES (0, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET completions = completions + excluded.completions,
+tokens = tokens + excluded.tokens, seconds = seconds + excluded.seconds
+"""
+LAST_USE = "calls LEFT JOIN uses USING (id)"  # each call's is coalesce(newest, id)
+INSERT = "INSERT OR REPLACE INTO calls (key, checksum, tokens, seconds, value) VALUES (?, ?, ?, ?, ?)"
 GIGABYTE = 10**9
 KEYS_PER_QUERY = 500
 WRITES_BETWEEN_CHECKS = 100  # of the file's size, and of whether another process has replaced the file
 EVICTED = 0.1  # share of the completions that are deleted at once when the store is full
+RECENT = 0.1  # share of the ids: a use is recorded only if the last one is older than these
+SYNC_INTERVAL = 1.0  # seconds of completions that a power cut may cost
 LOCK_TIMEOUT = 60  # seconds to wait for another process's write
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)  # what reading a damaged file raises
 
@@ -67,14 +86,14 @@ class Reader:
         uri = f"{self.path.resolve().as_uri()}?{'mode=ro' if is_open else 'immutable=1'}"
         try:
             with closing(sqlite3.connect(uri, uri=True)) as db:
-                for chunk in _chunks(keys):
+                for chunk in chunks(keys):
                     values |= _select(db, chunk)
         except DAMAGE as error:
             if not _is_damage(error):
                 raise UserError(f"completion store {self.path}: {error}; try again") from None
             self.damaged = True
             return {}
-        return {key: _decode(value) for key, value in values.items()}
+        return {key: decode(value) for key, value in values.items()}
 
 
 class Store:
@@ -84,7 +103,7 @@ class Store:
         """Open the file, or create it with its folder. Over `max_gb` gigabytes, the least recently used completions
         are deleted. A damaged file is renamed to end in .damaged, and a new one begun."""
         self.path, self.max_bytes, self._writes = path, max_gb * GIGABYTE, 0
-        self._inode = 0
+        self._inode, self._synced = 0, -SYNC_INTERVAL
         with self._disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -100,33 +119,52 @@ class Store:
     def find(self, keys: Iterable[bytes]) -> dict[bytes, Completion]:
         """{key: completion} of the keys that are stored and undamaged; each counts as served and as used now."""
         completions: dict[bytes, Completion] = {}
-        for chunk in _chunks(keys):
-            completions |= self._retry_if_damaged(lambda chunk=chunk: self._find(chunk))  # type: ignore[misc]
+        for chunk in chunks(keys):
+            values = self.run(lambda db, chunk=chunk: _select(db, chunk))  # type: ignore[misc]
+            completions |= {key: decode(value) for key, value in values.items()}
+        if completions:
+            self.run(lambda db: self._count(db, completions))
         return completions
 
     def put(self, key: bytes, completion: Completion) -> None:
-        """Store a completion. When this returns, the completion survives whatever happens to the process."""
+        """Store a completion. When this returns, the completion survives whatever happens to the process, and a second
+        later a power cut too."""
         value = json.dumps(vars(completion), default=vars, ensure_ascii=False).encode()
-        row = (key, value, _checksum(key, value), completion.tokens, completion.seconds, 0, int(time.time()))
-        insert = "INSERT OR REPLACE INTO completions VALUES (?, ?, ?, ?, ?, ?, ?)"
-        self._retry_if_damaged(lambda: self._db.execute(insert, row))
+        self.run(lambda db: self._insert(db, row(key, value, completion)))
         if self._writes % WRITES_BETWEEN_CHECKS == 0:
-            self._retry_if_damaged(self._check_file)
+            self.run(self._check_file)
         self._writes += 1
 
     def size_bytes(self) -> int:
         """The size of the store, without the pages that are free for reuse."""
-        return self._retry_if_damaged(self._size_bytes)
+        return self.run(size_bytes)
 
     def totals(self) -> dict[str, Any]:
         """The completions in the store with their tokens and seconds of computing (`completions`, `tokens`, `seconds`),
         and those that were served instead of computed, once for each time (`served`, `served_tokens`,
-        `served_seconds`)."""
+        `served_seconds`), evicted ones included."""
         names = ("completions", "tokens", "seconds", "served", "served_tokens", "served_seconds")
-        sums = "sum(tokens), sum(seconds), sum(served), sum(served * tokens), sum(served * seconds)"
-        query = f"SELECT count(*), {sums} FROM completions"
-        row = self._retry_if_damaged(lambda: self._db.execute(query).fetchone())
+        sums = "(SELECT count(*), sum(tokens), sum(seconds) FROM calls)"
+        query = f"SELECT * FROM {sums} LEFT JOIN (SELECT completions, tokens, seconds FROM served)"
+        row = self.run(lambda db: db.execute(query).fetchone())
         return {name: value or 0 for name, value in zip(names, row, strict=True)}
+
+    def run(self, action: Callable[[sqlite3.Connection], T]) -> T:
+        """The result of an action on the database; if the file turns out to be damaged, of a second try with a new
+        file."""
+        with self._disk_errors():
+            try:
+                return action(self._db)
+            except DAMAGE as error:
+                self._replace_damaged(error)
+                return action(self._db)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All statements of the block, or none."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
 
     def close(self) -> None:
         """Close the file; SQLite removes its journal if no other process has the store open."""
@@ -142,40 +180,62 @@ class Store:
         self._db.execute("PRAGMA journal_mode = WAL")  # readers and a writer do not wait for each other
         self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last rows, never damage others
         self._db.executescript(SCHEMA)
+        self._adopt()
 
-    def _find(self, keys: list[bytes]) -> dict[bytes, Completion]:
-        values = _select(self._db, keys)
-        update = f"UPDATE completions SET served = served + 1, used = ? WHERE key IN ({_marks(values)})"
-        self._db.execute(update, [int(time.time()), *values])
-        return {key: _decode(value) for key, value in values.items()}
+    def _adopt(self) -> None:
+        """Take over what an older version of this module has stored. Its table stays, empty, since a process that
+        began before an update may still write there."""
+        older = "SELECT count(*) FROM sqlite_master WHERE name = 'completions'"
+        if not self._db.execute(older).fetchone()[0]:
+            return
+        (rows,) = self._db.execute("SELECT count(*) FROM completions").fetchone()
+        if not rows:
+            return
+        say(f"completion store {self.path}: bringing {rows:,} completions into its new layout")
+        columns = "key, checksum, tokens, seconds, value"
+        sums = "coalesce(sum(served), 0), coalesce(sum(served * tokens), 0), coalesce(sum(served * seconds), 0)"
+        with self.transaction():
+            self._db.execute(f"INSERT OR IGNORE INTO calls ({columns}) SELECT {columns} FROM completions ORDER BY used")
+            self._db.execute(SERVE, self._db.execute(f"SELECT {sums} FROM completions").fetchone())
+            self._db.execute("DELETE FROM completions")
 
-    def _check_file(self) -> None:
+    def _insert(self, db: sqlite3.Connection, row: tuple[Any, ...]) -> None:
+        """Insert a call. Once in an interval, wait until the disk has it and all before it."""
+        if (now := time.monotonic()) < self._synced + SYNC_INTERVAL:
+            db.execute(INSERT, row)
+            return
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(INSERT, row)
+        db.execute("PRAGMA synchronous = NORMAL")
+        self._synced = now
+
+    def _count(self, db: sqlite3.Connection, completions: dict[bytes, Completion]) -> None:
+        """Count completions as served, and as used now, in one transaction."""
+        seconds, tokens = (sum(getattr(each, name) for each in completions.values()) for name in ("seconds", "tokens"))
+        oldest, newest = ids(db)
+        recent = newest - RECENT * (newest - oldest)
+        with self.transaction():
+            db.execute(SERVE, (len(completions), tokens, seconds))
+            for keys in chunks(completions):
+                old = f"key IN ({marks(keys)}) AND coalesce(newest, id) < ?"
+                insert = f"INSERT OR REPLACE INTO uses SELECT id, ? FROM {LAST_USE} WHERE {old}"
+                db.execute(insert, [newest, *keys, recent])
+
+    def _check_file(self, db: sqlite3.Connection) -> None:
         """Reopen the store if another process has replaced a damaged file, and evict completions if it is too large."""
         if self._was_replaced():
-            self._db.close()
+            db.close()
             self._open()
-        while self._size_bytes() > self.max_bytes:
-            (rows,) = self._db.execute("SELECT count(*) FROM completions").fetchone()
+            db = self._db
+        while size_bytes(db) > self.max_bytes:
+            (rows,) = db.execute("SELECT count(*) FROM calls").fetchone()
             if not rows:
                 return
-            oldest = "SELECT key FROM completions ORDER BY used LIMIT ?"
-            self._db.execute(f"DELETE FROM completions WHERE key IN ({oldest})", [max(1, int(rows * EVICTED))])
-            self._db.executescript("PRAGMA incremental_vacuum")  # `execute` would free a single page
-
-    def _size_bytes(self) -> int:
-        pages, size, free = (
-            self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size", "freelist_count")
-        )
-        return int((pages - free) * size)
-
-    def _retry_if_damaged(self, action: Callable[[], T]) -> T:
-        """The result of `action`; if the file turns out to be damaged, of a second try with a new file."""
-        with self._disk_errors():
-            try:
-                return action()
-            except DAMAGE as error:
-                self._replace_damaged(error)
-                return action()
+            oldest = f"SELECT id FROM {LAST_USE} ORDER BY coalesce(newest, id), id LIMIT ?"
+            with self.transaction():
+                db.execute(f"DELETE FROM calls WHERE id IN ({oldest})", [max(1, int(rows * EVICTED))])
+                db.execute("DELETE FROM uses WHERE id NOT IN (SELECT id FROM calls)")
+            db.executescript("PRAGMA incremental_vacuum")  # `execute` would free a single page
 
     def _replace_damaged(self, error: Exception) -> None:
         """Rename a damaged file, unless another process has already done so, and begin a new one. Raises `error` again
@@ -215,7 +275,21 @@ class Store:
             ) from None
 
 
-def _chunks(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
+def ids(db: sqlite3.Connection) -> tuple[int, int]:
+    """The smallest and the largest id; (0, 0) without calls."""
+    row = db.execute("SELECT (SELECT min(id) FROM calls), (SELECT max(id) FROM calls)").fetchone()
+    return row[0] or 0, row[1] or 0
+
+
+def size_bytes(db: sqlite3.Connection) -> int:
+    """The size of the file in bytes, without the pages that are free for reuse."""
+    pages, size, free = (
+        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size", "freelist_count")
+    )
+    return int((pages - free) * size)
+
+
+def chunks(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
     """The keys, as many at once as a query takes."""
     remaining = list(keys)
     for start in range(0, len(remaining), KEYS_PER_QUERY):
@@ -224,24 +298,31 @@ def _chunks(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 def _select(db: sqlite3.Connection, keys: list[bytes]) -> dict[bytes, bytes]:
     """{key: value} of the keys that are stored and whose checksum is right."""
-    rows = db.execute(f"SELECT key, value, checksum FROM completions WHERE key IN ({_marks(keys)})", keys)
-    return {
-        key: value
-        for key, value, checksum in rows
-        if isinstance(key, bytes) and isinstance(value, bytes) and checksum == _checksum(key, value)
-    }
+    rows = db.execute(f"SELECT key, value, checksum FROM calls WHERE key IN ({marks(keys)})", keys)
+    return {key: value for key, value, written in rows if is_whole(key, value, written)}
 
 
-def _marks(keys: Iterable[bytes]) -> str:
+def row(key: bytes, value: bytes, completion: Completion) -> tuple[Any, ...]:
+    """The columns of a call, as `INSERT` takes them."""
+    return key, _checksum(key, value), completion.tokens, completion.seconds, value
+
+
+def marks(keys: Iterable[bytes]) -> str:
     """SQL placeholders for the keys: ?, ?, …"""
     return ", ".join("?" for _ in keys)
+
+
+def is_whole(key: Any, value: Any, written: Any) -> bool:
+    """Whether a key and its value are what was written, by their checksum."""
+    return isinstance(key, bytes) and isinstance(value, bytes) and bool(written == _checksum(key, value))
 
 
 def _checksum(key: bytes, value: bytes) -> bytes:
     return hashlib.blake2b(key + value, digest_size=16).digest()
 
 
-def _decode(value: bytes) -> Completion:
+def decode(value: bytes) -> Completion:
+    """The completion that is stored as this value."""
     fields = json.loads(value)
     return Completion(**{**fields, "numbers": tuple(Number(**number) for number in fields["numbers"])})
 

@@ -70,7 +70,7 @@ def completions(folder: Path) -> dict[bytes, Record]:
     if not path.exists():
         return {}
     with closing(sqlite3.connect(path)) as db:
-        return {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM completions")}
+        return {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM calls")}
 
 
 def compare(folder: Path, case: str, params: Record) -> Iterator[Measurement]:
