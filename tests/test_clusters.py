@@ -91,7 +91,7 @@ def completions(project):
     """How many the store holds."""
     uri = f"file:{project.folder}/.dvc/completions.sqlite?mode=ro"
     with closing(sqlite3.connect(uri, uri=True)) as store:
-        return store.execute("SELECT count(*) FROM completions").fetchone()[0]
+        return store.execute("SELECT count(*) FROM calls").fetchone()[0]
 
 
 def test_a_loop_whose_jobs_are_interrupted_cancelled_and_requeued_ends_in_the_same_bytes(slurm, looping, looped):
