@@ -129,6 +129,14 @@ def test_without_a_bound_there_is_nothing_to_be_right_at():
     assert "min_sft_score" not in found["best"]
 
 
+def test_a_bound_may_be_written_without_a_decimal_point():
+    """threshold: 7"""
+    assert counts(ROWS, PAIRS)["best"] == people_counts(15, {
+        "threshold": bound_rows(7, [9.0, 9.0, 2.0, 8.0, 7.5, 7.0]), "min_sft_score": bound_rows(8, [9.0, 9.0, 8.0]),
+        "min_margin": bound_rows(2, [3.0, 2.5, 2.0, 1.0]),
+    }, ROWS, PAIRS)["best"]  # fmt: skip
+
+
 def test_iterations_together_count_a_seed_once_and_labels_of_other_rows_as_elsewhere():
     first, second = counts(ROWS[:4], PAIRS[:1]), counts([*ROWS[:2], ROWS[4]], PAIRS[1:])
     run = pooled([first, second])

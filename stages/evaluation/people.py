@@ -47,7 +47,7 @@ class Case(NamedTuple):
 def bound_rows(now: float, compared: Iterable[float]) -> BoundRows:
     """A bound with how many of all `compared` scores or margins lie above it and above each bound that is tried."""
     scores = list(compared)
-    return {"now": now, "above": {str(bound): sum(score > bound for score in scores) for bound in tried(now)}}
+    return {"now": float(now), "above": {str(bound): sum(score > bound for score in scores) for bound in tried(now)}}
 
 
 def tried(now: float) -> list[float]:
