@@ -58,7 +58,7 @@ WRITES_BETWEEN_CHECKS = 100  # of the file's size, and of whether another proces
 ADOPTED = 10_000  # completions of an earlier layout that are taken over at once
 EVICTED = 0.1  # share of the completions that are deleted at once when the store is full
 RECENT = 0.1  # share of the ids: a use is recorded only if the last one is older than these
-SYNC_INTERVAL = 1.0  # seconds of completions that a power cut may cost
+SYNC_INTERVAL = 1.0  # seconds of puts, after one that waited for the disk, that a power cut may cost
 LOCK_TIMEOUT = 60  # seconds to wait for another process's write
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)  # what reading a damaged file raises
 
@@ -131,8 +131,8 @@ class Store:
         return completions
 
     def put(self, key: bytes, completion: Completion) -> None:
-        """Store a completion. When this returns, the completion survives whatever happens to the process, and a second
-        later a power cut too."""
+        """Store a completion. When this returns, the completion survives whatever happens to the process, and a power
+        cut as soon as a later put, or closing, has waited for the disk."""
         value = json.dumps(vars(completion), default=vars, ensure_ascii=False).encode()
         self.run(lambda db: self._insert(db, row(key, value, completion)))
         if self._writes % WRITES_BETWEEN_CHECKS == 0:
