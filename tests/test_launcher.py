@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import RUNTIME, Project, command_line, error_line
+from conftest import ROOT, RUNTIME, Project, command_line, error_line
 
 from stages.core import launcher
 from stages.core.errors import UserError
@@ -60,6 +60,20 @@ def test_only_stages_of_the_commands_kind_run_through_it(prepared):
     assert launched(prepared, "false", kind="generate").returncode == 0
     prepared.change({"runtime": {"launch": {"generate": "false", "train": "false"}}})
     assert prepared.stage("stages.check").returncode == 0
+
+
+def test_where_stdin_is_closed_nothing_else_is_taken_for_it(tmp_path):
+    """What a stage opens then gets its number, 0. Its end would end the stage."""
+    (tmp_path / "rows").write_text("more than a greeting")
+    code = (
+        "import time; rows = open('rows', 'rb', buffering=0); from stages.core import lifeline; "
+        "lifeline.hold(greeted=True); time.sleep(1); print(rows.fileno(), rows.read().decode())"
+    )
+    command = ["bash", "-c", 'exec "$0" "$@" <&-', sys.executable, "-c", code]
+    result = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "0 more than a greeting\n", "")
 
 
 BEGUN = "and did not run the stage, which is the last word of its command line"

@@ -97,6 +97,15 @@ def test_people_are_compared_with_each_other_where_two_labelled_the_same():
     assert counts([row("a", 5.0, ana=1)], [])["between"] is None
 
 
+def test_people_are_compared_on_the_pairs_that_the_judge_is_compared_on():
+    """Above the margin all agree; below it people toss a coin, of which the judge is not asked."""
+    pairs = [pair("p", 3.0, ana=1.0, ben=1.0), *(pair(f"q{n}", 0.5, ana=1.0, ben=0.0) for n in range(9))]
+    found = counts([], pairs)
+    assert found["judge"]["min_margin"]["of"] == found["between"]["min_margin"]["of"] == 1
+    assert found["between"]["min_margin"]["percent"] == 100.0
+    assert counts([], pairs[1:])["between"] is None
+
+
 def test_the_best_bound_is_named_with_its_gain_and_its_cost_in_rows():
     """Above 8 instead of 7, r4 is where ana has it: 4.5 of 6 agree. Two seeds of four stay above."""
     best = counts()["best"]["threshold"]
@@ -127,6 +136,14 @@ def test_without_a_bound_there_is_nothing_to_be_right_at():
     found = people_counts(3, {name: bound_rows(2.0, []) for name in ("threshold", "min_margin")}, ROWS, PAIRS)
     assert found["judge"]["min_sft_score"]["of"] == 0
     assert "min_sft_score" not in found["best"]
+
+
+def test_a_bound_may_be_written_without_a_decimal_point():
+    """threshold: 7"""
+    assert counts(ROWS, PAIRS)["best"] == people_counts(15, {
+        "threshold": bound_rows(7, [9.0, 9.0, 2.0, 8.0, 7.5, 7.0]), "min_sft_score": bound_rows(8, [9.0, 9.0, 8.0]),
+        "min_margin": bound_rows(2, [3.0, 2.5, 2.0, 1.0]),
+    }, ROWS, PAIRS)["best"]  # fmt: skip
 
 
 def test_iterations_together_count_a_seed_once_and_labels_of_other_rows_as_elsewhere():

@@ -124,6 +124,19 @@ def test_a_seed_that_nothing_was_made_from_says_so(tmp_path, monkeypatch):
     assert steps["1." + "d" * 16] == {"review": "no readable verdict", "routing": "unscored"}
 
 
+def test_a_seed_and_the_models_own_response_of_the_same_words_have_steps_of_their_own(tmp_path, monkeypatch):
+    """The model may find the seed's response by itself; in the pool of its prompt stands the seed."""
+    monkeypatch.chdir(tmp_path)
+    own = assessed(HIGH["prompt"], HIGH["response"], 9.0, seed=HIGH, route="own") | {"id": HIGH["id"]}
+    lost = "the rejected one of its pool"
+    write_run(tmp_path, [own], outcomes=[outcome(HIGH, sft=None, pairs=lost, seed="answers a seed's own prompt")])
+    steps = [row["steps"] for row in rows.content(["1"])["rows"] if row["name"].startswith(f"1.{HIGH['id']}")]
+    assert steps == [
+        {"filter": None, "assess": None, "select sft": None, "select seed": "answers a seed's own prompt"},
+        {"review": None, "routing": links.NOTHING_MADE, "select pairs": lost},
+    ]
+
+
 def test_a_pair_that_another_iteration_selected_is_not_this_ones(run):
     assert [pair["margin"] for pair in rows.content(["1"])["pairs"]] == [8.0]
 

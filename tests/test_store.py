@@ -7,14 +7,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, RUNTIME, Project
 
 from stages.core.errors import UserError
+from stages.inference import store as store_module
 from stages.inference.engines import Completion, Number
-from stages.inference.store import Reader, Store, _is_damage, store_file
+from stages.inference.store import Reader, Store, _checksum, _is_damage, store_file
 
 DONE = Completion("It is wrong. score: 2", "stop", 40, 9, (Number(20, {"2": -0.1, "3": -2.5}),), 0.25)
 
@@ -260,6 +262,41 @@ def test_a_store_of_the_layout_before_this_one_is_taken_over_and_its_writers_are
     earlier.execute("INSERT INTO completions VALUES (?, ?, ?, ?, ?, 0, 1790000000)", (key(2), *row[1:]))
     totals = Store(path, 1).totals()
     assert (totals["completions"], totals["served"]) == (2, 3 + 1)
+
+
+def earlier_store(path, rows, size=10):
+    """A store of the earlier layout: completions whose text has `size` letters."""
+    Store(path.with_name("now.sqlite"), 1).put(key(0), replace(DONE, text="x" * size))
+    with sqlite3.connect(path.with_name("now.sqlite")) as now:
+        value, tokens, seconds = now.execute("SELECT value, tokens, seconds FROM calls").fetchone()
+    earlier = sqlite3.connect(path)
+    earlier.executescript(f"PRAGMA auto_vacuum = INCREMENTAL; {EARLIER}")
+    lines = ((key(n), value, _checksum(key(n), value), tokens, seconds, 1, n) for n in range(rows))
+    earlier.executemany("INSERT INTO completions VALUES (?, ?, ?, ?, ?, ?, ?)", lines)
+    earlier.commit()
+    earlier.close()
+
+
+def test_a_reader_finds_what_an_earlier_layout_holds(path):
+    """The plan, before the first stage after an update."""
+    earlier_store(path, 3)
+    reader = Reader(path)
+    assert len(reader.find(map(key, range(4)))) == 3
+    assert not reader.damaged
+    Store(path, 1).close()
+    assert len(Reader(path).find(map(key, range(4)))) == 3
+
+
+def test_taking_an_earlier_layout_over_needs_little_room(path, monkeypatch):
+    """A full disk has no room for a second store. The least recently used are the first in the new layout, too."""
+    monkeypatch.setattr(store_module, "ADOPTED", 100)
+    earlier_store(path, 3000, size=3000)
+    before = path.stat().st_size
+    store = Store(path, 1)
+    assert store.totals()["completions"] == store.totals()["served"] == 3000
+    assert store.run(lambda db: db.execute("SELECT key FROM calls ORDER BY id LIMIT 1").fetchone()) == (key(0),)
+    store.close()
+    assert path.stat().st_size < 1.3 * before
 
 
 def test_a_found_completion_is_written_about_only_if_its_last_use_is_long_ago(path):

@@ -109,6 +109,17 @@ def test_what_is_here_already_stays_as_it_is(machines):
     assert ben.store.find([key(0)])[key(0)].text == "by Ben"
 
 
+def test_a_torn_value_is_mended_by_a_pull(machines):
+    ann, ben, _ = machines
+    ann.puts(range(3))
+    ann.push()
+    ben.puts(range(2))
+    ben.store.run(lambda db: db.execute("UPDATE calls SET value = ? WHERE key = ?", [b"{}", key(1)]))
+    ben.pull()
+    assert ben.has(range(3))
+    assert ben.to_push() == 0
+
+
 def test_many_completions_go_into_several_shards(machines, remote, monkeypatch):
     monkeypatch.setattr(shards, "BYTES", 100_000)
     ann, ben, _ = machines

@@ -7,6 +7,7 @@ Its stdin is a pipe, and the process that started it has the other end, which cl
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -50,7 +51,9 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 def hold(greeted: bool = False) -> None:
     """From now on, end this process and those that it starts when stdin ends. `greeted`: only if stdin is one that
-    `run` holds at its other end; where a launcher does not pass it on, it is empty from the start."""
+    `run` holds at its other end; where a launcher does not pass it on, it is empty or closed from the start."""
+    if sys.stdin is None:  # closed; what is opened next may get its number
+        return
     Thread(target=_watch, args=(greeted,), daemon=True).start()
 
 

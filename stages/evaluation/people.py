@@ -47,7 +47,7 @@ class Case(NamedTuple):
 def bound_rows(now: float, compared: Iterable[float]) -> BoundRows:
     """A bound with how many of all `compared` scores or margins lie above it and above each bound that is tried."""
     scores = list(compared)
-    return {"now": now, "above": {str(bound): sum(score > bound for score in scores) for bound in tried(now)}}
+    return {"now": float(now), "above": {str(bound): sum(score > bound for score in scores) for bound in tried(now)}}
 
 
 def tried(now: float) -> list[float]:
@@ -128,7 +128,8 @@ def cases(
 def between_people(
     bounds: dict[str, BoundRows], rows: list[LabelledRow], pairs: list[LabelledPair]
 ) -> Agreement | None:
-    """How people agree with each other, over every two of them that labelled the same; each row counts once."""
+    """How people agree with each other, over every two of them that labelled the same; each row counts once. Of pairs
+    they are asked about those that the judge is asked about: a small margin is a hard choice for all."""
     scored = [
         [(row["labels"][one], row["labels"][other]) for one, other in combinations(sorted(row["labels"]), 2)]
         for row in {row["id"]: row for row in rows}.values()
@@ -136,6 +137,7 @@ def between_people(
     preferred = [
         [(pair["labels"][one], pair["labels"][other]) for one, other in combinations(sorted(pair["labels"]), 2)]
         for pair in pairs
+        if pair["margin"] > bounds[MARGIN]["now"]
     ]
     if not any([*scored, *preferred]):
         return None

@@ -49,14 +49,16 @@ SERVE = """
 INSERT INTO served VALUES (0, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET completions = completions + excluded.completions,
 tokens = tokens + excluded.tokens, seconds = seconds + excluded.seconds
 """
+EARLIER = "completions"  # the table of an earlier version of this module, which kept all in one
 LAST_USE = "calls LEFT JOIN uses USING (id)"  # each call's is coalesce(newest, id)
 INSERT = "INSERT OR REPLACE INTO calls (key, checksum, tokens, seconds, value) VALUES (?, ?, ?, ?, ?)"
 GIGABYTE = 10**9
 KEYS_PER_QUERY = 500
 WRITES_BETWEEN_CHECKS = 100  # of the file's size, and of whether another process has replaced the file
+ADOPTED = 10_000  # completions of an earlier layout that are taken over at once
 EVICTED = 0.1  # share of the completions that are deleted at once when the store is full
 RECENT = 0.1  # share of the ids: a use is recorded only if the last one is older than these
-SYNC_INTERVAL = 1.0  # seconds of completions that a power cut may cost
+SYNC_INTERVAL = 1.0  # seconds of puts, after one that waited for the disk, that a power cut may cost
 LOCK_TIMEOUT = 60  # seconds to wait for another process's write
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)  # what reading a damaged file raises
 
@@ -86,8 +88,10 @@ class Reader:
         uri = f"{self.path.resolve().as_uri()}?{'mode=ro' if is_open else 'immutable=1'}"
         try:
             with closing(sqlite3.connect(uri, uri=True)) as db:
+                tables = [table for table in (EARLIER, "calls") if _has(db, table)]
                 for chunk in chunks(keys):
-                    values |= _select(db, chunk)
+                    for table in tables:
+                        values |= _select(db, chunk, table)
         except DAMAGE as error:
             if not _is_damage(error):
                 raise UserError(f"completion store {self.path}: {error}; try again") from None
@@ -127,8 +131,8 @@ class Store:
         return completions
 
     def put(self, key: bytes, completion: Completion) -> None:
-        """Store a completion. When this returns, the completion survives whatever happens to the process, and a second
-        later a power cut too."""
+        """Store a completion. When this returns, the completion survives whatever happens to the process, and a power
+        cut as soon as a later put, or closing, has waited for the disk."""
         value = json.dumps(vars(completion), default=vars, ensure_ascii=False).encode()
         self.run(lambda db: self._insert(db, row(key, value, completion)))
         if self._writes % WRITES_BETWEEN_CHECKS == 0:
@@ -183,21 +187,24 @@ class Store:
         self._adopt()
 
     def _adopt(self) -> None:
-        """Take over what an older version of this module has stored. Its table stays, empty, since a process that
-        began before an update may still write there."""
-        older = "SELECT count(*) FROM sqlite_master WHERE name = 'completions'"
-        if not self._db.execute(older).fetchone()[0]:
+        """Take over what an older version of this module has stored, a part at a time: the parts reuse each other's
+        pages, and other processes write between them. Its table stays, empty, since a process that began before an
+        update may still write there."""
+        if not _has(self._db, EARLIER):
             return
-        (rows,) = self._db.execute("SELECT count(*) FROM completions").fetchone()
+        (rows,) = self._db.execute(f"SELECT count(*) FROM {EARLIER}").fetchone()
         if not rows:
             return
         say(f"completion store {self.path}: bringing {rows:,} completions into its new layout")
         columns = "key, checksum, tokens, seconds, value"
         sums = "coalesce(sum(served), 0), coalesce(sum(served * tokens), 0), coalesce(sum(served * seconds), 0)"
-        with self.transaction():
-            self._db.execute(f"INSERT OR IGNORE INTO calls ({columns}) SELECT {columns} FROM completions ORDER BY used")
-            self._db.execute(SERVE, self._db.execute(f"SELECT {sums} FROM completions").fetchone())
-            self._db.execute("DELETE FROM completions")
+        oldest = f"FROM {EARLIER} ORDER BY used, key LIMIT {ADOPTED}"
+        while rows > 0:
+            with self.transaction():
+                self._db.execute(f"INSERT OR IGNORE INTO calls ({columns}) SELECT {columns} {oldest}")
+                self._db.execute(SERVE, self._db.execute(f"SELECT {sums} FROM (SELECT * {oldest})").fetchone())
+                self._db.execute(f"DELETE FROM {EARLIER} WHERE key IN (SELECT key {oldest})")
+            rows -= ADOPTED
 
     def _insert(self, db: sqlite3.Connection, row: tuple[Any, ...]) -> None:
         """Insert a call. Once in an interval, wait until the disk has it and all before it."""
@@ -296,9 +303,13 @@ def chunks(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield remaining[start : start + KEYS_PER_QUERY]
 
 
-def _select(db: sqlite3.Connection, keys: list[bytes]) -> dict[bytes, bytes]:
+def _has(db: sqlite3.Connection, table: str) -> bool:
+    return bool(db.execute("SELECT count(*) FROM sqlite_master WHERE name = ?", [table]).fetchone()[0])
+
+
+def _select(db: sqlite3.Connection, keys: list[bytes], table: str = "calls") -> dict[bytes, bytes]:
     """{key: value} of the keys that are stored and whose checksum is right."""
-    rows = db.execute(f"SELECT key, value, checksum FROM calls WHERE key IN ({marks(keys)})", keys)
+    rows = db.execute(f"SELECT key, value, checksum FROM {table} WHERE key IN ({marks(keys)})", keys)
     return {key: value for key, value, written in rows if is_whole(key, value, written)}
 
 

@@ -2,7 +2,7 @@
 
 from urllib.parse import urlencode
 
-NOTHING_MADE = "nothing was made from it"  # why a seed row falls in the routing
+NOTHING_MADE = "nothing new or flawed was made from it"  # why a seed row falls in the routing
 STEPS = (
     "seed rows", "judge-training rows", "review", "routing", "filter", "assess", "select candidates", "select sft",
     "select pairs", "select seed",

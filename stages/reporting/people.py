@@ -5,10 +5,11 @@ from stages.core.records import Record
 from stages.reporting.summary import IterationRow
 
 AGREEMENT = (
-    "The judge against people's labels, with 95 % intervals. Rank correlation (Spearman): 1 is the same order, 0 is "
-    "chance. V and SFT score: how often the judge and people put a row on the same side of threshold and of "
-    "select.min_sft_score. Pairs in order: how often people prefer the response that the judge does, of pairs above "
-    "select.min_margin; a tie counts half. The shares weigh each label by the rows that it stands for. Between people: "
+    "The judge against people's labels, with 95 % intervals. Rank correlation (Spearman) of the labelled rows: 1 is "
+    "the same order, 0 is chance; they are drawn evenly over the judge's scores, and over all rows it is lower. V and "
+    "SFT score: how often the judge and people put a row on the same side of threshold and of select.min_sft_score. "
+    "Pairs in order: how often people prefer the response that the judge does, of pairs above select.min_margin; a tie "
+    "counts half. The shares weigh each label by the rows that it stands for. Between people: "
     "the same of two people."
 )
 BOUNDS = (

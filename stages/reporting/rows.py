@@ -26,6 +26,7 @@ CHARACTERS = 60_000_000  # of their texts, likewise
 LONGEST = 20_000  # characters of a text; the rest is left out, and the page says how much
 
 Fates = dict[str, str | None]  # {step: why a row fell there; None: it was kept}
+PAIRS = "select pairs"
 SEED, JUDGE = "seed", "judge"  # beside the routes of candidates
 
 
@@ -132,7 +133,10 @@ def steps_of(line: Line, sources: set[tuple[str, str]], selected: dict[str, Fate
         return {"filter": row["reason"]}
     unscored = why_unscored(row) if row["score"] is None else None
     if line.route != SEED:
+        if row["id"] == row["seed"]["id"] and row["seed"]["score"] is not None:
+            of_select.pop(PAIRS, None)  # the seed itself stands in the pool
         return {"filter": None, "assess": unscored, **of_select}
+    of_select = {step: why for step, why in of_select.items() if step == PAIRS}  # an own response may have its id
     is_source = (line.iteration, row["id"]) in sources
     return {"review": unscored, "routing": None if is_source else "unscored" if unscored else NOTHING_MADE, **of_select}
 

@@ -73,7 +73,7 @@ def share(store: Store, shard: str, ids: list[int]) -> None:
 
 
 def merge(store: Store, shard: str, values: dict[bytes, bytes]) -> int:
-    """Store the values of a shard, all or none, and record that it holds them. What is stored already stays.
+    """Store the values of a shard, all or none, and record that it holds them. What is stored whole already stays.
 
     Returns how many are new. Raises `ValueError` if a value is no completion, and `UserError` if they do not fit under
     the store's bound: nothing is evicted for them.
@@ -84,7 +84,8 @@ def merge(store: Store, shard: str, values: dict[bytes, bytes]) -> int:
         stored: dict[bytes, int] = {}
         with store.transaction():
             for keys in chunks(rows):
-                stored |= db.execute(f"SELECT key, id FROM calls WHERE key IN ({marks(keys)})", keys)
+                found = db.execute(f"SELECT id, key, value, checksum FROM calls WHERE key IN ({marks(keys)})", keys)
+                stored |= {key: number for number, key, value, written in found if is_whole(key, value, written)}
             _, newest = ids(db)
             db.executemany(INSERT, (columns for key, columns in rows.items() if key not in stored))
             if size_bytes(db) > store.max_bytes:
