@@ -36,7 +36,7 @@ from stages.core.params import Params, read_params, read_runtime
 from stages.core.progress import say
 from stages.core.prompts import ReviewPrompt, final_answer_rule, read_system_prompt
 from stages.core.records import Tally, counts_file, read, write, write_json
-from stages.core.rows import Candidate, Review, ReviewablePair, ReviewedPair, SeedOrCandidate
+from stages.core.rows import ORIGIN, VOTES, Candidate, Review, ReviewablePair, ReviewedPair, SeedOrCandidate
 from stages.inference.client import Client
 from stages.judging import scores, verifiers
 from stages.judging.judge import Verdict, mean_score, reviews_of
@@ -78,9 +78,9 @@ def scored_rows(
 ) -> dict[str, ReviewedPair]:
     """{id: the row with its score}. `verdicts`: the judge's of each row, None without a judge; `outcomes`: the
     verifiers', by the id of the row; `generated`: the candidates before the filter, which vote."""
-    if params["review.by"] == scores.ORIGIN:
+    if params["review.by"] == ORIGIN:
         return scores.by_origin(rows)
-    if params["review.by"] == scores.VOTES:
+    if params["review.by"] == VOTES:
         return scores.by_votes(rows, generated, final_answer_rule(params["prompts"]).read)
     if verdicts is None:
         return {row["id"]: verifiers.scored(row, outcomes.get(row["id"])) for row in rows}
@@ -185,7 +185,7 @@ def main(
         functions, final_answer = Path(params["review.checks"]), final_answer_rule(params["prompts"]).read
         outcomes = verifiers.verify_rows(f"{name} checks", unscored, functions, final_answer)
     verdicts = review(client, name, params, unscored) if client else None
-    votes = by == scores.VOTES and stage == "assess"
+    votes = by == VOTES and stage == "assess"
     generated = read(rows.with_name("generated.jsonl"), Candidate) if votes else []
     scored = scored_rows(params, unscored, judge_name, verdicts, outcomes, generated)
     result = [scored.get(row["id"]) or unchanged(row) for row in pairs]

@@ -192,3 +192,8 @@ def test_a_program_that_is_not_there_is_refused_before_anything_runs(prepared):
     prepared.change({"runtime": {"launch": {"train": "srunn --gres=gpu:8"}}})
     line = error_line(prepared.stage("stages.check"))
     assert line.startswith("error: params.yaml: runtime.launch.train: there is no program srunn; correct it")
+
+
+def test_a_stage_that_was_killed_before_it_could_tell_anything_has_not_ended_well():
+    with pytest.raises(UserError, match="ended with status 0 before the stage had"):
+        launcher._check("sft: runtime.launch.train 'srun'", 0, "")

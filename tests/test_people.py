@@ -15,7 +15,7 @@ from stages.core.errors import UserError
 from stages.core.params import Params, load
 from stages.core.prompts import verdict_rule
 from stages.core.records import write
-from stages.data.drawing import judged_responses, labelled_rows
+from stages.data.drawing import judged_pairs, judged_responses, labelled_rows
 from stages.data.labels import Label, LabelFile
 from stages.data.seeds.files import of_file
 from stages.data.seeds.pairs import SeedTally, judge_training_pairs
@@ -166,6 +166,18 @@ def test_a_row_stands_for_those_of_its_iteration_route_and_score():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("other", [{"judge": "verifier"}, {"judge": "votes"}, {"judge": "origin"}, {"passed": False}])
+def test_what_a_check_votes_or_origin_scored_is_no_word_of_the_judge(other):
+    seeds = [seed_row(number, 9.0) for number in range(2)]
+    flawed = [candidate("flawed", seed["prompt"], "is wrong", 1.0, seed) for seed in seeds]
+    for row in (seeds[0], flawed[0]):
+        row.update(other)
+    responses = judged_responses("1", seeds, flawed, "absolute")
+    assert {response.prompt for response in responses} == {seeds[1]["prompt"]}
+    pairs = judged_pairs("1", seeds, flawed, "absolute", "all", lambda response: response)
+    assert [pair.prompt for pair in pairs] == [seeds[1]["prompt"]]
+
+
 def test_on_the_scale_of_quantiles_the_judges_rank_is_compared_with_the_bound():
     seeds = [seed_row(number, score) for number, score in enumerate([5.0, 5.1, 5.2, 5.3])]
     assert [one.compared for one in judged_responses("1", seeds, [], "quantile")] == [0.0, 2.5, 5.0, 7.5]
@@ -291,6 +303,15 @@ def test_the_words_are_those_of_the_prompt_set(run):
     write_reviews(Params("label", list(values), {**values, "prompts": "lance"}), run / "reviews.jsonl")
     reviews = [json.loads(line)["review"] for line in (run / "reviews.jsonl").open()]
     assert sorted(reviews) == ["Bad.\nQuestion score: 1\nResponse score: 0", "Question score: 1\nResponse score: 0"]
+
+
+def test_where_no_label_makes_a_row_the_file_is_left_alone(run):
+    values = load(run / "params.yaml")
+    (run / "reviews.jsonl").write_text("earlier\n")
+    give(run, "ana", (["f" * 16], 5))
+    with pytest.raises(UserError, match="the file is left alone; 1 left out, of no row in this run"):
+        write_reviews(Params("label", list(values), values), run / "reviews.jsonl")
+    assert (run / "reviews.jsonl").read_text() == "earlier\n"
 
 
 def test_without_labels_there_are_no_reviews(run):

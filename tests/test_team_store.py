@@ -259,12 +259,33 @@ def test_the_same_completions_make_the_same_shard(machines, remote):
     assert len(files(remote)) == 1
 
 
-def test_errors_of_a_remote_are_one_line_without_its_password():
-    with (
-        pytest.raises(UserError, match=r"DVC remote 'lab': ValueError: no route to ssh://host/x; nothing is lost"),
-        remote_errors("lab"),
-    ):
-        raise ValueError("no route to ssh://ann:secret@host/x")
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("ssh://ann:secret@host/x", "ssh://host/x"),
+        ("ssh://ann:sec/r@t@host/x", "ssh://host/x"),
+        ("https://host/x?sig=secret", "https://host/x?"),
+    ],
+)
+def test_errors_of_a_remote_are_one_line_without_its_password(address, shown):
+    with pytest.raises(UserError) as raised, remote_errors("lab"):
+        raise ValueError(f"no route to {address}")
+    assert str(raised.value).startswith(f"DVC remote 'lab': ValueError: no route to {shown}; nothing is lost")
+
+
+def test_a_shard_whose_upload_was_cut_has_no_name_yet(tmp_path, monkeypatch):
+    from dvc.fs import LocalFileSystem
+
+    remote = Remote("lab", str(tmp_path), LocalFileSystem())
+    name = f"{'0' * 64}.parquet"
+    monkeypatch.setattr(LocalFileSystem, "move", lambda *_: (_ for _ in ()).throw(ConnectionError("cut")))
+    with pytest.raises(UserError, match="cut; nothing is lost"):
+        remote.write(name, b"a shard")
+    assert remote.shards() == set()
+    monkeypatch.undo()
+    remote.write(name, b"a shard")
+    assert remote.shards() == {name}
+    assert remote.read(name) == b"a shard"
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def _check(name: str, status: int, progress: str | None) -> None:
         )
     if progress == FAILED:
         sys.exit(1)
-    if progress == STARTED:
+    if progress != DONE:
         raise UserError(
             f"{name} {ended} before the stage had: a fault above, or it was cancelled, preempted or out of time or "
             "memory; run again: finished completions and checkpoints are kept"

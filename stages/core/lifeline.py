@@ -6,6 +6,7 @@ Its stdin is a pipe, and the process that started it has the other end, which cl
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -53,6 +54,9 @@ def hold(greeted: bool = False) -> None:
     """From now on, end this process and those that it starts when stdin ends. `greeted`: only if stdin is one that
     `run` holds at its other end; where a launcher does not pass it on, it is empty or closed from the start."""
     if sys.stdin is None:  # closed; what is opened next may get its number
+        return
+    mode = os.fstat(0).st_mode
+    if not stat.S_ISFIFO(mode) and not stat.S_ISSOCK(mode):  # /dev/null, say, has ended before it began
         return
     Thread(target=_watch, args=(greeted,), daemon=True).start()
 

@@ -68,6 +68,9 @@ class SeedRow(Identified, Pair):
     lineage: NotRequired[Lineage]  # missing where the row is the user's
 
 
+VERIFIER, VOTES, ORIGIN = WITHOUT_JUDGE = ("verifier", "votes", "origin")  # in the place of a judge's iteration
+
+
 class Review(TypedDict):
     """One review that the judge wrote."""
 

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 from stages.core.counts import LabelledPair, LabelledRow
 from stages.core.records import Tally, content_id
-from stages.core.rows import JudgedCandidate, ReviewedSeed
+from stages.core.rows import WITHOUT_JUDGE, JudgedCandidate, ReviewedSeed
 from stages.data.labels import Label, Labels
 from stages.data.preference_pairs import pools, preference_pairs
 from stages.data.scale import scale_of
@@ -66,6 +66,11 @@ class JudgedPair:
         return self.iteration, f"{self.margin:.0f}"
 
 
+def is_judged(row: ReviewedSeed | JudgedCandidate) -> bool:
+    """Whether a judge gave the row's score: not a check, which also vetoes a judge's, nor votes or origin."""
+    return row.get("judge") not in (None, *WITHOUT_JUDGE) and row.get("passed") is not False
+
+
 def judged_responses(
     iteration: str, seeds: Sequence[ReviewedSeed], candidates: Sequence[JudgedCandidate], scale: str
 ) -> list[JudgedResponse]:
@@ -75,8 +80,8 @@ def judged_responses(
     seed_scale = scale_of(scale, of_seeds)
     candidate_scale = scale_of(scale, [*of_seeds, *(row["score"] for row in candidates)])
     rows = [
-        *((row, "seed", seed_scale) for row in seeds),
-        *((row, row["route"], candidate_scale) for row in candidates),
+        *((row, "seed", seed_scale) for row in seeds if is_judged(row)),
+        *((row, row["route"], candidate_scale) for row in candidates if is_judged(row)),
     ]
     return [
         JudgedResponse(
@@ -98,7 +103,7 @@ def judged_pairs(
     """The pairs of an iteration as select makes them (`kind`: select.pairs), whatever their margin is above 0."""
     on_scale = scale_of(scale, [row["score"] for row in [*seeds, *candidates]])
     rows = preference_pairs(pools(seeds, candidates), iteration, 0.0, Tally(0), on_scale, kind, final_answer)
-    return [
+    pairs = [
         JudgedPair(
             content_id(row["prompt"], row["chosen"]),
             content_id(row["prompt"], row["rejected"]),
@@ -110,6 +115,8 @@ def judged_pairs(
         )
         for row in rows
     ]
+    judged = {row["id"] for row in seeds if is_judged(row)} | {row["id"] for row in candidates if is_judged(row)}
+    return [pair for pair in pairs if judged.issuperset(pair.key)]
 
 
 Drawable = TypeVar("Drawable", JudgedResponse, JudgedPair)

@@ -5,6 +5,7 @@ those of the rows (a hash of prompt and response), so that a label holds in ever
 ever added: the last one about what was shown counts.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable
@@ -120,6 +121,7 @@ class LabelFile:
         line = (json.dumps(label.model_dump()) + "\n").encode()
         is_new = not self.path.exists()
         with self.path.open("ab", buffering=0) as out:
+            fcntl.flock(out, fcntl.LOCK_EX)  # another server of this person may add one, too
             size = out.seek(0, os.SEEK_END)
             try:
                 if out.write(line) != len(line):

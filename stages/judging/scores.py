@@ -3,12 +3,10 @@ a pair (SPIN, arXiv 2401.01335; Self-Instruct, arXiv 2212.10560)."""
 
 from collections.abc import Iterable, Sequence
 
-from stages.core.rows import Candidate, ReviewablePair, ReviewedPair
+from stages.core.rows import ORIGIN, VERIFIER, VOTES, Candidate, ReviewablePair, ReviewedPair
 from stages.data.votes import FinalAnswer, votes
-from stages.judging.verifiers import VERIFIER
 
 JUDGED, VERIFIED = ("judge", "both"), ("verifier", "both")  # values of review.by that take a model, and checks
-VOTES, ORIGIN = "votes", "origin"  # values of review.by, and in the place of a judge's iteration
 HIGHEST = 10.0
 
 

@@ -21,10 +21,9 @@ from typing import NamedTuple
 from stages.core.counts import VerifierCounts
 from stages.core.errors import UserError
 from stages.core.progress import progress
-from stages.core.rows import Check, ReviewablePair, ReviewedPair
+from stages.core.rows import VERIFIER, Check, ReviewablePair, ReviewedPair
 from stages.data.votes import FinalAnswer
 
-VERIFIER = "verifier"  # in the place of a judge's iteration
 SECONDS = 5  # of computing that a check may take
 WAIT = 300  # seconds that it may take if it does not compute; many, since others may hold the processor
 PASS, FAIL = 10.0, 0.0  # the scores

@@ -32,7 +32,9 @@ class Reviews:
                 if score is None:
                     continue
                 self.of_row.setdefault(row["id"], {})[review["text"]] = score
-                parts = rule.read(review["text"]) or []
+                parts = rule.read(review["text"])
+                if not parts:
+                    continue
                 closing = review["text"][min(part.start for part in parts) :].strip()
                 if rule.total(closing) == score:
                     self.closings[closing] = score
@@ -78,9 +80,11 @@ def write_reviews(params: Params, path: Path) -> None:
     left_out: Counter[str] = Counter()
     people = {key: fmean(of_row) for key, of_row in scores.items()}
     written = list(training_rows(people, Reviews(rows, verdict_rule(params["prompts"])), left_out))
+    reasons = "".join(f"; {number:,} left out, {reason}" for reason, number in sorted(left_out.items()))
+    if not written:
+        raise UserError(f"--reviews {path}: no labelled response can be written, and the file is left alone{reasons}")
     try:
         write(path, written)
     except OSError as error:
         raise UserError(f"--reviews {path}: {error.strerror}; name a file") from None
-    reasons = "".join(f"; {number:,} left out, {reason}" for reason, number in sorted(left_out.items()))
     say(f"{path}: {len(written):,} judge-training rows from {len(people):,} labelled responses{reasons}")

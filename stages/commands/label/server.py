@@ -98,7 +98,10 @@ class Handler(BaseHTTPRequestHandler):
         if not self._is_ours():
             return
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > MAX_BODY or self.headers.get_content_type() != "application/json":
+        if (
+            not (length.isdecimal() and len(length) < 5 and int(length) <= MAX_BODY)
+            or self.headers.get_content_type() != "application/json"
+        ):
             self._answer(403, "not a label")
             return
         try:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from dvc.fs import FileSystem
 
 FOLDER = "completions"
+UNFINISHED = ".unfinished"
 NAME = re.compile(r"[0-9a-f]{64}\.parquet")  # anything else, such as an upload under way, is no shard
-SECRET = re.compile(r"(?<=://)[^/@\s]*@")  # user and password in an address
+SECRET = re.compile(r"(?<=://)\S*@|(?<=\?)\S+")  # user and password in an address, and its query
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,12 @@ class Remote:
             return {name for name in map(self.fs.name, paths) if NAME.fullmatch(name)}
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a shard."""
+        """Write a shard; it has its name only when it is whole, also on a file system that shows what is being written
+        (SSH)."""
+        path = self.fs.join(self.folder, name)
         with remote_errors(self.name):
-            self.fs.put_file(BytesIO(content), self.fs.join(self.folder, name), size=len(content))
+            self.fs.put_file(BytesIO(content), path + UNFINISHED, size=len(content))
+            self.fs.move(path + UNFINISHED, path)
 
     def read(self, name: str) -> bytes:
         """The content of a shard."""
