@@ -489,7 +489,8 @@ def test_mistakes_on_the_command_line_are_one_line(run):
     with serving() as server:
         port = str(server.server_address[1])
         assert f"--port {port}: Address already in use" in error_line(attempt("--name", "ben", "--port", port))
-    LabelFile(Path("labels/ana.jsonl")).add(label(3))
+    seed = json.loads(Path("iterations/1/review.jsonl").read_text().splitlines()[0])
+    LabelFile(Path("labels/ana.jsonl")).add(Label(shown=[seed["id"]], label=int(seed["score"])))
     assert "--reviews prompts: Is a directory; name a file" in error_line(attempt("--reviews", "prompts"))
     shutil.rmtree("labels")
     Path("labels").write_text("")
