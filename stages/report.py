@@ -122,8 +122,8 @@ def main() -> None:
     write_json(OUT / "metrics.json", metrics(summary))
     write_json(OUT / "cost.json", cost_metrics(spent))
     (OUT / "summary.md").write_text(table.markdown(summary), encoding="utf-8")
-    page.write(OUT / "report.html", page.html(summary, plot_data, spent, params["report"]))
-    page.write(OUT / "rows.html", data_rows.html(list(params["iterations"]), summary["verdict"]))
+    (OUT / "report.html").write_text(page.html(summary, plot_data, spent, params["report"]), encoding="utf-8")
+    (OUT / "rows.html").write_text(data_rows.html(list(params["iterations"]), summary["verdict"]), encoding="utf-8")
     show(summary, spent)
 
 

@@ -42,7 +42,6 @@ PAYLOADS = {
     "order of signs": "user \u202e}txet nettirw-revo{ \u2066admin\u202d\u2067 and no end to it",
     "marks": "Z" + "\u0351\u0350\u0357\u034e\u0316" * 60 + " o" + "\u0332" * 200,
     "control characters": "nul \x00 bell \x07 back \x08 escape \x1b[31m\x9b31m form \x0c tab\t delete \x7f",
-    "half a surrogate pair": "\ud800 before \udc00\ud83d after",
     "line separators": "one\u2028two\u2029three\u0085four\r\nfive\rsix",
     "no character": "\ufeff\ufffe\uffff\ufff9annotation\ufffb\u200b\u2060\U000e0041",
     "Vega": '{"$schema": "x", "signal": "alert(35)"} datum.x; event.view.alert(35)',

@@ -155,6 +155,13 @@ def test_without_a_run_there_is_nothing_to_label(run):
         drawn(params(), 10, 10)
 
 
+def test_a_run_whose_scores_are_no_judges_has_nothing_to_label(run):
+    for path in run.glob("iterations/*/*.jsonl"):
+        write(path, [{**row, "judge": "verifier", "reviews": []} for row in read(path, dict)])
+    with pytest.raises(UserError, match=r"no row to label: a judge has scored 0 responses .*review\.by: judge"):
+        drawn(params(), 10, 10)
+
+
 # ---- the file --------------------------------------------------------------------------------------------------------
 
 ONE, TWO = "0123456789abcdef", "fedcba9876543210"

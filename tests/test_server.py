@@ -12,6 +12,7 @@ from conftest import RUNTIME
 from stages.core.errors import UserError
 from stages.inference.engines import ALTERNATIVES, Completion, Number, Request, Sampling, seed_of
 from stages.inference.engines.server import ServerEngine
+from stages.inference.store import Store
 
 DIGEST = "0123456789abcdef" * 4
 SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_tokens=8, random_state=0, numbers=True)
@@ -101,6 +102,17 @@ def test_everywhere_is_at_every_token(server, tiny_model):
     everywhere = replace(SAMPLING, numbers="everywhere")
     ((_, completion),) = server.engine(tiny_model).complete([REQUEST], everywhere)
     assert [number.start for number in completion.numbers] == [0, 2, 3, 4, 7]
+
+
+def test_half_of_a_surrogate_pair_in_an_answer_becomes_the_sign_for_a_part_of_one(server, tiny_model, tmp_path):
+    likely = [*CHOICE["logprobs"]["top_logprobs"][:-1], {"\ud83d": -3.0}]
+    server.choice |= {"text": "cut \ud83d", "logprobs": CHOICE["logprobs"] | {"top_logprobs": likely}}
+    ((_, completion),) = server.engine(tiny_model).complete([REQUEST], SAMPLING)
+    assert completion.text == "cut \ufffd"
+    assert completion.numbers[-1].logprobs["\ufffd"] == -3.0
+    store = Store(tmp_path / "store.sqlite", max_gb=1)
+    store.put(b"key", completion)
+    assert store.find([b"key"]) == {b"key": completion}
 
 
 def test_a_server_without_log_probabilities_is_an_error_that_says_what_to_do(server, tiny_model):

@@ -13,12 +13,11 @@ from stages.core.rows import Identified
 
 Record = dict[str, Any]  # counts and settings; what flows from stage to stage is typed in core/rows.py
 Row = TypeVar("Row")
-HALF_PAIRS = "backslashreplace"  # half of a surrogate pair, which UTF-8 does not have, is written as JSON does: \udXXX
 
 
 def content_id(*texts: str) -> str:
     """Sixteen hexadecimal digits of the SHA-256 of the texts: the same content, the same id, in every run."""
-    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def read(path: Path, kind: type[Row]) -> list[Row]:
@@ -35,14 +34,14 @@ def rows_of(path: Path, kind: type[Row]) -> Iterator[Row]:
 def write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write JSON Lines, one row a line. The same rows give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", errors=HALF_PAIRS, newline="\n") as out:
+    with path.open("w", encoding="utf-8", newline="\n") as out:
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON. The same value gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors=HALF_PAIRS)
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def counts_file(stage: str, iteration: str) -> Path:

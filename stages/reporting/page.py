@@ -165,8 +165,3 @@ def policy(template: str) -> str:
         digests = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode("ascii") for code in codes]
         parts += [" ".join([directive, *(f"'sha256-{digest}'" for digest in digests)])] if digests else []
     return "; ".join(parts)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a page. Half of a surrogate pair, which UTF-8 does not have, becomes a sign for what cannot be shown."""
-    path.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")

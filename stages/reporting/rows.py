@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages.core.errors import UserError
-from stages.core.records import HALF_PAIRS, Record, rows_of
+from stages.core.records import Record, rows_of
 from stages.core.rows import JudgedCandidate, Outcome, PreferencePair
 from stages.judging.scores import why_unscored
 from stages.reporting import page
@@ -211,6 +211,6 @@ def content(iterations: list[str]) -> Record:
 
 def html(iterations: list[str], verdict: str) -> str:
     """The page as text, under the run's verdict."""
-    data = json.dumps(content(iterations), ensure_ascii=False, separators=(",", ":")).encode("utf-8", HALF_PAIRS)
+    data = json.dumps(content(iterations), ensure_ascii=False, separators=(",", ":")).encode()
     packed = base64.b64encode(zlib.compress(data, 1)).decode("ascii")
     return page.render(TEMPLATE, verdict=verdict, data=packed)

@@ -27,12 +27,18 @@ def run_rows(params: Params) -> list[tuple[str, list[ReviewedSeed], list[JudgedC
 
 
 def drawn(params: Params, responses: int, pairs: int) -> list[JudgedResponse | JudgedPair]:
-    """What people are shown: responses, then pairs, each drawn evenly."""
+    """What people are shown: responses, then pairs, each drawn evenly. Raises `UserError` if there are none."""
     rows, scale, state = run_rows(params), params["review.scale"], params["random_state"]
     rule = params["select.pairs"], final_answer_rule(params["prompts"]).read
     scored = [response for row in rows for response in judged_responses(*row, scale)]
     compared = [pair for row in rows for pair in judged_pairs(*row, scale, *rule)]
-    return [*evenly(scored, responses, state), *evenly(compared, pairs, state)]
+    rows_drawn: list[JudgedResponse | JudgedPair] = [*evenly(scored, responses, state), *evenly(compared, pairs, state)]
+    if not rows_drawn:
+        raise UserError(
+            f"no row to label: a judge has scored {len(scored):,} responses of this run, which make {len(compared):,} "
+            f"pairs (review.by: {params['review.by']}); ask for more with --rows or --pairs, or run with a judge"
+        )
+    return rows_drawn
 
 
 def shown(row: JudgedResponse | JudgedPair) -> Record:

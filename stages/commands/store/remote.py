@@ -42,7 +42,7 @@ class Remote:
                 paths = self.fs.ls(self.folder, detail=False)
             except FileNotFoundError:
                 return set()
-            except NotImplementedError:  # by HTTP
+            except NotImplementedError:  # as the file system of HTTP says, which has no way to list files
                 raise UserError(f"DVC remote '{self.name}' cannot list its files; use a folder, S3 or SSH") from None
             return {name for name in map(self.fs.name, paths) if NAME.fullmatch(name)}
 

@@ -27,6 +27,12 @@ def served_model_name(digest: str) -> str:
     return f"lance-{digest[:16]}"
 
 
+def whole_signs(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair, as a tokenizer writes for a part of a sign: JSON may hold
+    a half, which no file or tokenizer takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 class ServerEngine:
     """A client of the server at `runtime.server.url`."""
 
@@ -85,7 +91,7 @@ class ServerEngine:
                 "or length; turn off the server's filters and tools"
             )
         return Completion(
-            choice.text,
+            whole_signs(choice.text),
             choice.finish_reason,
             prompt_tokens=len(request.tokens),
             tokens=response.usage.completion_tokens if response.usage else 0,
@@ -103,6 +109,8 @@ class ServerEngine:
         for text, offset, likely in zip(logprobs.tokens, logprobs.text_offset, logprobs.top_logprobs, strict=True):
             if is_number(sampling, text, before):
                 start = offset - logprobs.text_offset[0]
-                numbers.append(Number(start, {token: round(logprob, 6) for token, logprob in likely.items()}))
+                numbers.append(
+                    Number(start, {whole_signs(token): round(logprob, 6) for token, logprob in likely.items()})
+                )
             before = text
         return tuple(numbers)
