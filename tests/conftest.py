@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from filelock import FileLock
 from stages.core.schema import parse_runtime
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the tests run on two cores at once
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores ctrl-C, and what it starts
 FORKING = "LANCE_FORKING"  # names the folder of a `python` whose -m and -c fork a warm process (forking.py)
 
 ROOT = Path(__file__).parent.parent
